@@ -1,0 +1,1 @@
+"""The configuration: its vocabulary, its checks, and how Hydra composes it."""

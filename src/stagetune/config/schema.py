@@ -1,0 +1,108 @@
+"""The whole vocabulary of the configuration, as dataclasses. What a key does is said in conf/."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+BLOCKS = ("stem", "layer1", "layer2", "layer3", "layer4")
+HEAD = "head"
+
+LOWER_IS_BETTER = ("loss", "eer")
+METRICS = {
+    "classifier": ("val/loss", "val/accuracy", "val/top5", "val/f1"),
+    "siamese": ("val/loss", "val/auc", "val/eer", "val/accuracy"),
+}
+LOSSES = {"classifier": ("cross_entropy",), "siamese": ("contrastive", "triplet", "bce")}
+
+
+def choice(default: str, *others: str) -> Any:
+    """A string field that takes one of the given values."""
+    return field(default=default, metadata={"choices": (default, *others)})
+
+
+def number(default: float, low: float, high: float = float("inf")) -> Any:
+    """A numeric field with an allowed range, both ends included."""
+    return field(default=default, metadata={"range": (low, high)})
+
+
+@dataclass
+class TaskConfig:
+    name: str = choice("classifier", "siamese")
+    monitor: str = "val/accuracy"
+    head: str = choice("linear", "hidden")
+    hidden: int = number(512, 1)
+    dropout: float = number(0.0, 0, 0.99)
+    embedding: int = number(128, 1)
+    images_per_identity: int = number(4, 2)
+    eval_pairs: int = number(100_000, 100)
+
+
+@dataclass
+class ModelConfig:
+    arch: str = choice("resnet50", "resnet18", "resnet34", "resnet101")
+    stem: str = choice("imagenet", "small_images")
+    weights: str = "auto"
+
+
+@dataclass
+class DataConfig:
+    name: str = choice("digits", "glyphs", "image_folder")
+    root: str | None = None
+    image_size: int = number(64, 16)
+    split: str = choice("images", "identities")
+    val: float = number(0.2, 0.01, 0.9)
+    test: float = number(0.2, 0.01, 0.9)
+    seed: int = number(0, 0)
+    augment: str = choice("none", "affine", "crop_flip")
+    batch_size: int = number(64, 2)
+    num_workers: int | None = None
+    on_error: str = choice("raise", "skip")
+    images_per_identity: int = number(12, 2)
+    groups: list[str] | None = None
+    val_groups: list[str] | None = None
+    test_groups: list[str] | None = None
+
+
+@dataclass
+class LossConfig:
+    name: str = choice("cross_entropy", "contrastive", "triplet", "bce")
+    label_smoothing: float = number(0.0, 0, 0.99)
+    margin: float = number(1.0, 0)
+    mining: str = choice("batch_hard", "semi_hard")
+
+
+@dataclass
+class StageConfig:
+    name: str = ""
+    open: list[str] = field(default_factory=list)
+    epochs: int = number(1, 1)
+    lr: float = number(1e-3, 0)
+    lr_decay: float = number(1.0, 0)
+    lr_scheduler: str = choice("constant", "cosine", "linear")
+
+
+@dataclass
+class ScheduleConfig:
+    name: str = "schedule"
+    stages: list[StageConfig] = field(default_factory=list)
+
+
+@dataclass
+class LoggerConfig:
+    csv: bool = True
+    lightning: dict[str, Any] | None = None
+
+
+@dataclass
+class Config:
+    name: str = "run"
+    seed: int = number(0, 0)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    precision: str = choice("auto", "fp32", "bf16", "fp16")
+    accumulation: int = number(1, 1)
+    trainer: dict[str, Any] = field(default_factory=dict)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)

@@ -1,0 +1,174 @@
+"""A composed configuration, checked and typed: every problem is found before the first is reported."""
+
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from stagetune.config.schema import BLOCKS, HEAD, LOSSES, METRICS, Config, ScheduleConfig
+from stagetune.errors import ConfigError, did_you_mean
+
+# Lightning's Trainer arguments that other parts of the configuration decide.
+TRAINER_OWNED = {
+    "max_epochs": "the schedule's epochs",
+    "min_epochs": "the schedule's epochs",
+    "max_steps": "the schedule's epochs",
+    "precision": "precision=",
+    "accumulate_grad_batches": "accumulation=",
+    "logger": "logger=",
+    "callbacks": "the framework",
+    "default_root_dir": "hydra.run.dir",
+    "enable_checkpointing": "the framework",
+    "use_distributed_sampler": "the framework",
+    "num_sanity_val_steps": "the framework",
+}
+
+
+def validate(values: Mapping[str, Any]) -> Config:
+    """The typed configuration of plain nested `values`; raises `ConfigError` with all problems."""
+    problems: list[str] = []
+    config = _convert(Config, values, "", problems)
+    if not problems:
+        problems.extend(_rules(config))
+    if problems:
+        raise ConfigError(problems)
+    assert isinstance(config, Config)
+    return config
+
+
+def key_problem(key: str, kind: Any = Config, path: str = "") -> str | None:
+    """What is wrong with the dotted `key`, such as `data.image_sizee`; None if it names a setting."""
+    first, _, rest = key.partition(".")
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        if first not in hints:
+            where = f" in {path}" if path else ""
+            return f"{_join(path, first)}: no such key{where}; {did_you_mean(first, list(hints), _dot(path))}"
+        kind = hints[first]
+    elif get_origin(kind) is list:
+        kind = get_args(kind)[0]
+    else:  # a free mapping, or a plain value below which nothing can stand
+        return None
+    return key_problem(rest, kind, _join(path, first)) if rest else None
+
+
+def _convert(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
+    """`value` as the annotated type `kind`; what does not fit is added to `problems`."""
+    if get_origin(kind) in (Union, types.UnionType):
+        if value is None:
+            return None
+        kind = next(option for option in get_args(kind) if option is not types.NoneType)
+    if is_dataclass(kind):
+        return _convert_mapping(kind, value, path, problems)
+    if get_origin(kind) is list:
+        if not isinstance(value, list | tuple):
+            problems.append(f"{path}: expects a list, got {value!r}")
+            return value
+        (item,) = get_args(kind)
+        return [_convert(item, entry, f"{path}[{i}]", problems) for i, entry in enumerate(value)]
+    if get_origin(kind) is dict:
+        if not isinstance(value, Mapping):
+            problems.append(f"{path}: expects keys and values, got {value!r}")
+            return value
+        return dict(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+        problems.append(f"{path}: expects {words[kind]}, got {value!r}")
+    return value
+
+
+def _convert_mapping(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
+    if not isinstance(value, Mapping):
+        problems.append(f"{path or 'configuration'}: expects keys and values, got {value!r}")
+        return value
+    hints = get_type_hints(kind)
+    for key in value:
+        if problem := key_problem(str(key), kind, path):
+            problems.append(problem)
+    converted = {}
+    for entry in fields(kind):
+        if entry.name not in value:
+            continue
+        where, before = _join(path, entry.name), len(problems)
+        item = _convert(hints[entry.name], value[entry.name], where, problems)
+        converted[entry.name] = item
+        if len(problems) > before or item is None:
+            continue
+        choices, allowed = entry.metadata.get("choices"), entry.metadata.get("range")
+        if choices and item not in choices:
+            problems.append(f"{where}={item}: no such choice; {did_you_mean(item, choices)}")
+        if allowed and not allowed[0] <= item <= allowed[1]:
+            upper = "" if allowed[1] == float("inf") else f" and at most {allowed[1]:g}"
+            problems.append(f"{where}={item}: must be at least {allowed[0]:g}{upper}")
+    return kind(**converted)
+
+
+def _rules(config: Config) -> Iterator[str]:
+    """What the settings demand of each other."""
+    task, data, model = config.task, config.data, config.model
+    if config.loss.name not in LOSSES[task.name]:
+        fitting = ", ".join(f"loss={name}" for name in LOSSES[task.name])
+        yield f"loss={config.loss.name}: does not fit task={task.name}; choose {fitting}"
+    if task.monitor not in METRICS[task.name]:
+        yield f"task.monitor={task.monitor}: no such metric of {task.name}; {_one_of(task.monitor, METRICS[task.name])}"
+    if data.val + data.test >= 0.95:
+        yield f"data.val={data.val} and data.test={data.test}: leave nothing to train on; their sum must stay below 0.95"
+    if data.name == "image_folder":
+        if data.root is None:
+            yield "data.root: is missing; give the folder that holds one folder per class, data.root=path/to/images"
+        elif not Path(data.root).is_dir():
+            yield f"data.root={data.root}: no such folder (looked in {Path.cwd()}); give one that holds a folder per class"
+    if task.name == "classifier" and data.split == "identities":
+        yield "data.split=identities: a classifier cannot name classes that it never saw; use data.split=images or task=siamese"
+    if model.weights not in ("auto", "imagenet", "random") and not Path(model.weights).is_file():
+        yield f"model.weights={model.weights}: neither auto, imagenet or random nor a file (looked in {Path.cwd()})"
+    if config.precision == "fp16" and config.trainer.get("accelerator") == "cpu":
+        yield "precision=fp16: a CPU cannot train in fp16; use precision=bf16"
+    if "_target_" not in config.optimizer:
+        yield "optimizer._target_: is missing; choose optimizer=adamw or optimizer=sgd, or name a torch.optim class"
+    if "lr" in config.optimizer:
+        yield "optimizer.lr: learning rates belong to the stages; set lr in schedule.stages"
+    for key in config.trainer:
+        if owner := TRAINER_OWNED.get(key):
+            yield f"trainer.{key}: is decided by {owner}; remove it"
+    yield from _schedule_rules(config.schedule)
+
+
+def _schedule_rules(schedule: ScheduleConfig) -> Iterator[str]:
+    if not schedule.stages:
+        yield "schedule.stages: is empty; choose schedule=staged, or list at least one stage"
+    valid = (*BLOCKS, HEAD, "all")
+    opened: set[str] = set()
+    names: set[str] = set()
+    for i, stage in enumerate(schedule.stages):
+        where = f"schedule.stages[{i}]"
+        if not stage.name:
+            yield f"{where}.name: is missing; every stage has a name"
+        elif stage.name in names:
+            yield f"{where}.name={stage.name}: stands twice; every stage has a name of its own"
+        names.add(stage.name)
+        for block in stage.open:
+            if block not in valid:
+                yield f"{where}.open: no block named {block}; {did_you_mean(block, valid)}"
+        asked = {*BLOCKS, HEAD} if "all" in stage.open else set(stage.open)
+        if not asked - opened:
+            detail = f"{', '.join(stage.open)} is open already" if stage.open else "its open is empty"
+            yield f"{where} ({stage.name}): unfreezes nothing, {detail}; name a block that is still frozen, or remove the stage"
+        opened |= asked
+        if stage.lr <= 0 or stage.lr_decay <= 0:
+            yield f"{where} ({stage.name}): lr and lr_decay must be greater than 0"
+
+
+def _one_of(word: str, valid: tuple[str, ...]) -> str:
+    return did_you_mean(word, valid)
+
+
+def _dot(path: str) -> str:
+    return f"{path}." if path else ""
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}[{key}]" if key.isdigit() else f"{_dot(path)}{key}"

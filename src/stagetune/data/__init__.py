@@ -1,0 +1,1 @@
+"""Images and how they reach the model: sources, splits, samplers, transforms, the datamodule."""

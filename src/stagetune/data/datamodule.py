@@ -1,0 +1,128 @@
+"""The loaders of a run, and the batch they give."""
+
+import os
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from stagetune.data.digits import Digits
+from stagetune.data.glyphs import Glyphs
+from stagetune.data.image_folder import ImageFolder
+from stagetune.data.samplers import (
+    EpochBatches,
+    Key,
+    batch_shape,
+    consecutive_batches,
+    identity_batches,
+    shuffled_batches,
+)
+from stagetune.data.source import IntArray, Source
+from stagetune.data.splits import Split
+from stagetune.data.transforms import augment, prepare
+
+IN_MEMORY = (Digits, Glyphs)
+
+
+class Batch(NamedTuple):
+    """What a step gets. `depth` says where in the backbone the inputs already are: 0 for images, k for the
+    output of block k, so that a task never knows whether a cache served it."""
+
+    index: Tensor  # int64 [n], each image's index in its source
+    inputs: Tensor  # uint8 [n, 3, size, size] at depth 0
+    depth: int
+    target: Tensor  # int64 [n], class or identity
+
+
+class Images(Dataset[Batch]):
+    """The images of one part of a split, a whole batch at a time."""
+
+    def __init__(self, source: Source, indices: IntArray, *, size: int, augment: str, seed: int) -> None:
+        self.source, self.indices = source, indices
+        self.size, self.augment, self.seed = size, augment, seed
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, keys: list[Key]) -> Batch:
+        index = self.indices[[position for _, position in keys]]
+        images = [
+            augment(prepare(self.source.image(i), self.size), self.augment, seed=self.seed, key=key)
+            for i, key in zip(index.tolist(), keys, strict=True)
+        ]
+        inputs = torch.stack(images).contiguous(memory_format=torch.channels_last)
+        return Batch(torch.from_numpy(index), inputs, 0, torch.from_numpy(self.source.labels[index]))
+
+
+class StagedData(LightningDataModule):
+    """Loaders over a source and its split; `images_per_identity` set means batches of identities x images."""
+
+    def __init__(
+        self,
+        source: Source,
+        split: Split,
+        *,
+        image_size: int,
+        batch_size: int,
+        augment: str = "none",
+        images_per_identity: int | None = None,
+        num_workers: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.source, self.split, self.seed = source, split, seed
+        self.image_size, self.batch_size, self.augment = image_size, batch_size, augment
+        self.num_workers = _workers(source) if num_workers is None else num_workers
+        self.shape: tuple[int, int] | None = None
+        if images_per_identity is not None:
+            identities = len(np.unique(source.labels[split.train]))
+            self.shape = batch_shape(identities, batch_size, images_per_identity)
+
+    def train_batches(self, epoch: int) -> list[list[int]]:
+        """The positions of each batch of an epoch."""
+        if self.shape is None:
+            return shuffled_batches(len(self.split.train), self.batch_size, seed=self.seed, epoch=epoch)
+        labels = self.source.labels[self.split.train]
+        return identity_batches(labels, *self.shape, seed=self.seed, epoch=epoch)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.split.train, EpochBatches(self.train_batches), self.augment)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self._ordered(self.split.val)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self._ordered(self.split.test)
+
+    def _ordered(self, indices: IntArray) -> DataLoader[Batch]:
+        batches = consecutive_batches(len(indices), 2 * self.batch_size)  # no backward: twice as many fit
+        return self._loader(indices, EpochBatches(partial(_same, batches)), "none")
+
+    def _loader(self, indices: IntArray, batches: EpochBatches, augment: str) -> DataLoader[Batch]:
+        images = Images(self.source, indices, size=self.image_size, augment=augment, seed=self.seed)
+        return DataLoader(
+            images,
+            sampler=batches,
+            batch_size=None,  # a sampler's item is a whole batch already
+            collate_fn=_as_is,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+def _workers(source: Source) -> int:
+    """Processes for decoding files: none for images that are in memory, else all cores but one, at most 8."""
+    return 0 if isinstance(source, IN_MEMORY) else min(8, (os.cpu_count() or 1) - 1)
+
+
+def _same(batches: list[list[int]], epoch: int) -> list[list[int]]:
+    return batches
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch

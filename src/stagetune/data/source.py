@@ -1,0 +1,30 @@
+"""What a data set is to the rest of the project."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+IntArray = npt.NDArray[np.int64]
+
+
+class Source(Protocol):
+    """Labelled images by index; one implementation per data set format."""
+
+    name: str
+    classes: list[str]  # class or identity names
+    labels: IntArray  # [n], the class of each image
+    groups: list[str] | None  # per class the group it belongs to, such as a script
+    split: list[str] | None  # per image "train", "val" or "test" where the data set brings its own split
+    contents: Sequence[str]  # per image a key of its content; equal keys are the same picture
+    notes: list[str]  # what a person should know of it, such as files left out
+
+    def __len__(self) -> int: ...
+
+    def image(self, index: int) -> Tensor:
+        """The decoded image, uint8 [3, height, width]."""
+
+    def describe(self, index: int) -> str:
+        """Which image this is, for a message."""

@@ -1,0 +1,133 @@
+"""Who is trained on and who is tested on: pure functions of labels and seed, and a check for leaks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stagetune.data.source import IntArray, Source
+from stagetune.errors import DataError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Split:
+    """Image indices of each part, ascending."""
+
+    train: IntArray
+    val: IntArray
+    test: IntArray
+
+    def parts(self) -> dict[str, IntArray]:
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+
+def make_split(
+    source: Source,
+    *,
+    by: str,
+    val: float,
+    test: float,
+    seed: int,
+    val_groups: Sequence[str] | None = None,
+    test_groups: Sequence[str] | None = None,
+) -> Split:
+    """The split that the data set brings, else one by images (stratified) or by identities.
+
+    Raises `DataError` where a picture or, with `by="identities"`, an identity stands in two parts, and
+    where a part has fewer than 2 classes.
+    """
+    if source.split is not None:
+        where = np.array(source.split)
+        split = Split(*(np.flatnonzero(where == part) for part in ("train", "val", "test")))
+    elif by == "identities":
+        part_of_class = _identities_by_group(source, val_groups, test_groups)
+        if part_of_class is None:
+            part_of_class = _identities_by_share(len(source.classes), val, test, seed)
+        split = Split(*(np.flatnonzero(part_of_class[source.labels] == part) for part in range(3)))
+    else:
+        split = _images_by_share(source, val, test, seed)
+    check_split(source, split, by)
+    return split
+
+
+def check_split(source: Source, split: Split, by: str) -> None:
+    """Raise `DataError` for a leak between the parts or a part that nothing can be learnt from."""
+    seen: dict[str, tuple[str, int]] = {}
+    for part, indices in split.parts().items():
+        for index in indices.tolist():
+            other, twin = seen.setdefault(source.contents[index], (part, index))
+            if other != part:
+                raise DataError(
+                    f"the same picture stands in {other} and in {part}: {source.describe(twin)} and "
+                    f"{source.describe(index)}; remove one of them, or the test would be of memory"
+                )
+    classes = {part: set(source.labels[indices].tolist()) for part, indices in split.parts().items()}
+    for part, present in classes.items():
+        if len(present) < 2:
+            have = ", ".join(source.classes[i] for i in sorted(present)) or "none"
+            raise DataError(
+                f"the {part} split has fewer than 2 classes ({have}); give more images or classes, "
+                "or change data.val and data.test"
+            )
+    for part in ("val", "test"):
+        if by == "identities" and (shared := classes["train"] & classes[part]):
+            names = ", ".join(source.classes[i] for i in sorted(shared)[:5])
+            raise DataError(f"data.split=identities, but {names} of {part} are in train too; keep them apart")
+        if by == "images" and (unknown := classes[part] - classes["train"]):
+            names = ", ".join(source.classes[i] for i in sorted(unknown)[:5])
+            raise DataError(
+                f"{names} of {part} are not in train; add images of them there, "
+                "or use data.split=identities with task=siamese to test on unseen identities"
+            )
+    if by == "identities" and (shared := classes["val"] & classes["test"]):
+        names = ", ".join(source.classes[i] for i in sorted(shared)[:5])
+        raise DataError(f"data.split=identities, but {names} of val are in test too; keep them apart")
+
+
+def _images_by_share(source: Source, val: float, test: float, seed: int) -> Split:
+    """Stratified by class; copies of one picture go to the same part."""
+    rng = np.random.default_rng([seed, 1])
+    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
+    for label in range(len(source.classes)):
+        copies: dict[str, list[int]] = {}
+        for index in np.flatnonzero(source.labels == label).tolist():
+            copies.setdefault(source.contents[index], []).append(index)
+        pictures = list(copies.values())
+        order = rng.permutation(len(pictures))
+        n_val, n_test = _shares(len(pictures), val, test)
+        for rank, picture in enumerate(order.tolist()):
+            part = 1 if rank < n_val else 2 if rank < n_val + n_test else 0
+            parts[part].extend(pictures[picture])
+    return Split(*(np.array(sorted(part), dtype=np.int64) for part in parts))
+
+
+def _identities_by_share(count: int, val: float, test: float, seed: int) -> IntArray:
+    """Per class 0 for train, 1 for val, 2 for test."""
+    order = np.random.default_rng([seed, 2]).permutation(count)
+    n_val, n_test = (max(2, n) for n in _shares(count, val, test))
+    part = np.zeros(count, dtype=np.int64)
+    part[order[:n_val]], part[order[n_val : n_val + n_test]] = 1, 2
+    return part
+
+
+def _identities_by_group(
+    source: Source, val_groups: Sequence[str] | None, test_groups: Sequence[str] | None
+) -> IntArray | None:
+    """Per class its part by the group it belongs to; None if no groups are asked for."""
+    if not val_groups and not test_groups:
+        return None
+    if not val_groups or not test_groups:
+        raise DataError("data.val_groups and data.test_groups go together; give both or neither")
+    known = sorted(set(source.groups or []))
+    for group in [*val_groups, *test_groups]:
+        if group not in known:
+            raise DataError(f"{source.name} has no group named {group}; {did_you_mean(group, known) if known else 'it has none'}")
+    parts = [1 if group in val_groups else 2 if group in test_groups else 0 for group in source.groups or []]
+    return np.array(parts, dtype=np.int64)
+
+
+def _shares(count: int, val: float, test: float) -> tuple[int, int]:
+    """How many of `count` go to val and to test: at least one each where three or more are there."""
+    if count < 3:
+        return 0, 0
+    return max(1, round(count * val)), max(1, round(count * test))

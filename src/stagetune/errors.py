@@ -1,0 +1,69 @@
+"""User-facing errors: one class tree, each a message that says what, where and what to do."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+
+
+class StagetuneError(Exception):
+    """An error that a person can mend; it is shown as its message alone, without a traceback."""
+
+
+class ConfigError(StagetuneError):
+    """Every problem of a configuration at once."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
+        super().__init__("\n".join([f"{count} in the configuration:", *(f"  {line}" for line in self.problems)]))
+
+
+class ScheduleError(StagetuneError):
+    """A schedule that does not fit the model."""
+
+
+class DataError(StagetuneError):
+    """Images, folders or splits that cannot be trained on."""
+
+
+class WeightsError(StagetuneError):
+    """Pretrained weights that cannot be found or do not fit."""
+
+
+class TrainingError(StagetuneError):
+    """Training that cannot go on, such as a loss that is not a number."""
+
+
+class Interrupted(StagetuneError):
+    """A person stopped the run."""
+
+
+class ResultError(StagetuneError):
+    """A result that cannot be written or read."""
+
+
+def did_you_mean(word: str, valid: Sequence[str], prefix: str = "") -> str:
+    """The end of an error message: the nearest valid name, else all of them."""
+    near = get_close_matches(word, valid, n=1, cutoff=0.5)
+    if near:
+        return f"did you mean {prefix}{near[0]}?"
+    return f"valid: {', '.join(f'{prefix}{name}' for name in valid)}"
+
+
+def show(error: StagetuneError) -> None:
+    """Print an error's message to stderr; with STAGETUNE_TRACEBACK=1 also where it came from."""
+    if os.environ.get("STAGETUNE_TRACEBACK") == "1":
+        sys.excepthook(type(error), error, error.__traceback__)
+    print(f"stagetune: {error}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def shown() -> Iterator[None]:
+    """Turn a `StagetuneError` into its message on stderr and exit code 1."""
+    try:
+        yield
+    except StagetuneError as error:
+        show(error)
+        sys.exit(1)

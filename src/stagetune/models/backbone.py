@@ -1,0 +1,85 @@
+"""A torchvision ResNet as named blocks that can be run from any block on."""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision import models
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+RESNET_BLOCKS: Mapping[str, Sequence[str]] = {
+    "stem": ("conv1", "bn1", "relu", "maxpool"),
+    "layer1": ("layer1",),
+    "layer2": ("layer2",),
+    "layer3": ("layer3",),
+    "layer4": ("layer4",),
+}
+
+
+class Backbone(nn.Module):
+    """Images to pooled features [n, out_features], as blocks in forward order.
+
+    `layers` keep their own names, so that parameters are called as in the network they come from; `blocks`
+    says which layers make up each block. Images are uint8 and normalised here, as the weights want it.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        layers: Mapping[str, nn.Module],
+        blocks: Mapping[str, Sequence[str]],
+        *,
+        out_features: int,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+        self.blocks = {block: tuple(names) for block, names in blocks.items()}
+        self.out_features = out_features
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, inputs: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
+        """Run blocks `start` to `stop` (exclusive): `start=0` takes images, `start=k` the output of block k.
+
+        Past the last block features are pooled: [n, out_features].
+        """
+        stop = len(self.blocks) if stop is None else stop
+        hidden = inputs
+        if start == 0:
+            hidden = (hidden.float() / 255 - self.mean) / self.std
+            hidden = hidden.contiguous(memory_format=torch.channels_last)
+        for names in list(self.blocks.values())[start:stop]:
+            for name in names:
+                hidden = self.get_submodule(name)(hidden)
+        if start < stop == len(self.blocks):
+            hidden = F.adaptive_avg_pool2d(hidden, 1).flatten(1)
+        return hidden
+
+
+def build_backbone(arch: str = "resnet50", *, stem: str = "imagenet") -> Backbone:
+    """A randomly initialised torchvision ResNet without its classifier, in channels_last.
+
+    `stem="small_images"` has the 3x3 stride-1 convolution without max-pool that is usual for pictures of
+    about 32 px (He et al. 2015, section 4.2).
+    """
+    resnet = models.get_model(arch, weights=None)
+    layers = OrderedDict(resnet.named_children())
+    out_features = layers.pop("fc").in_features
+    layers.pop("avgpool")
+    blocks = dict(RESNET_BLOCKS)
+    if stem == "small_images":
+        layers["conv1"] = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
+        nn.init.kaiming_normal_(layers["conv1"].weight, mode="fan_out", nonlinearity="relu")
+        layers.pop("maxpool")
+        blocks["stem"] = ("conv1", "bn1", "relu")
+    backbone = Backbone(layers, blocks, out_features=out_features)
+    return backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

@@ -1,0 +1,46 @@
+"""What sits on the pooled features."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def linear_head(features: int, classes: int) -> nn.Module:
+    """[n, features] to logits [n, classes]."""
+    return nn.Linear(features, classes)
+
+
+def hidden_head(features: int, classes: int, *, hidden: int = 1024, dropout: float = 0.0) -> nn.Module:
+    """[n, features] through one hidden layer to logits [n, classes]."""
+    return nn.Sequential(
+        nn.Linear(features, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, classes)
+    )
+
+
+class EmbeddingHead(nn.Module):
+    """[n, features] to embeddings [n, dimensions] of length 1, so that distances lie within 0 and 2."""
+
+    def __init__(self, features: int, dimensions: int = 128, *, hidden: int = 512, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(features, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, dimensions)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        # float32: distances of near neighbours would vanish in half precision
+        return F.normalize(self.layers(features).float(), dim=1)
+
+
+class Similarity(nn.Module):
+    """Distances [...] to logits of `same`: bias - scale * distance.
+
+    Both are learnt: without a bias the probability of `same` could never exceed one half.
+    """
+
+    def __init__(self, scale: float = 5.0, bias: float = 5.0) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale))
+        self.bias = nn.Parameter(torch.tensor(bias))
+
+    def forward(self, distances: Tensor) -> Tensor:
+        return self.bias - self.scale * distances

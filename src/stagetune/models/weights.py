@@ -1,0 +1,125 @@
+"""Where a backbone's weights come from: torchvision's ImageNet weights, a file, or nothing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import urlparse
+from urllib.request import urlopen
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torchvision.models import WeightsEnum, get_model_weights
+
+from stagetune.errors import WeightsError
+from stagetune.models.backbone import Backbone
+
+CONNECT_SECONDS = 3.0
+_CLASSIFIER = "fc."  # torchvision's own head, which a backbone does not have
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A state dict with what has to be known of it."""
+
+    used: str  # what they are, in words for the screen and result.json
+    state: Mapping[str, Tensor] | None  # None: random initialisation
+    trained_on: Mapping[str, list[str]] = field(default_factory=dict)  # data set name -> classes seen in training
+
+
+def random_weights() -> Weights:
+    return Weights("random", None)
+
+
+def imagenet_weights(arch: str) -> Weights | None:
+    """torchvision's newest ImageNet weights, from torch hub's cache or by download; None if neither is at hand.
+
+    Raises `WeightsError` if a cached file is damaged.
+    """
+    weights = _imagenet(arch)
+    if not imagenet_file(arch).is_file() and not _reachable(weights.url):
+        return None
+    try:
+        state = weights.get_state_dict(progress=False, check_hash=True)
+    except (URLError, TimeoutError, ConnectionError):
+        return None
+    except Exception as error:  # a torn file fails in one of many ways inside torch.load
+        raise WeightsError(f"{imagenet_file(arch)} cannot be read ({error}); delete it and try again") from error
+    return Weights(f"imagenet ({type(weights).__name__}.{weights.name})", state)
+
+
+def imagenet_file(arch: str) -> Path:
+    """Where torch hub keeps (or would keep) the ImageNet weights of `arch`."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(_imagenet(arch).url).path).name
+
+
+def file_weights(path: str | Path) -> Weights:
+    """A torchvision-named state dict (.pt, .pth, .safetensors) or a checkpoint of this project.
+
+    Raises `WeightsError` if the file cannot be read as either.
+    """
+    try:
+        if str(path).endswith(".safetensors"):
+            return Weights(str(path), load_file(path))
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise WeightsError(
+            f"model.weights={path}: cannot be read ({error}); give a torchvision-named state dict "
+            "(.pt or .safetensors) or a checkpoint of this project"
+        ) from error
+    trained_on = content.get("stagetune", {}).get("trained_on", {}) if isinstance(content, dict) else {}
+    state = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"model.weights={path}: holds no state dict; expected names such as layer1.0.conv1.weight")
+    prefix = "backbone."
+    own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    return Weights(str(path), own or state, trained_on)
+
+
+def load_into(backbone: Backbone, weights: Weights) -> Weights:
+    """Copy the weights into the backbone; what was used, with anything that stayed random said in it.
+
+    Only ImageNet's first convolution may differ in shape (`stem=small_images`); it then stays random. Raises
+    `WeightsError` for any other difference.
+    """
+    if weights.state is None:
+        return weights
+    state = {name: value for name, value in weights.state.items() if not name.startswith(_CLASSIFIER)}
+    own = backbone.state_dict()
+    fresh = []
+    if weights.used.startswith("imagenet") and state["conv1.weight"].shape != own["conv1.weight"].shape:
+        state["conv1.weight"] = own["conv1.weight"]
+        fresh.append("conv1.weight")
+    missing = sorted(set(own) - set(state))
+    unknown = sorted(set(state) - set(own))
+    shapes = [
+        f"{name} is {list(state[name].shape)} instead of {list(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if missing or unknown or shapes:
+        parts = [*shapes[:2]]
+        parts += [f"{len(missing)} missing such as {missing[0]}"] if missing else []
+        parts += [f"{len(unknown)} unknown such as {unknown[0]}"] if unknown else []
+        raise WeightsError(
+            f"weights {weights.used} do not fit this backbone: {'; '.join(parts)}; "
+            "choose the model.arch and model.stem that they were saved from"
+        )
+    backbone.load_state_dict(state)
+    if not fresh:
+        return weights
+    return Weights(f"{weights.used}, but {', '.join(fresh)} random for this stem", weights.state, weights.trained_on)
+
+
+def _imagenet(arch: str) -> WeightsEnum:
+    return get_model_weights(arch)["IMAGENET1K_V2" if arch in ("resnet50", "resnet101") else "IMAGENET1K_V1"]
+
+
+def _reachable(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=CONNECT_SECONDS):
+            return True
+    except (URLError, OSError):
+        return False

@@ -1,0 +1,106 @@
+"""The pictures of one run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # no screen is needed
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from stagetune.report.metrics import Row
+
+FloatArray = npt.NDArray[np.floating[Any]]
+_SHADES = ("#e8eef7", "#fbf3e4")
+_SIZE = (8.0, 4.5)
+
+
+def draw_curves(rows: Sequence[Row], stages: Sequence[dict[str, Any]], monitor: str, path: Path) -> None:
+    """Loss and the monitored metric by epoch, the stages shaded."""
+    figure = Figure(figsize=(_SIZE[0], 6.0), layout="constrained")
+    losses, metric = figure.subplots(2, 1, sharex=True)
+    epochs = [row["epoch"] + 1 for row in rows]
+    for key, style in (("train/loss", "o-"), ("val/loss", "s--")):
+        losses.plot(epochs, [row[key] for row in rows], style, markersize=4, label=key)
+    losses.set_ylabel("loss")
+    losses.legend(frameon=False)
+    if monitor != "val/loss":
+        values = [row[monitor] for row in rows]
+        metric.plot(epochs, values, "o-", color="#2a7f62", markersize=4)
+        metric.set_ylabel(monitor)
+    metric.set_xlabel("epoch")
+    metric.xaxis.get_major_locator().set_params(integer=True)
+    for axes in (losses, metric):
+        _shade(axes, stages, named=axes is losses)
+    figure.savefig(path, dpi=120)
+
+
+def draw_learning_rates(
+    curve: dict[str, tuple[FloatArray, FloatArray]], stages: Sequence[dict[str, Any]], path: Path
+) -> None:
+    """Learning rate of each parameter group over the epochs; `curve` maps a group to (epochs, rates)."""
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    axes = figure.subplots()
+    for name, (epochs, rates) in curve.items():
+        axes.plot(epochs, np.where(rates > 0, rates, np.nan), label=name)
+    axes.set_yscale("log")
+    axes.set_xlabel("epochs trained")
+    axes.set_ylabel("learning rate")
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _shade(axes, stages, named=True, offset=0.0)
+    figure.savefig(path, dpi=120)
+
+
+def draw_confusion(counts: npt.NDArray[np.int64], classes: Sequence[str], path: Path) -> None:
+    """Confusion matrix of the test: rows the true class, columns the predicted one."""
+    few = len(classes) <= 30
+    figure = Figure(figsize=(6.5, 6.0), layout="constrained")
+    axes = figure.subplots()
+    share = counts / counts.sum(axis=1, keepdims=True).clip(1)
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
+    if few:
+        axes.set_xticks(range(len(classes)), classes, rotation=90)
+        axes.set_yticks(range(len(classes)), classes)
+        for (row, column), count in np.ndenumerate(counts):
+            if count:
+                color = "white" if share[row, column] > 0.5 else "black"
+                axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=color)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(f"test: {np.trace(counts)} of {counts.sum()} right")
+    figure.savefig(path, dpi=120)
+
+
+def draw_roc(
+    false_accept: FloatArray, true_accept: FloatArray, *, auc: float, at: tuple[float, float], threshold: float, path: Path
+) -> None:
+    """ROC curve of the test with the operating point of the chosen threshold, `at` (false, true accept rate)."""
+    figure = Figure(figsize=(6.0, 5.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1)
+    axes.plot(false_accept, true_accept, color="#2a5fa5", label=f"AUC {auc:.4f}")
+    axes.plot(*at, "o", color="#c0392b", label=f"distance up to {threshold:.3f}, chosen in validation")
+    axes.set_xlabel("false accept rate (different pairs called same)")
+    axes.set_ylabel("true accept rate (same pairs called same)")
+    axes.legend(frameon=False, loc="lower right")
+    figure.savefig(path, dpi=120)
+
+
+def _shade(axes: Axes, stages: Sequence[dict[str, Any]], *, named: bool, offset: float = 0.5) -> None:
+    """Shade the epochs of each stage; epoch e is drawn at e + 1, so its band begins half before."""
+    for i, stage in enumerate(stages):
+        start = stage["start_epoch"] + offset
+        axes.axvspan(start, start + stage["epochs"], color=_SHADES[i % 2], zorder=0, linewidth=0)
+        if named:
+            middle = start + stage["epochs"] / 2
+            axes.annotate(
+                stage["name"], (middle, 1.0), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=9
+            )
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)

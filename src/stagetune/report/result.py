@@ -1,0 +1,74 @@
+"""result.json: everything that a comparison of runs needs, in one file. Reading needs no torch."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from stagetune.errors import ResultError
+
+SCHEMA_VERSION = 1
+FILE = "result.json"
+
+
+@dataclass
+class RunResult:
+    """One run; the keys are those of result.json."""
+
+    status: str  # completed | failed | interrupted
+    experiment: str
+    task: str
+    seed: int
+    config_hash: str
+    schedule: str
+    precision: str  # as it became: fp32 | bf16 | fp16
+    batch_size: int
+    accumulation: int
+    effective_batch_size: int
+    weights: dict[str, str] = field(default_factory=dict)  # requested, used
+    data: dict[str, Any] = field(default_factory=dict)  # name, split, train, val, test, notes
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None  # epoch, stage, metric, value, checkpoint
+    test: dict[str, float] = field(default_factory=dict)
+    timing: dict[str, float] = field(default_factory=dict)  # total_seconds, fit_seconds, cache_seconds
+    peak_memory_mb: float = 0.0
+    environment: dict[str, Any] = field(default_factory=dict)  # versions, device, git
+    error: dict[str, str] | None = None  # type, message
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def score(self) -> float | None:
+        """The best validation value of the monitored metric, what a sweep optimises."""
+        return self.best["value"] if self.best else None
+
+
+def write_result(result: RunResult, run_dir: Path) -> Path:
+    """Write result.json in one piece: a crash leaves the old file or none, never half of one."""
+    path = run_dir / FILE
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps(asdict(result), indent=2) + "\n")
+    os.replace(draft, path)
+    return path
+
+
+def read_result(run_dir: Path) -> RunResult:
+    """The result of a run directory; raises `ResultError` if it is missing, torn or of another version."""
+    path = run_dir / FILE
+    try:
+        values = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ResultError(f"{path} does not exist; is {run_dir} the directory of a finished run?") from None
+    except ValueError as error:
+        raise ResultError(f"{path} is not readable JSON ({error}); run it again") from None
+    known = {entry.name for entry in fields(RunResult)}
+    if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION or not values.keys() <= known:
+        raise ResultError(f"{path} is not a result of schema version {SCHEMA_VERSION}; run it again")
+    return RunResult(**values)
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Equal for equal configurations, whatever order their keys stand in."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]

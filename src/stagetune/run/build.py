@@ -1,0 +1,157 @@
+"""The parts of a run, built from its configuration. The only place that knows both."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
+
+from stagetune.config.schema import Config, DataConfig
+from stagetune.data.datamodule import StagedData
+from stagetune.data.digits import Digits
+from stagetune.data.glyphs import Glyphs
+from stagetune.data.image_folder import ImageFolder
+from stagetune.data.source import Source
+from stagetune.data.splits import Split, make_split
+from stagetune.errors import ConfigError, DataError
+from stagetune.losses.pairs import BCELoss, ContrastiveLoss
+from stagetune.losses.triplet import TripletLoss
+from stagetune.models.backbone import Backbone
+from stagetune.models.heads import EmbeddingHead, hidden_head, linear_head
+from stagetune.models.weights import Weights
+from stagetune.run.precision import LIGHTNING
+from stagetune.run.targets import build, check_arguments, check_target
+from stagetune.tasks.classification import ClassificationTask
+from stagetune.tasks.siamese import SiameseTask
+from stagetune.tasks.staged_task import StagedTask
+
+
+def check_targets(config: Config) -> None:
+    """Raise `ConfigError` for anything that the configuration names and that does not exist or fit."""
+    problems = check_target("optimizer", config.optimizer) + check_arguments("trainer", Trainer, config.trainer)
+    if config.logger.lightning:
+        problems += check_target("logger.lightning", config.logger.lightning)
+    if problems:
+        raise ConfigError(problems)
+
+
+def build_source(data: DataConfig) -> Source:
+    if data.name == "digits":
+        return Digits()
+    if data.name == "glyphs":
+        return Glyphs(
+            image_size=data.image_size,
+            images_per_identity=data.images_per_identity,
+            scripts=data.groups,
+            seed=data.seed,
+        )
+    assert data.root is not None  # validated
+    return ImageFolder(data.root, on_error=data.on_error)
+
+
+def build_data(config: Config) -> StagedData:
+    data, task = config.data, config.task
+    source = build_source(data)
+    split = make_split(
+        source,
+        by=data.split,
+        val=data.val,
+        test=data.test,
+        seed=data.seed,
+        val_groups=data.val_groups,
+        test_groups=data.test_groups,
+    )
+    return StagedData(
+        source,
+        split,
+        image_size=data.image_size,
+        batch_size=data.batch_size,
+        augment=data.augment,
+        images_per_identity=task.images_per_identity if task.name == "siamese" else None,
+        num_workers=data.num_workers,
+        seed=config.seed,
+    )
+
+
+def check_unseen(data: StagedData, weights: Weights) -> None:
+    """Raise `DataError` if the weights were trained on identities that count as unseen here."""
+    source, split = data.source, data.split
+    known = set(weights.trained_on.get(source.name, []))
+    unseen = np.unique(source.labels[np.concatenate([split.val, split.test])]).tolist()
+    if shared := [source.classes[i] for i in unseen if source.classes[i] in known]:
+        raise DataError(
+            f"data.split=identities, but the weights {weights.used} were trained on {len(shared)} of the identities "
+            f"that should be unseen, such as {shared[0]}; choose other val and test identities or other weights"
+        )
+
+
+def trained_on(data: StagedData, weights: Weights) -> dict[str, list[str]]:
+    """Every class that the finished model has seen in training, by data set."""
+    source = data.source
+    seen = {source.classes[i] for i in np.unique(source.labels[data.split.train]).tolist()}
+    before = weights.trained_on.get(source.name, [])
+    return {**weights.trained_on, source.name: sorted(seen | set(before))}
+
+
+def build_task(config: Config, backbone: Backbone, classes: int, card: dict[str, Any]) -> StagedTask:
+    task, loss = config.task, config.loss
+    shared = {"make_optimizer": build(config.optimizer, lr=0.0), "card": card}
+    if task.name == "siamese":
+        losses: Mapping[str, nn.Module] = {
+            "contrastive": ContrastiveLoss(loss.margin),
+            "triplet": TripletLoss(loss.margin, loss.mining),
+            "bce": BCELoss(),
+        }
+        head: nn.Module = EmbeddingHead(
+            backbone.out_features, task.embedding, hidden=task.hidden, dropout=task.dropout
+        )
+        return SiameseTask(backbone, head, losses[loss.name], eval_pairs=task.eval_pairs, **shared)
+    if task.head == "linear":
+        head = linear_head(backbone.out_features, classes)
+    else:
+        head = hidden_head(backbone.out_features, classes, hidden=task.hidden, dropout=task.dropout)
+    cost = nn.CrossEntropyLoss(label_smoothing=loss.label_smoothing)
+    return ClassificationTask(backbone, head, cost, classes=classes, **shared)
+
+
+def build_trainer(
+    config: Config, *, epochs: int, precision: str, callbacks: list[Callback], run_dir: Path
+) -> Trainer:
+    loggers: list[Logger] = []
+    if config.logger.lightning:
+        loggers.append(build(config.logger.lightning, save_dir=str(run_dir))())
+    try:
+        return Trainer(
+            **config.trainer,
+            max_epochs=epochs,
+            precision=LIGHTNING[precision],  # type: ignore[arg-type]
+            accumulate_grad_batches=config.accumulation,
+            callbacks=callbacks,
+            logger=loggers or False,
+            default_root_dir=run_dir,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,  # our samplers say themselves which images come
+            enable_progress_bar=False,  # StageLines draws it
+            enable_model_summary=False,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise ConfigError([f"trainer: {error}"]) from error
+
+
+def part_sizes(split: Split) -> dict[str, int]:
+    return {part: len(indices) for part, indices in split.parts().items()}
+
+
+def card_of(config: Config, data: StagedData, weights: Weights) -> dict[str, Any]:
+    """What a checkpoint says of itself: plain data from which the model can be built again."""
+    return {
+        "config": asdict(config),
+        "classes": list(data.source.classes),
+        "trained_on": trained_on(data, weights),
+        "weights": weights.used,
+    }

@@ -1,0 +1,29 @@
+"""What precision=auto becomes on this machine."""
+
+import torch
+
+from stagetune.errors import ConfigError
+
+LIGHTNING = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+def device_type(accelerator: str) -> str:
+    """What Lightning's `accelerator` argument comes to here: cpu, cuda or mps."""
+    if accelerator in ("auto", "gpu"):
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    return accelerator
+
+
+def resolve_precision(asked: str, device: str) -> str:
+    """fp32, bf16 or fp16 for a device of type `cpu`, `cuda` or `mps`; raises `ConfigError` for fp16 on a CPU."""
+    if asked == "fp16" and device == "cpu":
+        raise ConfigError(["precision=fp16: a CPU cannot train in fp16; use precision=bf16"])
+    if asked != "auto":
+        return asked
+    return "bf16" if _native_bf16(device) else "fp32"
+
+
+def _native_bf16(device: str) -> bool:
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device == "cpu" and torch.cpu._is_avx512_bf16_supported()

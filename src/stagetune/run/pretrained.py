@@ -1,0 +1,69 @@
+"""Which weights a run starts from; without ImageNet at hand, a backbone that the project pretrains itself."""
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from datetime import datetime
+from pathlib import Path
+
+import torch
+
+from stagetune.config.compose import load
+from stagetune.config.schema import Config
+from stagetune.errors import WeightsError
+from stagetune.models.weights import Weights, file_weights, imagenet_file, imagenet_weights, random_weights
+from stagetune.report.result import config_hash
+from stagetune.run.screen import Screen
+
+Pretrain = Callable[[Config, Path], object]
+
+
+def find_weights(config: Config, screen: Screen, pretrain: Pretrain) -> Weights:
+    """The weights that `model.weights` asks for; `pretrain` runs an experiment in a directory.
+
+    Raises `WeightsError` where they cannot be had.
+    """
+    model = config.model
+    if model.weights == "random":
+        return random_weights()
+    if model.weights not in ("auto", "imagenet"):
+        return file_weights(model.weights)
+    weights = imagenet_weights(model.arch)
+    if weights is None and model.weights == "imagenet":
+        raise WeightsError(
+            f"model.weights=imagenet: the weights of {model.arch} are neither at {imagenet_file(model.arch)} nor can "
+            "they be downloaded; put the file there, or use model.weights=auto"
+        )
+    return weights or _glyph_weights(config, screen, pretrain)
+
+
+def _glyph_weights(config: Config, screen: Screen, pretrain: Pretrain) -> Weights:
+    """A backbone pretrained on rendered characters, trained once per architecture and kept."""
+    overrides = ["+experiment=pretrain_glyphs", f"model.arch={config.model.arch}", f"model.stem={config.model.stem}"]
+    source = load(overrides)
+    kept = cache_folder() / "backbones" / f"glyphs-{config.model.arch}-{config_hash(asdict(source))}.pt"
+    if not kept.is_file():
+        screen.line("weights", "no ImageNet weights at hand: pretraining a backbone on printed characters, once")
+        run_dir = Path("outputs") / source.name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+        pretrain(replace(source, trainer=config.trainer), run_dir)
+        _keep(run_dir / "checkpoints" / "best.ckpt", kept)
+        screen.line("weights", f"kept at {kept}")
+    weights = file_weights(kept)
+    return Weights(f"glyphs ({kept.name})", weights.state, weights.trained_on)
+
+
+def cache_folder() -> Path:
+    """Where this user's reusable files are kept: $STAGETUNE_CACHE, else the user's cache directory."""
+    if chosen := os.environ.get("STAGETUNE_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stagetune"
+
+
+def _keep(checkpoint: Path, kept: Path) -> None:
+    """Copy the backbone of a checkpoint, without its optimizer; whole or not at all."""
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    state = {name: value for name, value in content["state_dict"].items() if name.startswith("backbone.")}
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    draft = kept.with_suffix(f".{os.getpid()}.tmp")
+    torch.save({"state_dict": state, "stagetune": content["stagetune"]}, draft)
+    os.replace(draft, kept)

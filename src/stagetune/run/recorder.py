@@ -1,0 +1,154 @@
+"""What a run's result is made of: a row per epoch, a record per stage; and the watch over a loss that is NaN."""
+
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from stagetune.data.datamodule import Batch
+from stagetune.errors import TrainingError
+from stagetune.report.metrics import Row, write_metrics
+from stagetune.schedule.plan import NO_DECAY, Plan
+
+FloatArray = npt.NDArray[np.floating[Any]]
+RATE_POINTS = 20  # per epoch
+
+
+class Recorder(Callback):
+    """What it keeps travels in the checkpoint, so that a resumed run reports all of its epochs."""
+
+    def __init__(self, plan: Plan, metrics_file: Path | None) -> None:
+        self.plan, self.metrics_file = plan, metrics_file
+        self.rows: list[Row] = []
+        self._tallies: list[dict[str, Any]] = []  # per stage: steps, samples, seconds, ...
+        self._rates: list[dict[str, float]] = []  # learning rates at points of each epoch, for the picture
+        self._losses: list[Tensor] = []
+        self._samples = 0
+        self._epoch_began = self._batches_ended = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "tallies": self._tallies, "rates": self._rates}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows, self._tallies, self._rates = (state_dict[key] for key in ("rows", "tallies", "rates"))
+
+    def stage_records(self) -> list[dict[str, Any]]:
+        """The stages begun so far, as result.json lists them."""
+        records = []
+        for stage, tally in zip(self.plan.stages, self._tallies, strict=False):
+            trained = tally["train_seconds"]
+            records.append(
+                {
+                    "name": stage.name,
+                    "start_epoch": stage.start_epoch,
+                    "epochs": tally["epochs"],
+                    "steps": tally["steps"],
+                    "trainable_params": stage.trainable_parameters,
+                    "total_params": self.plan.total_parameters,
+                    "trainable_blocks": list(stage.open_blocks),
+                    "cached_depth": 0,
+                    "seconds": round(tally["seconds"], 3),
+                    "samples_per_second": round(tally["samples"] / trained, 1) if trained else 0.0,
+                    "peak_memory_mb": round(tally["peak_memory_mb"], 1),
+                    "val": tally["val"],
+                }
+            )
+        return records
+
+    def rate_curves(self) -> dict[str, tuple[FloatArray, FloatArray]]:
+        """Per group its learning rate over the epochs trained: (epochs, rates)."""
+        epochs = np.array([point["epoch"] for point in self._rates])
+        names = [name for name in self._rates[0] if name != "epoch"] if self._rates else []
+        return {name: (epochs, np.array([point[name] for point in self._rates])) for name in names}
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._losses, self._samples = [], 0
+        self._epoch_began = time.monotonic()
+        if trainer.current_epoch == self.plan.at(trainer.current_epoch).start_epoch:
+            reset_peak_memory(pl_module.device)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        batches = int(trainer.num_training_batches)
+        if batch_idx % max(1, batches // RATE_POINTS) == 0 or batch_idx == batches - 1:
+            self._rates.append({"epoch": trainer.current_epoch + batch_idx / batches, **_rates(trainer)})
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self._losses.append(outputs["loss"].detach())
+        self._samples += len(batch.target)
+        # on a GPU a look at the loss waits for it, so it is taken only now and then
+        every = 1 if pl_module.device.type == "cpu" else trainer.log_every_n_steps
+        if len(self._losses) % every == 0 or trainer.is_last_batch:
+            self._check(trainer, self._losses[-every:])
+        if trainer.is_last_batch:
+            self._batches_ended = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        stage, epoch = self.plan.at(trainer.current_epoch), trainer.current_epoch
+        loss = torch.stack(self._losses).mean()
+        rates = {f"lr/{name}": rate for name, rate in _rates(trainer).items()}
+        pl_module.log_dict({"train/loss": loss, **rates})
+        val = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        measured = {"train/loss": float(loss), **dict(sorted(val.items()))}
+        self.rows.append({"epoch": epoch, "stage": stage.name, "step": trainer.global_step, **measured, **rates})
+        if self.metrics_file:
+            write_metrics(self.rows, self.metrics_file)
+        if epoch == stage.start_epoch:
+            self._tallies.append(dict.fromkeys(("epochs", "steps", "samples", "train_seconds", "seconds"), 0))
+        tally = self._tallies[-1]
+        tally["epochs"] += 1
+        tally["steps"] = trainer.global_step - sum(earlier["steps"] for earlier in self._tallies[:-1])
+        tally["samples"] += self._samples
+        tally["train_seconds"] += self._batches_ended - self._epoch_began
+        tally["seconds"] += time.monotonic() - self._epoch_began
+        tally["peak_memory_mb"] = peak_memory_mb(pl_module.device)
+        tally["val"] = val
+
+    def _check(self, trainer: Trainer, losses: list[Tensor]) -> None:
+        bad = (~torch.isfinite(torch.stack(losses))).nonzero()
+        if len(bad):
+            batch = len(self._losses) - len(losses) + int(bad[0]) + 1
+            stage = self.plan.at(trainer.current_epoch)
+            rates = ", ".join(f"{name} {rate:.1e}" for name, rate in _rates(trainer).items() if rate)
+            raise TrainingError(
+                f"the loss is {float(losses[int(bad[0])])} in stage {stage.name}, epoch {trainer.current_epoch + 1}, "
+                f"batch {batch} of {int(trainer.num_training_batches)}, at learning rates {rates}; lower the stage's lr, "
+                "add +trainer.gradient_clip_val=1.0, or use precision=fp32"
+            )
+
+
+def _rates(trainer: Trainer) -> dict[str, float]:
+    """Learning rate by group; a group's norms and biases share its rate."""
+    return {
+        group["name"]: float(group["lr"])
+        for group in trainer.optimizers[0].param_groups
+        if not group["name"].endswith(NO_DECAY)
+    }
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak resident size starts anew
+    except OSError:
+        return  # elsewhere the peak is that of the whole process so far
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory since the last reset in MiB: allocated on the GPU, else resident in this process."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device) / 2**20)
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) / 2**10
+    except (OSError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

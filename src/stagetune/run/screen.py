@@ -1,0 +1,102 @@
+"""What a person sees of a run: a few calm lines and one progress bar that names the stage."""
+
+import logging
+import time
+import warnings
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from stagetune.schedule.plan import Plan, Stage
+from stagetune.schedule.table import count_words
+
+
+class Screen:
+    """Lines with a left column that says what they are about."""
+
+    def __init__(self) -> None:
+        self.console = Console(highlight=False, soft_wrap=True)
+
+    def line(self, about: str, text: str) -> None:
+        first, *rest = text.splitlines()
+        self.console.print(f"[bold]{about:<9}[/bold] ", end="")
+        self.console.print(first, markup=False)
+        for more in rest:
+            self.console.print(f"{'':<10}{more}", markup=False)
+
+
+def quiet_libraries() -> None:
+    """Silence what Lightning and torch say about things that are meant to be so."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in (
+        ".*does not have many workers.*",
+        ".*modules in eval mode.*",  # frozen blocks are
+        ".*exists and is not empty.*",
+        ".*GPU available but not used.*",
+        ".*number of training batches.*smaller than the logging interval.*",
+        ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+        ".*lr_scheduler.step\\(\\)` before `optimizer.step.*",  # a stage's scheduler is built between two steps
+        ".*srun.*command is available.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+class StageLines(Callback):
+    """A line at each change of stage, and a progress bar in between where the output is a terminal."""
+
+    def __init__(self, screen: Screen, plan: Plan, monitor: str) -> None:
+        self.screen, self.plan, self.monitor = screen, plan, monitor
+        self._progress: Progress | None = None
+        self._task: Any = None
+        self._began = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.screen.console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._progress = Progress(*columns, console=self.screen.console, transient=True)
+            total = int(trainer.num_training_batches) * self.plan.epochs
+            done = int(trainer.num_training_batches) * trainer.current_epoch
+            self._task = self._progress.add_task("", total=total, completed=done)
+            self._progress.start()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        stage = self.plan.at(trainer.current_epoch)
+        if trainer.current_epoch == stage.start_epoch:
+            self._began = time.monotonic()
+            self.screen.line(f"stage {stage.index + 1}/{len(self.plan.stages)}", self._opening(stage))
+        if self._progress:
+            self._progress.update(self._task, description=self._description(trainer, stage))
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if self._progress:
+            self._progress.advance(self._task)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        stage = self.plan.at(trainer.current_epoch)
+        if trainer.current_epoch == stage.end_epoch - 1:
+            value = float(trainer.callback_metrics[self.monitor])
+            self.screen.line("", f"{self.monitor} {value:.4f} after {time.monotonic() - self._began:.0f} s")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._progress:
+            self._progress.stop()
+            self._progress = None
+
+    def _opening(self, stage: Stage) -> str:
+        before = self.plan.stages[stage.index - 1].open_blocks if stage.index else ()
+        new = [block for block in stage.open_blocks if block not in before]
+        return f"{stage.name}: unfroze {', '.join(new)}; {count_words(stage.trainable_parameters)} parameters train"
+
+    def _description(self, trainer: Trainer, stage: Stage) -> str:
+        text = f"{stage.name}, epoch {trainer.current_epoch + 1} of {self.plan.epochs}"
+        value = trainer.callback_metrics.get(self.monitor)
+        return text if value is None else f"{text}, {self.monitor} {float(value):.4f}"

@@ -1,0 +1,48 @@
+"""Objects that the configuration names by `_target_`, checked before anything is built."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hydra.errors import HydraException
+from hydra.utils import get_object
+
+from stagetune.errors import ConfigError, did_you_mean
+
+
+def check_target(path: str, settings: Mapping[str, Any]) -> list[str]:
+    """Problems of a `{_target_: package.Class, argument: value}` mapping that stands at `path`."""
+    try:
+        target = get_object(str(settings["_target_"]))
+    except (HydraException, ImportError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        return [f"{path}._target_={settings['_target_']}: cannot be imported ({reason})"]
+    if not callable(target):
+        return [f"{path}._target_={settings['_target_']}: is not a class or function"]
+    return check_arguments(path, target, settings)
+
+
+def check_arguments(path: str, target: Callable[..., Any], settings: Mapping[str, Any]) -> list[str]:
+    """Problems of keys that are no arguments of `target`."""
+    accepted = inspect.signature(target).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
+        return []
+    return [
+        f"{path}.{key}: is no argument of {target.__name__}; {did_you_mean(key, list(accepted), f'{path}.')}"
+        for key in settings
+        if key != "_target_" and key not in accepted
+    ]
+
+
+def build(settings: Mapping[str, Any], **more: Any) -> Callable[..., Any]:
+    """The target with its settings bound; call it with what is left. Raises `ConfigError` if it refuses."""
+    target = get_object(str(settings["_target_"]))
+    arguments = {key: value for key, value in settings.items() if key != "_target_"} | more
+
+    def make(*positional: Any) -> Any:
+        try:
+            return target(*positional, **arguments)
+        except (TypeError, ValueError) as error:
+            raise ConfigError([f"{settings['_target_']}: {error}"]) from error
+
+    return make

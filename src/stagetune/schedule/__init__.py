@@ -1,0 +1,1 @@
+"""Schedules: what each stage opens, at which rate, and the callback that does it."""

@@ -1,0 +1,1 @@
+"""The LightningModules: what a batch costs, and what validation and test measure."""

@@ -1,0 +1,53 @@
+"""One label per image."""
+
+from typing import Any
+
+from torch import Tensor
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
+
+from stagetune.data.datamodule import Batch
+from stagetune.tasks.staged_task import StagedTask
+
+
+class ClassificationTask(StagedTask):
+    """Logits under a loss; validation and test measure loss, accuracy, top-5 and macro-F1."""
+
+    def __init__(self, *args: Any, classes: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        measures = MetricCollection(
+            {
+                "accuracy": MulticlassAccuracy(classes, average="micro"),
+                "top5": MulticlassAccuracy(classes, average="micro", top_k=min(5, classes)),
+                "f1": MulticlassF1Score(classes, average="macro"),
+            }
+        )
+        self.val_metrics = measures.clone(prefix="val/")
+        self.test_metrics = measures.clone(prefix="test/")
+        self.eval_loss = MeanMetric()
+        self.confusion = MulticlassConfusionMatrix(classes)  # of the test; rows are the true classes
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.val_metrics.update(self._measured(batch), batch.target)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log("val/", self.val_metrics)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        logits = self._measured(batch)
+        self.test_metrics.update(logits, batch.target)
+        self.confusion.update(logits, batch.target)
+
+    def on_test_epoch_end(self) -> None:
+        self._log("test/", self.test_metrics)
+
+    def _measured(self, batch: Batch) -> Tensor:
+        logits: Tensor = self(batch.inputs, batch.depth).float()
+        self.eval_loss.update(self.loss(logits, batch.target), weight=len(batch.target))
+        return logits
+
+    def _log(self, prefix: str, metrics: MetricCollection) -> None:
+        self.log_dict({f"{prefix}loss": self.eval_loss.compute(), **metrics.compute()})
+        self.eval_loss.reset()
+        metrics.reset()
+
