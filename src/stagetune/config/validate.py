@@ -113,16 +113,17 @@ def _rules(config: Config) -> Iterator[str]:
         fitting = ", ".join(f"loss={name}" for name in LOSSES[task.name])
         yield f"loss={config.loss.name}: does not fit task={task.name}; choose {fitting}"
     if task.monitor not in METRICS[task.name]:
-        yield f"task.monitor={task.monitor}: no such metric of {task.name}; {_one_of(task.monitor, METRICS[task.name])}"
+        near = did_you_mean(task.monitor, METRICS[task.name])
+        yield f"task.monitor={task.monitor}: no such metric of {task.name}; {near}"
     if data.val + data.test >= 0.95:
-        yield f"data.val={data.val} and data.test={data.test}: leave nothing to train on; their sum must stay below 0.95"
+        yield f"data.val={data.val} and data.test={data.test}: leave nothing to train on; keep their sum below 0.95"
     if data.name == "image_folder":
         if data.root is None:
             yield "data.root: is missing; give the folder that holds one folder per class, data.root=path/to/images"
         elif not Path(data.root).is_dir():
-            yield f"data.root={data.root}: no such folder (looked in {Path.cwd()}); give one that holds a folder per class"
+            yield f"data.root={data.root}: no such folder below {Path.cwd()}; give one with a folder per class"
     if task.name == "classifier" and data.split == "identities":
-        yield "data.split=identities: a classifier cannot name classes that it never saw; use data.split=images or task=siamese"
+        yield "data.split=identities: a classifier cannot name unseen classes; use data.split=images or task=siamese"
     if model.weights not in ("auto", "imagenet", "random") and not Path(model.weights).is_file():
         yield f"model.weights={model.weights}: neither auto, imagenet or random nor a file (looked in {Path.cwd()})"
     if config.precision == "fp16" and config.trainer.get("accelerator") == "cpu":
@@ -156,14 +157,11 @@ def _schedule_rules(schedule: ScheduleConfig) -> Iterator[str]:
         asked = {*BLOCKS, HEAD} if "all" in stage.open else set(stage.open)
         if not asked - opened:
             detail = f"{', '.join(stage.open)} is open already" if stage.open else "its open is empty"
-            yield f"{where} ({stage.name}): unfreezes nothing, {detail}; name a block that is still frozen, or remove the stage"
+            remedy = "name a block that is still frozen, or remove the stage"
+            yield f"{where} ({stage.name}): unfreezes nothing, {detail}; {remedy}"
         opened |= asked
         if stage.lr <= 0 or stage.lr_decay <= 0:
             yield f"{where} ({stage.name}): lr and lr_decay must be greater than 0"
-
-
-def _one_of(word: str, valid: tuple[str, ...]) -> str:
-    return did_you_mean(word, valid)
 
 
 def _dot(path: str) -> str:

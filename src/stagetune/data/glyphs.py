@@ -15,7 +15,9 @@ import PIL
 import torch
 from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, features
+from torch import Tensor
 
+from stagetune.data.source import IntArray
 from stagetune.errors import DataError
 
 # An identity's images take its fonts in turn, so neighbours here belong to different families.
@@ -41,9 +43,9 @@ _WITNESSES = (
 )  # fmt: skip
 _RASTER = 48  # px, the longer side of a letter when it is compared
 _SLACK = 2  # px, how far ink may stray and still count as the same ink
-_STRAY = 5  # samples (each stands for 2x2 px) of ink out of place, at most, in letters that are one
+_STRAY = 5  # samples (of 2x2 px) with ink out of place, at most, in letters that are one; chosen by eye
 
-_FIT = 0.62  # longer side of the ink at scale 1, as a fraction of the image's side
+_FIT = 0.66  # longer side of the ink at scale 1, as a fraction of the image's side
 _RANGES = {
     "rotation": (-math.radians(15), math.radians(15)),
     "scale": (0.75, 1.1),
@@ -74,7 +76,7 @@ class Glyphs:
     """Rendered letters: an identity is a character, its group is its script; light ink on dark paper."""
 
     name = "glyphs"
-    split: None = None
+    split: list[str] | None = None
 
     def __init__(
         self,
@@ -88,15 +90,18 @@ class Glyphs:
         wanted = _known_scripts() if scripts is None else _checked(scripts)
         self._letters = [letter for letter in _repertoire() if letter.script in wanted]
         self.classes = [letter.name for letter in self._letters]
-        self.groups = [letter.script for letter in self._letters]
-        self.labels = np.repeat(np.arange(len(self._letters), dtype=np.int64), images_per_identity)
-        recipe = repr((image_size, images_per_identity, seed, self._letters))
-        self.fingerprint = hashlib.sha256((_renderer() + recipe).encode()).hexdigest()
+        self.groups: list[str] | None = [letter.script for letter in self._letters]
+        self.labels: IntArray = np.repeat(np.arange(len(self._letters), dtype=np.int64), images_per_identity)
+        recipe = f"{_renderer()} size {image_size} seed {seed}"
+        instances = range(images_per_identity)
+        self.contents = [f"{recipe} U+{letter.code:04X} {i}" for letter in self._letters for i in instances]
+        self.fingerprint = hashlib.sha256("\n".join(self.classes + self.contents).encode()).hexdigest()
+        self.notes: list[str] = []
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def image(self, index: int) -> torch.Tensor:
+    def image(self, index: int) -> Tensor:
         """The image, uint8 `[3, image_size, image_size]`; the same for the same seed and index."""
         letter, font, instance = self._at(index)
         # Seeded by character, not by index: choosing fewer scripts leaves the other images as they are.

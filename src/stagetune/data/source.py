@@ -1,6 +1,5 @@
 """What a data set is to the rest of the project."""
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -18,7 +17,7 @@ class Source(Protocol):
     labels: IntArray  # [n], the class of each image
     groups: list[str] | None  # per class the group it belongs to, such as a script
     split: list[str] | None  # per image "train", "val" or "test" where the data set brings its own split
-    contents: Sequence[str]  # per image a key of its content; equal keys are the same picture
+    contents: list[str]  # per image a key of its content; equal keys are the same picture
     notes: list[str]  # what a person should know of it, such as files left out
 
     def __len__(self) -> int: ...

@@ -121,7 +121,9 @@ def _identities_by_group(
     known = sorted(set(source.groups or []))
     for group in [*val_groups, *test_groups]:
         if group not in known:
-            raise DataError(f"{source.name} has no group named {group}; {did_you_mean(group, known) if known else 'it has none'}")
+            raise DataError(
+                f"{source.name} has no group named {group}; {did_you_mean(group, known) if known else 'it has none'}"
+            )
     parts = [1 if group in val_groups else 2 if group in test_groups else 0 for group in source.groups or []]
     return np.array(parts, dtype=np.int64)
 

@@ -82,4 +82,4 @@ def build_backbone(arch: str = "resnet50", *, stem: str = "imagenet") -> Backbon
         layers.pop("maxpool")
         blocks["stem"] = ("conv1", "bn1", "relu")
     backbone = Backbone(layers, blocks, out_features=out_features)
-    return backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return backbone.to(memory_format=torch.channels_last)

@@ -12,9 +12,7 @@ def linear_head(features: int, classes: int) -> nn.Module:
 
 def hidden_head(features: int, classes: int, *, hidden: int = 1024, dropout: float = 0.0) -> nn.Module:
     """[n, features] through one hidden layer to logits [n, classes]."""
-    return nn.Sequential(
-        nn.Linear(features, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, classes)
-    )
+    return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, classes))
 
 
 class EmbeddingHead(nn.Module):

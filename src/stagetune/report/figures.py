@@ -78,7 +78,13 @@ def draw_confusion(counts: npt.NDArray[np.int64], classes: Sequence[str], path: 
 
 
 def draw_roc(
-    false_accept: FloatArray, true_accept: FloatArray, *, auc: float, at: tuple[float, float], threshold: float, path: Path
+    false_accept: FloatArray,
+    true_accept: FloatArray,
+    *,
+    auc: float,
+    at: tuple[float, float],
+    threshold: float,
+    path: Path,
 ) -> None:
     """ROC curve of the test with the operating point of the chosen threshold, `at` (false, true accept rate)."""
     figure = Figure(figsize=(6.0, 5.5), layout="constrained")
@@ -100,7 +106,12 @@ def _shade(axes: Axes, stages: Sequence[dict[str, Any]], *, named: bool, offset:
         if named:
             middle = start + stage["epochs"] / 2
             axes.annotate(
-                stage["name"], (middle, 1.0), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=9
+                stage["name"],
+                (middle, 1.0),
+                xycoords=("data", "axes fraction"),
+                ha="center",
+                va="bottom",
+                fontsize=9,
             )
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

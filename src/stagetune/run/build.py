@@ -1,14 +1,15 @@
 """The parts of a run, built from its configuration. The only place that knows both."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from stagetune.config.schema import Config, DataConfig
@@ -73,9 +74,14 @@ def build_data(config: Config) -> StagedData:
         batch_size=data.batch_size,
         augment=data.augment,
         images_per_identity=task.images_per_identity if task.name == "siamese" else None,
-        num_workers=data.num_workers,
+        num_workers=loader_workers(data) if data.num_workers is None else data.num_workers,
         seed=config.seed,
     )
+
+
+def loader_workers(data: DataConfig) -> int:
+    """Processes that decode files: all cores but one, at most 8; none for images that are made in memory."""
+    return min(8, (os.cpu_count() or 1) - 1) if data.name == "image_folder" else 0
 
 
 def check_unseen(data: StagedData, weights: Weights) -> None:

@@ -18,7 +18,9 @@ class LastCheckpoint(ModelCheckpoint):
 
 def checkpoint_callbacks(folder: Path, monitor: str) -> tuple[ModelCheckpoint, list[Callback]]:
     """The callback of best.ckpt, and all callbacks."""
-    best = ModelCheckpoint(folder, filename="best", monitor=monitor, mode=mode_of(monitor), auto_insert_metric_name=False)
+    best = ModelCheckpoint(
+        folder, filename="best", monitor=monitor, mode=mode_of(monitor), auto_insert_metric_name=False
+    )
     last = LastCheckpoint(folder, filename="last", save_on_exception=True, auto_insert_metric_name=False)
     return best, [best, last]
 

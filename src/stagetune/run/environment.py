@@ -14,7 +14,10 @@ _PACKAGES = ("stagetune", "torch", "torchvision", "lightning", "torchmetrics", "
 def environment(device: torch.device) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
-        "versions": {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}},
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in _PACKAGES},
+        },
         "device": {"type": device.type, "name": name, "threads": torch.get_num_threads()},
         "git": _commit(),
     }

@@ -39,7 +39,10 @@ from stagetune.schedule.plan import Plan, make_plan
 from stagetune.schedule.table import count_words, plan_table, plan_text
 from stagetune.tasks.staged_task import StagedTask
 
-SPLIT_WORDS = {"images": "unseen images of known identities", "identities": "identities never seen in training"}
+SPLIT_WORDS = {
+    "images": "unseen images of known identities",
+    "identities": "identities never seen in training",
+}
 
 
 def run_experiment(config: Config, run_dir: Path) -> RunResult:
@@ -109,7 +112,10 @@ class _Run:
         task = build_task(config, backbone, len(data.source.classes), card_of(config, data, weights))
         plan = make_plan(config.schedule, describe(task))
         (self.run_dir / "plan.txt").write_text(plan_text(plan))
-        line("model", f"{config.model.arch}, {count_words(plan.total_parameters)} parameters; weights {weights.used}")
+        line(
+            "model",
+            f"{config.model.arch}, {count_words(plan.total_parameters)} parameters; weights {weights.used}",
+        )
         self._fit_and_test(task, data, plan)
 
     def _fit_and_test(self, task: StagedTask, data: StagedData, plan: Plan) -> None:
@@ -140,7 +146,9 @@ class _Run:
                 result.best = self._best(best.best_model_path, recorder)
         assert result.best is not None
         row = result.best
-        self.screen.line("best", f"{row['metric']} {row['value']:.4f} in epoch {row['epoch'] + 1}, stage {row['stage']}")
+        self.screen.line(
+            "best", f"{row['metric']} {row['value']:.4f} in epoch {row['epoch'] + 1}, stage {row['stage']}"
+        )
         self._test(trainer, task, data)
         draw_run(task, data, recorder, config.task.monitor, self.run_dir / "figures")
 
@@ -166,9 +174,15 @@ class _Run:
     def _say_data(self, data: StagedData) -> None:
         source, sizes = data.source, part_sizes(data.split)
         split = SPLIT_WORDS[self.config.data.split]
-        self.result.data = {"name": source.name, "split": self.config.data.split, **sizes, "notes": source.notes}
+        self.result.data = {
+            "name": source.name,
+            "split": self.config.data.split,
+            **sizes,
+            "notes": source.notes,
+        }
         counts = ", ".join(f"{part} {size:,}" for part, size in sizes.items())
-        text = f"{source.name}, {len(source):,} images of {len(source.classes)} classes at {data.image_size} px; {counts}"
+        text = f"{source.name}, {len(source):,} images of {len(source.classes)} classes"
+        text += f" at {data.image_size} px; {counts}"
         if self.config.task.name == "siamese":
             text += f" ({split})"
         self.screen.line("data", "\n".join([text, *source.notes]))

@@ -39,7 +39,11 @@ def find_weights(config: Config, screen: Screen, pretrain: Pretrain) -> Weights:
 
 def _glyph_weights(config: Config, screen: Screen, pretrain: Pretrain) -> Weights:
     """A backbone pretrained on rendered characters, trained once per architecture and kept."""
-    overrides = ["+experiment=pretrain_glyphs", f"model.arch={config.model.arch}", f"model.stem={config.model.stem}"]
+    overrides = [
+        "+experiment=pretrain_glyphs",
+        f"model.arch={config.model.arch}",
+        f"model.stem={config.model.stem}",
+    ]
     source = load(overrides)
     kept = cache_folder() / "backbones" / f"glyphs-{config.model.arch}-{config_hash(asdict(source))}.pt"
     if not kept.is_file():

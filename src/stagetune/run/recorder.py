@@ -18,6 +18,7 @@ from stagetune.schedule.plan import NO_DECAY, Plan
 
 FloatArray = npt.NDArray[np.floating[Any]]
 RATE_POINTS = 20  # per epoch
+LOSS_CHECK_BATCHES = 50  # on a GPU the loss is looked at once in so many batches: each look waits for it
 
 
 class Recorder(Callback):
@@ -73,7 +74,9 @@ class Recorder(Callback):
         if trainer.current_epoch == self.plan.at(trainer.current_epoch).start_epoch:
             reset_peak_memory(pl_module.device)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
         batches = int(trainer.num_training_batches)
         if batch_idx % max(1, batches // RATE_POINTS) == 0 or batch_idx == batches - 1:
             self._rates.append({"epoch": trainer.current_epoch + batch_idx / batches, **_rates(trainer)})
@@ -83,8 +86,7 @@ class Recorder(Callback):
     ) -> None:
         self._losses.append(outputs["loss"].detach())
         self._samples += len(batch.target)
-        # on a GPU a look at the loss waits for it, so it is taken only now and then
-        every = 1 if pl_module.device.type == "cpu" else trainer.log_every_n_steps
+        every = 1 if pl_module.device.type == "cpu" else LOSS_CHECK_BATCHES
         if len(self._losses) % every == 0 or trainer.is_last_batch:
             self._check(trainer, self._losses[-every:])
         if trainer.is_last_batch:
@@ -119,8 +121,8 @@ class Recorder(Callback):
             rates = ", ".join(f"{name} {rate:.1e}" for name, rate in _rates(trainer).items() if rate)
             raise TrainingError(
                 f"the loss is {float(losses[int(bad[0])])} in stage {stage.name}, epoch {trainer.current_epoch + 1}, "
-                f"batch {batch} of {int(trainer.num_training_batches)}, at learning rates {rates}; lower the stage's lr, "
-                "add +trainer.gradient_clip_val=1.0, or use precision=fp32"
+                f"batch {batch} of {int(trainer.num_training_batches)}, at learning rates {rates}; "
+                "lower the stage's lr, add +trainer.gradient_clip_val=1.0, or use precision=fp32"
             )
 
 

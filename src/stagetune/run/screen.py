@@ -55,7 +55,12 @@ class StageLines(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.screen.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
             self._progress = Progress(*columns, console=self.screen.console, transient=True)
             total = int(trainer.num_training_batches) * self.plan.epochs
             done = int(trainer.num_training_batches) * trainer.current_epoch

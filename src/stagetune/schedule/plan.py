@@ -134,7 +134,11 @@ def _asked_blocks(config: StageConfig, blocks: Sequence[str]) -> set[str]:
 
 
 def _make_stage(
-    config: StageConfig, before: Sequence[Stage], opened: frozenset[str], groups: Sequence[Group], model: Model
+    config: StageConfig,
+    before: Sequence[Stage],
+    opened: frozenset[str],
+    groups: Sequence[Group],
+    model: Model,
 ) -> Stage:
     ordered = (*model.blocks, HEAD)
     depth = {block: len(ordered) - 1 - i for i, block in enumerate(ordered)}  # the head is 0

@@ -15,7 +15,12 @@ def plan_table(plan: Plan) -> str:
 
 def plan_text(plan: Plan) -> str:
     """plan.txt: the table, then the rate of every group in every stage."""
-    lines = [f"schedule {plan.name}: {len(plan.stages)} stages, {plan.epochs} epochs", "", plan_table(plan), ""]
+    lines = [
+        f"schedule {plan.name}: {len(plan.stages)} stages, {plan.epochs} epochs",
+        "",
+        plan_table(plan),
+        "",
+    ]
     width = max(len(group.name) for group in plan.groups)
     lines.append("  ".join(["group".ljust(width), "parameters", *(stage.name.rjust(9) for stage in plan.stages)]))
     for group in plan.groups:

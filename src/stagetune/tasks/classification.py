@@ -50,4 +50,3 @@ class ClassificationTask(StagedTask):
         self.log_dict({f"{prefix}loss": self.eval_loss.compute(), **metrics.compute()})
         self.eval_loss.reset()
         metrics.reset()
-

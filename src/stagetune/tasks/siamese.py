@@ -36,7 +36,12 @@ class SiameseTask(StagedTask):
         measured = self.verification = verify(distance, is_same)
         self.threshold.fill_(measured.threshold)
         self.log_dict(
-            {"val/loss": loss, "val/auc": measured.auc, "val/eer": measured.eer, "val/accuracy": measured.accuracy}
+            {
+                "val/loss": loss,
+                "val/auc": measured.auc,
+                "val/eer": measured.eer,
+                "val/accuracy": measured.accuracy,
+            }
         )
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
