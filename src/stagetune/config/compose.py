@@ -1,5 +1,6 @@
 """Hydra's side of the configuration: the schema it starts from, and its errors in our words."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -103,6 +104,9 @@ def _values(override: Override) -> Iterator[str]:
 
 
 def _first_line(error: Exception) -> str:
+    if unwritten := re.match(r"Could not override '([^']+)'", str(error)):
+        key = unwritten[1]
+        return f"{key}: does not stand in the file that it would change; add it with a plus, +{key}=..."
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and str(cause).splitlines()[0] not in lines:

@@ -26,14 +26,15 @@ def augment(image: Tensor, kind: str, *, seed: int, key: Key) -> Tensor:
 
 
 def _affine(image: Tensor) -> Tensor:
-    # the border's own colour fills what turns in: black beside black ink would be a new stroke
+    # what turns in gets the border's own colour: black beside black ink would be a new stroke. Counted from
+    # that colour, because torchvision's fill leaves a dark seam (it weighs the border pixels twice)
     border = torch.cat([image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]], dim=1)
-    fill = border.float().median(dim=1).values.tolist()
-    turned: Tensor = v2.RandomAffine(
-        degrees=12, translate=(0.08, 0.08), scale=(0.9, 1.1), shear=5,
-        interpolation=v2.InterpolationMode.BILINEAR, fill=fill,
-    )(image)  # fmt: skip
-    return turned
+    paper = border.float().median(dim=1).values.view(-1, 1, 1)
+    turn = v2.RandomAffine(
+        degrees=12, translate=(0.08, 0.08), scale=(0.9, 1.1), shear=5, interpolation=v2.InterpolationMode.BILINEAR
+    )
+    turned: Tensor = turn(image - paper) + paper
+    return turned.round().clamp(0, 255).to(torch.uint8)
 
 
 def _crop_flip(image: Tensor) -> Tensor:

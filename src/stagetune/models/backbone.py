@@ -71,7 +71,8 @@ def build_backbone(arch: str = "resnet50", *, stem: str = "imagenet") -> Backbon
     `stem="small_images"` has the 3x3 stride-1 convolution without max-pool that is usual for pictures of
     about 32 px (He et al. 2015, section 4.2).
     """
-    resnet = models.get_model(arch, weights=None)
+    # each residual branch starts at zero, which makes training from scratch faster (Goyal et al. 2017, section 5.1)
+    resnet = models.get_model(arch, weights=None, zero_init_residual=True)
     layers = OrderedDict(resnet.named_children())
     out_features = layers.pop("fc").in_features
     layers.pop("avgpool")

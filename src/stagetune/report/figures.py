@@ -47,7 +47,7 @@ def draw_learning_rates(
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.subplots()
     for name, (epochs, rates) in curve.items():
-        axes.plot(epochs, np.where(rates > 0, rates, np.nan), label=name)
+        axes.plot(epochs, np.where(rates > 0, rates, np.nan), drawstyle="steps-post", label=name)
     axes.set_yscale("log")
     axes.set_xlabel("epochs trained")
     axes.set_ylabel("learning rate")

@@ -1,0 +1,52 @@
+# make        lists the targets
+# ARGS=...    goes to train and sweep:  make train ARGS="schedule=full seed=1"
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test test-fast lint format sweep report bench clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## create .venv with the tested versions, if it is missing
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "stagetune needs Python 3.11 or newer; say which: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@echo "setting up .venv (once, about two minutes)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $(READY)
+
+train: $(READY) ## run +experiment=siamese_staged (ARGS="key=value ..." overrides)
+	@$(BIN)/python train.py +experiment=siamese_staged $(ARGS)
+
+test: $(READY) ## run the whole test suite
+	@$(BIN)/python -m pytest
+
+test-fast: $(READY) ## run the tests that take seconds
+	@$(BIN)/python -m pytest -m "not slow"
+
+lint: $(READY) ## check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet . || { echo "files need formatting: make format"; exit 1; }
+	@$(BIN)/mypy
+
+format: $(READY) ## format the code
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format --quiet .
+
+sweep: $(READY) ## compare three schedules on the digits (ARGS="key=value,value ..." adds to it)
+	@$(BIN)/python train.py -m +experiment=siamese_staged schedule=head_only,staged,full $(ARGS)
+
+report: $(READY) ## list the results under outputs/, best first
+	@$(BIN)/python -m stagetune.report outputs
+
+bench: $(READY) ## time a training step of each stage against Lightning's BackboneFinetuning
+	@$(BIN)/python -m benchmarks.steps
+
+clean: ## remove caches and .venv; outputs/ stays
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build src/*.egg-info
+	@find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Measurements of stagetune against its peers; `make bench` runs them."""

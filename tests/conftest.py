@@ -1,0 +1,48 @@
+"""What several tests need: a tiny configuration, and a folder of images."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stagetune.config.compose import load
+from stagetune.config.schema import Config
+
+TINY = (
+    "model=resnet18",
+    "model.weights=random",
+    "data.image_size=32",
+    "precision=fp32",
+    "trainer=cpu",
+    "+trainer.limit_train_batches=4",
+    "schedule.stages.0.epochs=1",
+    "schedule.stages.1.epochs=1",
+    "schedule.stages.2.epochs=1",
+)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or fills the cache of the person who runs it."""
+    monkeypatch.setenv("STAGETUNE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def tiny() -> Callable[..., Config]:
+    """A run of seconds: ResNet18 at 32 px, three stages of one epoch of four batches."""
+    return lambda *overrides: load([*overrides[:1], *TINY, *overrides[1:]])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """root/{red,green,blue}/0.png ... 9.png, every image another."""
+    rng = np.random.default_rng(0)
+    for channel, name in enumerate(("red", "green", "blue")):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(10):
+            pixels = rng.integers(0, 80, (20, 24, 3), dtype=np.uint8)
+            pixels[..., channel] += 150
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{i}.png")
+    return tmp_path / "images"

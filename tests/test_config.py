@@ -1,0 +1,191 @@
+"""Config errors are found all at once and said in words that help."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stagetune.config.compose import CONF, explain, load
+from stagetune.config.schema import TaskConfig
+from stagetune.config.validate import validate
+from stagetune.errors import ConfigError
+
+GROUPS = sorted(path for path in CONF.iterdir() if path.is_dir() and path.name != "experiment")
+
+
+def problems(*overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(overrides)
+    return caught.value.problems
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "experiment").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_composes_and_validates(path: Path) -> None:
+    name = path.relative_to(CONF / "experiment").with_suffix("")
+    config = load([f"+experiment={name}"])
+    assert config.name == path.stem
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert header[0] == "# @package _global_"
+    assert any(f"python train.py +experiment={name}" in line for line in header)
+
+
+@pytest.mark.parametrize(
+    "path", [p for g in GROUPS for p in sorted(g.rglob("*.yaml"))], ids=lambda p: f"{p.parent.name}={p.stem}"
+)
+def test_every_group_option_composes_and_validates(path: Path, tmp_path: Path) -> None:
+    option = f"{path.parent.relative_to(CONF)}={path.stem}"
+    needs = {
+        "data=image_folder": [f"data.root={tmp_path}"],
+        "task=siamese": ["loss=contrastive"],
+        "precision=fp16": ["trainer=gpu"],
+    }
+    if option.startswith("loss=") and option != "loss=cross_entropy":
+        needs[option] = ["task=siamese"]
+    load([option, *needs.get(option, [])])
+
+
+def test_every_key_of_a_group_file_says_its_effect() -> None:
+    for group in GROUPS:
+        for path in sorted(group.glob("*.yaml")):
+            lines = path.read_text().splitlines()
+            assert lines[0].startswith("#"), path
+            values = yaml.safe_load(path.read_text())
+            silent = {
+                "name",
+                "_target_",
+                "arch",
+                "stages",
+                "accelerator",
+                "devices",
+                "csv",
+                "precision",
+                "accumulation",
+            }
+            silent |= {
+                "version",
+                "save_dir",
+                "momentum",
+                "nesterov",
+                "betas",
+            }  # the library's own, or said by the header
+            for line in lines[1:]:
+                key = line.strip().split(":")[0]
+                if key in values and key not in silent:
+                    assert "  # " in line, f"{path}: {line}"
+
+
+def test_typos_of_every_kind_are_reported_together() -> None:
+    assert problems("data.image_sizee=3", "schedule=stagedd", "seed=abc", "dta.x=1", "precision=fp17") == [
+        "data.image_sizee: no such key in data; did you mean data.image_size?",
+        "schedule=stagedd: no such schedule; did you mean staged?",
+        "dta: no such key; did you mean data?",
+        "precision=fp17: no such precision; did you mean fp16?",
+        "seed: expects a whole number, got 'abc'",
+    ]
+
+
+def test_an_experiment_that_does_not_exist_is_answered_with_the_nearest() -> None:
+    assert problems("+experiment=siamese_stagd") == [
+        "experiment=siamese_stagd: no such experiment; did you mean siamese_staged?"
+    ]
+
+
+def test_an_experiment_without_its_plus_is_told_to_write_it() -> None:
+    assert problems("experiment=siamese_staged") == ["experiment=siamese_staged: write +experiment=siamese_staged"]
+
+
+def test_a_value_typo_of_a_sweep_is_found_among_its_values() -> None:
+    error = explain(RuntimeError("?"), ["schedule=staged,fulll"])
+    assert error.problems == ["schedule=fulll: no such schedule; did you mean full?"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (
+            ["schedule.stages.1.open=[layer5]"],
+            "schedule.stages[1].open: no block named layer5; did you mean layer4?",
+        ),
+        (
+            ["schedule.stages.1.open=[head]"],
+            "schedule.stages[1] (layer4): unfreezes nothing, head is open already; "
+            "name a block that is still frozen, or remove the stage",
+        ),
+        (
+            ["schedule.stages.0.open=[]"],
+            "schedule.stages[0] (head): unfreezes nothing, its open is empty; "
+            "name a block that is still frozen, or remove the stage",
+        ),
+        (["schedule.stages.0.lr=0"], "schedule.stages[0] (head): lr and lr_decay must be greater than 0"),
+        (["schedule.stages.0.epochs=0"], "schedule.stages[0].epochs=0: must be at least 1"),
+        (
+            ["schedule.stages.1.name=head"],
+            "schedule.stages[1].name=head: stands twice; every stage has a name of its own",
+        ),
+        (["schedule.stages=[]"], "schedule.stages: is empty; choose schedule=staged, or list at least one stage"),
+        (
+            ["+schedule.stages.0.lr_scheduler=cosin"],
+            "schedule.stages[0].lr_scheduler=cosin: no such choice; did you mean cosine?",
+        ),
+        (
+            ["schedule.stages.0.lr_decay=0.5"],
+            "schedule.stages.0.lr_decay: does not stand in the file that it would change; "
+            "add it with a plus, +schedule.stages.0.lr_decay=...",
+        ),
+        (
+            ["task=siamese"],
+            "loss=cross_entropy: does not fit task=siamese; choose loss=contrastive, loss=triplet, loss=bce",
+        ),
+        (
+            ["task.monitor=val/acuracy"],
+            "task.monitor=val/acuracy: no such metric of classifier; did you mean val/accuracy?",
+        ),
+        (
+            ["data=image_folder"],
+            "data.root: is missing; give the folder that holds one folder per class, data.root=path/to/images",
+        ),
+        (
+            ["data.split=identities"],
+            "data.split=identities: a classifier cannot name unseen classes; use data.split=images or task=siamese",
+        ),
+        (["precision=fp16", "trainer=cpu"], "precision=fp16: a CPU cannot train in fp16; use precision=bf16"),
+        (["+trainer.max_epochs=3"], "trainer.max_epochs: is decided by the schedule's epochs; remove it"),
+        (["+optimizer.lr=0.1"], "optimizer.lr: learning rates belong to the stages; set lr in schedule.stages"),
+        (
+            ["data.val=0.6", "data.test=0.5"],
+            "data.val=0.6 and data.test=0.5: leave nothing to train on; keep their sum below 0.95",
+        ),
+        (["data.val=2"], "data.val=2.0: must be at least 0.01 and at most 0.9"),
+        (["seed=true"], "seed: expects a whole number, got True"),
+    ],
+)  # fmt: skip
+def test_one_clear_message(overrides: list[str], expected: str) -> None:
+    assert problems(*overrides) == [expected]
+
+
+def test_paths_that_do_not_exist_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert problems("data=image_folder", "data.root=nowhere", "model.weights=gone.pt") == [
+        f"data.root=nowhere: no such folder below {tmp_path}; give one with a folder per class",
+        f"model.weights=gone.pt: neither auto, imagenet or random nor a file (looked in {tmp_path})",
+    ]
+
+
+def test_problems_inside_a_yaml_file_are_reported_together() -> None:
+    with pytest.raises(ConfigError) as caught:
+        validate({"data": {"rot": 1, "augment": "afine"}, "schedule": {"stages": [{"nam": "x"}]}, "task": 3})
+    assert caught.value.problems == [
+        "task: expects keys and values, got 3",
+        "data.rot: no such key in data; did you mean data.root?",
+        "data.augment=afine: no such choice; did you mean affine?",
+        "schedule.stages[0].nam: no such key in schedule.stages[0]; did you mean schedule.stages[0].name?",
+    ]
+
+
+def test_defaults_are_of_their_own_types() -> None:
+    assert (
+        validate(
+            {"schedule": {"stages": [{"name": "a", "open": ["head"], "lr": 1}]}, "optimizer": {"_target_": "x"}}
+        ).task
+        == TaskConfig()
+    )

@@ -1,0 +1,237 @@
+"""Images become what the model sees; splits leak nothing; the order of images is a pure function."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from stagetune.data.datamodule import StagedData
+from stagetune.data.digits import Digits
+from stagetune.data.image_folder import ImageFolder, read_image
+from stagetune.data.samplers import batch_shape, identity_batches, shuffled_batches
+from stagetune.data.splits import make_split
+from stagetune.data.transforms import augment, prepare
+from stagetune.errors import DataError
+
+SHARES = {"val": 0.2, "test": 0.2, "seed": 0}
+
+
+def test_gray_palette_bit_and_alpha_images_become_rgb(tmp_path: Path) -> None:
+    rgb = Image.new("RGB", (6, 4), (255, 0, 0))
+    pictures = {
+        "L": rgb.convert("L"),
+        "1": Image.new("1", (6, 4), 1),
+        "P": rgb.convert("P"),
+        "RGBA": Image.new("RGBA", (6, 4), (255, 0, 0, 0)),  # wholly transparent: the white beneath shows
+        "LA": Image.new("LA", (6, 4), (0, 255)),
+        "I;16": Image.fromarray(np.full((4, 6), 65535, dtype=np.uint16)),
+    }
+    first = {}
+    for mode, picture in pictures.items():
+        path = tmp_path / f"{mode.replace(';', '')}.png"
+        picture.save(path)
+        pixels = read_image(path)
+        assert (pixels.dtype, tuple(pixels.shape)) == (torch.uint8, (3, 4, 6)), mode
+        first[mode] = pixels[:, 0, 0].tolist()
+    assert first == {
+        "L": [76, 76, 76],
+        "1": [255, 255, 255],
+        "P": first["P"],
+        "RGBA": [255, 255, 255],
+        "LA": [0, 0, 0],
+        "I;16": [255, 255, 255],
+    }
+    assert first["P"][0] > 200 > 60 > first["P"][1]
+
+
+def test_exif_rotation_is_honoured(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright: turn by 90 degrees
+    Image.new("RGB", (8, 4)).save(tmp_path / "a.jpg", exif=exif)
+    assert tuple(read_image(tmp_path / "a.jpg").shape) == (3, 8, 4)
+
+
+def test_prepare_gives_the_centre_square() -> None:
+    wide = torch.zeros(3, 10, 30, dtype=torch.uint8)
+    wide[:, :, 10:20] = 200
+    square = prepare(wide, 10)
+    assert square.shape == (3, 10, 10)
+    assert square.float().mean() == 200
+
+
+@pytest.mark.parametrize("kind", ["affine", "crop_flip"])
+def test_augmentation_depends_on_seed_epoch_and_position_alone(kind: str) -> None:
+    image = prepare(Digits().image(0), 32)
+    once = augment(image, kind, seed=0, key=(1, 2))
+    state = torch.get_rng_state()
+    torch.rand(5)
+    assert torch.equal(augment(image, kind, seed=0, key=(1, 2)), once)
+    for seed, key in ((1, (1, 2)), (0, (2, 2)), (0, (1, 3)), (0, (2, 1))):
+        assert not torch.equal(augment(image, kind, seed=seed, key=key), once)
+    torch.set_rng_state(state)
+    augment(image, kind, seed=0, key=(1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_affine_turns_in_paper_where_the_paper_is_white() -> None:
+    paper = torch.full((3, 32, 32), 255, dtype=torch.uint8)
+    paper[:, 12:20, 12:20] = 0
+    for epoch in range(5):
+        turned = augment(paper, "affine", seed=0, key=(epoch, 0))
+        assert turned[:, [0, 0, -1, -1], [0, -1, 0, -1]].min() > 250
+
+
+@given(count=st.integers(2, 90), batch_size=st.integers(2, 20), epoch=st.integers(0, 3))
+def test_an_epoch_holds_every_image_once(count: int, batch_size: int, epoch: int) -> None:
+    batches = shuffled_batches(count, batch_size, seed=5, epoch=epoch)
+    assert sorted(position for batch in batches for position in batch) == list(range(count))
+    assert all(len(batch) > 1 for batch in batches)
+    assert batches == shuffled_batches(count, batch_size, seed=5, epoch=epoch)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=2, max_size=12),
+    identities=st.integers(2, 6),
+    images=st.integers(2, 4),
+    epoch=st.integers(0, 3),
+)
+def test_identity_batches_hold_p_identities_and_up_to_k_images(
+    sizes: list[int], identities: int, images: int, epoch: int
+) -> None:
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    batches = identity_batches(labels, identities, images, seed=1, epoch=epoch)
+    for batch in batches:
+        found, counts = np.unique(labels[batch], return_counts=True)
+        assert len(found) == min(identities, len(sizes))
+        assert len(set(batch)) == len(batch)
+        assert counts.tolist() == [min(images, sizes[label]) for label in found] or counts.max() <= images
+    assert {position for batch in batches for position in batch} == set(range(len(labels)))
+    assert len(batches) == len(identity_batches(labels, identities, images, seed=1, epoch=epoch + 1))
+
+
+def test_a_batch_is_filled_with_what_identities_there_are() -> None:
+    assert batch_shape(identities=10, batch_size=64, images_per_identity=4) == (10, 6)
+    assert batch_shape(identities=300, batch_size=64, images_per_identity=4) == (16, 4)
+
+
+def test_the_digits_are_split_by_class_and_without_leak() -> None:
+    source = Digits()
+    split = make_split(source, by="images", **SHARES)
+    assert {part: len(indices) for part, indices in split.parts().items()} == {"train": 1079, "val": 359, "test": 359}
+    assert sorted(np.concatenate(list(split.parts().values()))) == list(range(1797))
+    for indices in split.parts().values():
+        share = np.bincount(source.labels[indices]) / np.bincount(source.labels)
+        assert np.ptp(share) < 0.01
+
+
+def test_identities_split_shares_no_identity() -> None:
+    source = Digits()
+    split = make_split(source, by="identities", **SHARES)
+    found = [set(source.labels[indices].tolist()) for indices in split.parts().values()]
+    assert [len(identities) for identities in found] == [6, 2, 2]
+    assert set.union(*found) == set(range(10))
+
+
+def test_a_folder_of_classes_is_read_and_split(folder: Path) -> None:
+    (folder / "red" / "notes.txt").write_text("not an image")
+    source = ImageFolder(folder)
+    assert (len(source), source.classes, source.split) == (30, ["blue", "green", "red"], None)
+    split = make_split(source, by="images", **SHARES)
+    assert {part: len(indices) for part, indices in split.parts().items()} == {"train": 18, "val": 6, "test": 6}
+
+
+def test_a_folder_with_its_own_split_keeps_it(folder: Path) -> None:
+    for part, picked in (("train", "0123456"), ("val", "78"), ("test", "9")):
+        for name in ("red", "green"):
+            (folder / part / name).mkdir(parents=True)
+            for i in picked:
+                (folder / name / f"{i}.png").rename(folder / part / name / f"{i}.png")
+    split = make_split(ImageFolder(folder), by="images", **SHARES)
+    assert {part: len(indices) for part, indices in split.parts().items()} == {"train": 14, "val": 4, "test": 2}
+    for path in (folder / "val").rglob("*.png"):
+        path.unlink()
+    (folder / "val" / "red").rmdir()
+    (folder / "val" / "green").rmdir()
+    (folder / "val").rmdir()
+    with pytest.raises(
+        DataError, match=r"has train and test but no val folder; give all three, or one folder per class"
+    ):
+        ImageFolder(folder)
+
+
+def test_copies_of_a_picture_stay_in_one_part(folder: Path) -> None:
+    for i in range(5):
+        Image.open(folder / "red" / f"{i}.png").save(folder / "red" / f"copy{i}.png", compress_level=0)
+    source = ImageFolder(folder)
+    split = make_split(source, by="images", **SHARES)
+    parts = [{source.contents[i] for i in indices} for indices in split.parts().values()]
+    assert not parts[0] & parts[1]
+    assert not parts[0] & parts[2]
+    assert not parts[1] & parts[2]
+
+
+def test_the_same_picture_under_two_labels_is_a_leak_and_an_error(folder: Path) -> None:
+    for i in range(10):
+        Image.open(folder / "red" / f"{i}.png").save(folder / "green" / f"{i}.png")
+    with pytest.raises(
+        DataError, match=r"the same picture stands in (train|val) and in (val|test): .*png and .*png; remove"
+    ):
+        make_split(ImageFolder(folder), by="images", **SHARES)
+
+
+def test_an_empty_root_says_what_was_expected(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds no images; expected root/<class>/\*\.png or root/\{train,val,test\}"):
+        ImageFolder(tmp_path)
+    with pytest.raises(DataError, match=r"no such folder; give one that holds a folder of images per class"):
+        ImageFolder(tmp_path / "gone")
+
+
+def test_unreadable_images_are_named_or_skipped_and_listed(folder: Path) -> None:
+    torn = folder / "red" / "3.png"
+    torn.write_bytes(torn.read_bytes()[:200])
+    with pytest.raises(DataError) as caught:
+        ImageFolder(folder)
+    assert str(caught.value) == (
+        f"1 of 30 images cannot be read: {torn}; mend or remove them, or leave them out with data.on_error=skip"
+    )
+    source = ImageFolder(folder, on_error="skip")
+    assert len(source) == 29
+    assert source.notes == [f"left out, 1 of 30 images cannot be read: {torn}"]
+
+
+def test_a_split_of_one_class_is_refused(folder: Path) -> None:
+    for name in ("green", "blue"):
+        for path in (folder / name).glob("*.png"):
+            path.unlink()
+    with pytest.raises(
+        DataError, match=r"the train split has fewer than 2 classes \(red\); give more images or classes"
+    ):
+        make_split(ImageFolder(folder), by="images", **SHARES)
+
+
+def test_identities_of_a_given_split_must_differ_where_it_says_so(folder: Path) -> None:
+    source = ImageFolder(folder)
+    source.split = ["train", "val", "test"] * 10
+    with pytest.raises(DataError, match=r"data\.split=identities, but blue, green, red of val are in train too"):
+        make_split(source, by="identities", **SHARES)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_the_same_for_any_number_of_workers(workers: int) -> None:
+    source = Digits()
+    split = make_split(source, by="images", **SHARES)
+    data = StagedData(source, split, image_size=16, batch_size=300, augment="affine", num_workers=workers)
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(3)
+    batch = next(iter(loader))
+    positions = data.train_batches(3)[0]
+    assert batch.index.tolist() == split.train[positions].tolist()
+    assert batch.depth == 0
+    assert batch.target.tolist() == source.labels[batch.index].tolist()
+    expected = augment(prepare(source.image(int(batch.index[7])), 16), "affine", seed=0, key=(3, positions[7]))
+    assert torch.equal(batch.inputs[7], expected)
+    assert batch.inputs.is_contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,128 @@
+"""Backbones keep torchvision's names and numbers; weights are loaded whole or refused."""
+
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torchvision import models
+
+from stagetune.errors import WeightsError
+from stagetune.models import weights as weights_module
+from stagetune.models.backbone import IMAGENET_MEAN, IMAGENET_STD, build_backbone
+from stagetune.models.heads import EmbeddingHead, Similarity
+from stagetune.models.weights import file_weights, imagenet_file, imagenet_weights, load_into
+
+
+def images(count: int = 2, size: int = 64) -> Tensor:
+    return torch.randint(
+        0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "resnet34", "resnet50", "resnet101"])
+def test_parameter_names_are_torchvisions(arch: str) -> None:
+    theirs = [name for name in models.get_model(arch, weights=None).state_dict() if not name.startswith("fc.")]
+    assert list(build_backbone(arch).state_dict()) == theirs
+
+
+def test_features_are_torchvisions_on_normalised_images() -> None:
+    torch.manual_seed(0)
+    theirs = models.resnet18(weights=None).eval()
+    ours = build_backbone("resnet18").eval()
+    ours.load_state_dict({k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")})
+    theirs.fc = torch.nn.Identity()
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images()), theirs((images() / 255 - mean) / std), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stem", ["imagenet", "small_images"])
+def test_running_in_two_parts_is_running_at_once(stem: str) -> None:
+    backbone = build_backbone("resnet18", stem=stem).eval()
+    with torch.no_grad():
+        whole = backbone(images())
+        assert whole.shape == (2, backbone.out_features) == (2, 512)
+        for depth in range(len(backbone.blocks) + 1):
+            part = backbone(images(), stop=depth) if depth else images()
+            assert torch.equal(backbone(part, start=depth), whole), depth
+
+
+def test_the_small_image_stem_keeps_four_times_the_resolution() -> None:
+    with torch.no_grad():
+        wide = build_backbone("resnet18", stem="small_images").eval()(images(size=32), stop=1)
+        usual = build_backbone("resnet18").eval()(images(size=32), stop=1)
+    assert (wide.shape[-1], usual.shape[-1]) == (32, 8)
+
+
+def test_embeddings_have_unit_length_and_distance_zero_can_be_probably_same() -> None:
+    embeddings = EmbeddingHead(16, 8)(torch.randn(5, 16))
+    torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(5))
+    assert torch.sigmoid(Similarity()(torch.tensor(0.0))) > 0.9
+    assert torch.sigmoid(Similarity()(torch.tensor(2.0))) < 0.1
+
+
+def test_imagenet_weights_come_from_torch_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    path = imagenet_file("resnet50")
+    assert path == tmp_path / "checkpoints" / "resnet50-11ad3fa6.pth"
+    path.parent.mkdir()
+    state = models.resnet50(weights=None).state_dict()
+    torch.save(state, path)
+    found = imagenet_weights("resnet50")
+    assert found is not None
+    assert found.used == "imagenet (ResNet50_Weights.IMAGENET1K_V2)"
+    backbone = build_backbone("resnet50")
+    load_into(backbone, found)
+    assert torch.equal(backbone.state_dict()["layer4.2.conv3.weight"], state["layer4.2.conv3.weight"])
+
+    small = build_backbone("resnet50", stem="small_images")
+    assert load_into(small, found).used.endswith(", but conv1.weight random for this stem")
+
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match=r"cannot be read .* delete it and try again"):
+        imagenet_weights("resnet50")
+
+
+def test_without_cache_and_network_there_are_no_imagenet_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(weights_module, "urlopen", refuse)
+    assert imagenet_weights("resnet18") is None
+
+
+@pytest.mark.parametrize("kind", ["pt", "safetensors", "checkpoint"])
+def test_weights_come_from_a_file_of_any_usual_kind(kind: str, tmp_path: Path) -> None:
+    source = build_backbone("resnet18")
+    state = {name: value.contiguous() for name, value in source.state_dict().items()}
+    if kind == "safetensors":
+        path = tmp_path / "w.safetensors"
+        save_file(state, path)
+    else:
+        path = tmp_path / "w.pt"
+        own = {f"backbone.{name}": value for name, value in state.items()} | {"head.weight": torch.zeros(3)}
+        card = {"trained_on": {"glyphs": ["a"]}}
+        torch.save(state if kind == "pt" else {"state_dict": own, "stagetune": card}, path)
+    weights = file_weights(path)
+    target = build_backbone("resnet18")
+    load_into(target, weights)
+    assert all(torch.equal(value, target.state_dict()[name]) for name, value in state.items())
+    assert weights.trained_on == ({"glyphs": ["a"]} if kind == "checkpoint" else {})
+
+
+def test_weights_of_another_shape_or_kind_are_refused(tmp_path: Path) -> None:
+    torch.save(build_backbone("resnet18").state_dict(), tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match=r"do not fit this backbone: .* choose the model\.arch and model\.stem"):
+        load_into(build_backbone("resnet50"), file_weights(tmp_path / "w.pt"))
+    (tmp_path / "w.pt").write_text("hello")
+    with pytest.raises(WeightsError, match=r"w\.pt: cannot be read .* give a torchvision-named state dict"):
+        file_weights(tmp_path / "w.pt")
+    torch.save([1, 2], tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match=r"holds no state dict; expected names such as layer1\.0\.conv1\.weight"):
+        file_weights(tmp_path / "w.pt")

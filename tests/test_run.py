@@ -1,0 +1,366 @@
+"""Whole runs, tiny: what they leave behind, and that it is right."""
+
+import csv
+import json
+import math
+import os
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Trainer, seed_everything
+from torch import nn
+from torch.optim import SGD
+
+from stagetune.config.compose import load
+from stagetune.config.schema import Config
+from stagetune.data.datamodule import Batch, StagedData
+from stagetune.errors import ConfigError, DataError, Interrupted, ResultError, TrainingError, WeightsError
+from stagetune.models.backbone import build_backbone
+from stagetune.models.weights import Weights
+from stagetune.report.result import read_result
+from stagetune.run import experiment, pretrained, run_experiment
+from stagetune.run.build import build_data, build_task, check_unseen
+from stagetune.run.leftover import LeftoverBatches
+from stagetune.run.precision import resolve_precision
+from stagetune.run.screen import Screen
+from stagetune.tasks.classification import ClassificationTask
+from stagetune.tasks.staged_task import StagedTask
+
+SIAMESE = "+experiment=siamese_staged"
+CLASSIFIER = "+experiment=classifier_staged"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The directory of a tiny finished run of an experiment, run once."""
+    from conftest import TINY
+
+    done: dict[str, Path] = {}
+
+    def run(name: str) -> Path:
+        if name not in done:
+            done[name] = tmp_path_factory.mktemp("run") / "out"
+            run_experiment(load([name, *TINY]), done[name])
+        return done[name]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "golden"),
+    [
+        (CLASSIFIER, [2.65, 2.41, 2.46]),
+        (SIAMESE, [0.17, 0.17, 0.17]),
+    ],
+    ids=["classifier", "siamese"],
+)
+def test_a_seeded_run_gives_its_golden_losses(
+    name: str, golden: list[float], finished: Callable[[str], Path]
+) -> None:
+    rows = list(csv.DictReader((finished(name) / "metrics.csv").open()))
+    assert [row["stage"] for row in rows] == ["head", "layer4", "all"]
+    assert [int(row["step"]) for row in rows] == [4, 8, 12]
+    assert [float(row["train/loss"]) for row in rows] == pytest.approx(golden, abs=0.01)
+
+
+@pytest.mark.parametrize("name", [CLASSIFIER, SIAMESE], ids=["classifier", "siamese"])
+def test_a_run_leaves_its_directory(name: str, finished: Callable[[str], Path]) -> None:
+    out = finished(name)
+    last_figure = "confusion.png" if name == CLASSIFIER else "roc.png"
+    assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == {
+        "config.yaml",
+        "plan.txt",
+        "metrics.csv",
+        "result.json",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "figures/curves.png",
+        "figures/learning_rates.png",
+        f"figures/{last_figure}",
+    }
+    result = read_result(out)
+    assert (result.status, result.error, result.schema_version) == ("completed", None, 1)
+    assert result.weights == {"requested": "random", "used": "random"}
+    sizes = {"train": 1079, "val": 359, "test": 359}
+    assert result.data == {"name": "digits", "split": "images", **sizes, "notes": []}
+    assert [stage["name"] for stage in result.stages] == ["head", "layer4", "all"]
+    assert [stage["steps"] for stage in result.stages] == [4, 4, 4]
+    assert [stage["start_epoch"] for stage in result.stages] == [0, 1, 2]
+    for stage in result.stages:
+        assert stage["seconds"] > 0
+        assert stage["samples_per_second"] > 0
+        assert stage["peak_memory_mb"] > 100
+        assert set(stage["val"]) == {key for key in result.stages[0]["val"] if key.startswith("val/")}
+    assert result.best is not None
+    assert result.best["checkpoint"] == "checkpoints/best.ckpt"
+    assert result.score == max(stage["val"][result.best["metric"]] for stage in result.stages)
+    assert result.environment["device"]["type"] == "cpu"
+    assert result.environment["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert result.timing["total_seconds"] >= result.timing["fit_seconds"] > 0
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert config["schedule"]["stages"][1]["open"] == ["layer4"]
+    assert all("=" not in path.name for path in out.rglob("*"))
+
+
+@pytest.mark.parametrize("name", [CLASSIFIER, SIAMESE], ids=["classifier", "siamese"])
+def test_the_best_checkpoint_is_plain_and_gives_the_same_test_numbers(
+    name: str, finished: Callable[[str], Path], tiny: Callable[..., Config]
+) -> None:
+    out, config = finished(name), tiny(name)
+    content = torch.load(out / "checkpoints" / "best.ckpt", weights_only=True)
+    card = content["stagetune"]
+    assert card["classes"] == [str(digit) for digit in range(10)]
+    assert card["trained_on"] == {"digits": card["classes"]}
+    assert card["config"]["model"]["arch"] == "resnet18"
+    task = build_task(config, build_backbone("resnet18"), 10, {})
+    task.load_state_dict(content["state_dict"])
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    (measured,) = trainer.test(task, datamodule=build_data(config), verbose=False)
+    assert measured == pytest.approx(read_result(out).test, abs=1e-6)
+    assert set(measured) >= ({"test/top5", "test/f1"} if name == CLASSIFIER else {"test/auc", "test/eer"})
+
+
+def test_a_directory_with_a_result_is_never_overwritten(
+    finished: Callable[[str], Path], tiny: Callable[..., Config]
+) -> None:
+    out = finished(SIAMESE)
+    before = (out / "result.json").read_bytes()
+    with pytest.raises(ResultError, match=r"already holds a result\.json; choose another directory"):
+        run_experiment(tiny(SIAMESE), out)
+    assert (out / "result.json").read_bytes() == before
+
+
+def test_each_image_is_encoded_once_per_batch(tiny: Callable[..., Config]) -> None:
+    config = tiny(SIAMESE)
+    task = build_task(config, build_backbone("resnet18"), 10, {})
+    calls: list[int] = []
+    task.backbone.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
+    images = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
+    task.training_step(Batch(torch.arange(6), images, 0, torch.tensor([0, 0, 1, 1, 2, 2])), 0)
+    assert calls == [6]
+
+
+@pytest.mark.parametrize("depth", range(1, 6))
+def test_a_task_does_not_know_whether_a_cache_served_its_batch(depth: int, tiny: Callable[..., Config]) -> None:
+    task = build_task(tiny(CLASSIFIER), build_backbone("resnet18"), 10, {}).eval()
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    target = torch.arange(4)
+    with torch.no_grad():
+        cached = Batch(target, task.backbone(images, stop=depth), depth, target)
+        fresh = Batch(target, images, 0, target)
+        assert torch.equal(task.training_step(cached, 0), task.training_step(fresh, 0))
+
+
+@pytest.mark.parametrize(
+    ("loss", "mining"), [("triplet", "batch_hard"), ("triplet", "semi_hard"), ("bce", "batch_hard")]
+)
+def test_the_other_siamese_losses_train(loss: str, mining: str, tiny: Callable[..., Config], tmp_path: Path) -> None:
+    config = tiny(SIAMESE, f"loss={loss}", "schedule=head_only", "schedule.stages.0.epochs=1")
+    config.loss.mining = mining
+    result = run_experiment(config, tmp_path)
+    assert result.status == "completed"
+    assert 0.5 < result.test["test/auc"] <= 1
+
+
+def test_every_epoch_end_steps_on_what_is_left_and_as_a_mean(tiny: Callable[..., Config]) -> None:
+    """4 windows of 3 batches and one of 1: the same weights as a plain loop that averages each window."""
+    config = replace(tiny(CLASSIFIER), accumulation=3)
+    config.data.augment = "none"
+    data = build_data(config)
+
+    def module() -> StagedTask:
+        seed_everything(0, verbose=False)
+        backbone = build_backbone("resnet18")
+        optimizer = lambda groups: SGD(groups, lr=0.01, momentum=0.9)  # noqa: E731
+        head, loss = nn.Linear(512, 10), nn.CrossEntropyLoss()
+        return ClassificationTask(backbone, head, loss, classes=10, make_optimizer=optimizer).double()
+
+    theirs = module()
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=1, accumulate_grad_batches=3, limit_train_batches=7, limit_val_batches=0,
+        callbacks=[LeftoverBatches()], logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, precision="64-true", use_distributed_sampler=False,
+    )  # fmt: skip
+    trainer.fit(theirs, datamodule=data)
+    assert trainer.global_step == 3
+
+    plain = module()
+    optimizer = plain.configure_optimizers()
+    plain.train()
+    loader = data.train_dataloader()
+    batches = [batch for _, batch in zip(range(7), loader, strict=False)]
+    for window in (batches[:3], batches[3:6], batches[6:]):
+        optimizer.zero_grad()
+        for batch in window:
+            logits = plain.head(plain.backbone(batch.inputs.double()))
+            (plain.loss(logits, batch.target) / len(window)).backward()
+        optimizer.step()
+    for (name, ours), (_, expected) in zip(theirs.named_parameters(), plain.named_parameters(), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-9, msg=name)
+
+
+def test_accumulation_and_bf16_run_and_are_recorded(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    config = replace(tiny(CLASSIFIER, "accumulation=x4"), precision="bf16")
+    seen: set[torch.dtype] = set()
+    hook = nn.modules.module.register_module_forward_hook(
+        lambda module, _, output: seen.add(output.dtype) if isinstance(module, nn.Conv2d) else None
+    )
+    result = run_experiment(config, tmp_path)
+    hook.remove()
+    assert seen == {torch.bfloat16}
+    assert (result.precision, result.accumulation, result.effective_batch_size) == ("bf16", 4, 256)
+    assert [stage["steps"] for stage in result.stages] == [1, 1, 1]
+
+
+def test_precision_auto_becomes_what_the_hardware_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert resolve_precision("auto", "cpu") == "bf16"
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    assert resolve_precision("auto", "cpu") == "fp32"
+    with pytest.raises(ConfigError, match="precision=fp16: a CPU cannot train in fp16; use precision=bf16"):
+        resolve_precision("fp16", "cpu")
+
+
+def test_a_loss_that_is_not_a_number_stops_with_stage_step_and_rates(
+    tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = iter(range(100))
+
+    def poisoned(self: StagedTask, batch: Batch, batch_idx: int) -> torch.Tensor:
+        factor = math.nan if next(steps) == 6 else 1.0
+        return self.loss(self(batch.inputs), batch.target) * factor
+
+    monkeypatch.setattr(StagedTask, "training_step", poisoned)
+    with pytest.raises(TrainingError) as caught:
+        run_experiment(tiny(CLASSIFIER), tmp_path)
+    assert str(caught.value) == (
+        "the loss is nan in stage layer4, epoch 2, batch 3 of 4, at learning rates backbone.layer4 5.0e-04, "
+        "head 1.0e-03; lower the stage's lr, add +trainer.gradient_clip_val=1.0, or use precision=fp32"
+    )
+    result = read_result(tmp_path)
+    assert result.status == "failed"
+    assert result.error == {"type": "TrainingError", "message": str(caught.value)}
+    assert [stage["name"] for stage in result.stages] == ["head"]
+    last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["epoch"] == 0  # from before the loss was spoilt
+
+
+def test_ctrl_c_leaves_the_last_checkpoint_and_says_interrupted(
+    tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = StagedTask.training_step
+
+    def pressed(self: StagedTask, batch: Batch, batch_idx: int) -> torch.Tensor:
+        if self.global_step == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+        return honest(self, batch, batch_idx)
+
+    monkeypatch.setattr(StagedTask, "training_step", pressed)
+    assert threading.current_thread() is threading.main_thread()
+    with pytest.raises(
+        Interrupted, match=r"interrupted; .*last\.ckpt has the weights so far; .*result\.json says so"
+    ):
+        run_experiment(tiny(CLASSIFIER), tmp_path)
+    assert read_result(tmp_path).status == "interrupted"
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_targets_and_arguments_are_checked_before_anything_is_built(
+    tiny: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = tiny(CLASSIFIER)
+    config.optimizer = {"_target_": "torch.optim.AdamW", "weight_decai": 1}
+    config.trainer = {"acelerator": "cpu"}
+    config.logger.lightning = {"_target_": "lightning.pytorch.loggers.NoSuchLogger"}
+    with pytest.raises(ConfigError) as caught:
+        run_experiment(config, tmp_path)
+    first, second, third = caught.value.problems
+    assert first == "optimizer.weight_decai: is no argument of AdamW; did you mean optimizer.weight_decay?"
+    assert second == "trainer.acelerator: is no argument of Trainer; did you mean trainer.accelerator?"
+    assert third.startswith("logger.lightning._target_=lightning.pytorch.loggers.NoSuchLogger: cannot be imported")
+
+
+def test_auto_weights_are_pretrained_once_and_kept(
+    tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STAGETUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(pretrained, "imagenet_weights", lambda arch: None)
+    runs: list[Config] = []
+
+    def quickly(config: Config, run_dir: Path) -> object:
+        runs.append(config)
+        short = tiny("+experiment=pretrain_glyphs", "schedule=head_only", "schedule.stages.0.epochs=1")
+        short.data.groups, short.data.images_per_identity = ["greek"], 5
+        return run_experiment(short, run_dir)
+
+    config = tiny(SIAMESE, "model.weights=auto")
+    config.model.weights = "auto"
+    first = pretrained.find_weights(config, Screen(), quickly)
+    again = pretrained.find_weights(config, Screen(), quickly)
+    assert len(runs) == 1
+    assert (runs[0].model.arch, runs[0].model.weights, runs[0].data.name) == ("resnet18", "random", "glyphs")
+    assert first.used == again.used
+    assert first.used.startswith("glyphs (glyphs-resnet18-")
+    assert all(name.startswith("greek-") for name in first.trained_on["glyphs"])
+    experiment.load_into(build_backbone("resnet18"), first)
+
+
+def test_imagenet_that_cannot_be_had_is_an_error_that_says_where_to_put_it(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "imagenet_weights", lambda arch: None)
+    config = tiny(SIAMESE)
+    config.model.weights = "imagenet"
+    with pytest.raises(
+        WeightsError, match=r"neither at .*resnet18-f37072fd\.pth nor can they be downloaded; put the file"
+    ):
+        pretrained.find_weights(config, Screen(), run_experiment)
+
+
+def test_weights_that_saw_the_unseen_identities_are_refused(tiny: Callable[..., Config]) -> None:
+    data = build_data(tiny(SIAMESE, "data.split=identities"))
+    unseen = data.source.classes[int(data.source.labels[data.split.test][0])]
+    check_unseen(data, Weights("clean", None, {"glyphs": [unseen]}))
+    with pytest.raises(
+        DataError, match=f"were trained on 1 of the identities that should be unseen, such as {unseen}"
+    ):
+        check_unseen(data, Weights("leaky", None, {"digits": [unseen]}))
+
+
+def test_identity_splits_are_said_in_the_result(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    config = tiny(SIAMESE, "data.split=identities", "schedule=head_only", "schedule.stages.0.epochs=1")
+    assert run_experiment(config, tmp_path).data["split"] == "identities"
+
+
+def test_a_torn_result_is_an_error_and_not_a_crash(tmp_path: Path) -> None:
+    with pytest.raises(ResultError, match=r"does not exist; is .* the directory of a finished run"):
+        read_result(tmp_path)
+    (tmp_path / "result.json").write_text('{"status": "comp')
+    with pytest.raises(ResultError, match="is not readable JSON"):
+        read_result(tmp_path)
+    (tmp_path / "result.json").write_text(json.dumps({"schema_version": 99}))
+    with pytest.raises(ResultError, match="is not a result of schema version 1"):
+        read_result(tmp_path)
+
+
+def test_an_own_folder_of_images_runs_with_loader_processes(
+    folder: Path, tiny: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = tiny(CLASSIFIER, "data=image_folder", f"data.root={folder}", "data.batch_size=8", "data.num_workers=2")
+    config.data.image_size = 32
+    result = run_experiment(config, tmp_path / "out")
+    assert result.status == "completed"
+    assert result.data["train"] == 18
+
+
+def test_data_module_shapes_siamese_batches(tiny: Callable[..., Config]) -> None:
+    data: StagedData = build_data(tiny(SIAMESE))
+    assert data.shape == (10, 6)

@@ -1,0 +1,105 @@
+"""train.py as a person starts it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import TINY
+
+ROOT = Path(__file__).parents[1]
+QUICK = ("schedule=head_only", *(setting for setting in TINY if not setting.startswith("schedule.stages.")))
+
+
+def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "train.py"), *arguments]
+    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def train(*arguments: str, cwd: Path) -> tuple[int, str, str]:
+    process = start(*arguments, cwd=cwd)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def test_a_typo_is_answered_in_a_few_lines_without_torch_or_traceback(tmp_path: Path) -> None:
+    code, out, err = train("+experiment=siamese_staged", "schedule=stagedd", "data.image_sizee=3", cwd=tmp_path)
+    assert (code, out) == (1, "")
+    assert err == (
+        "stagetune: 2 problems in the configuration:\n"
+        "  schedule=stagedd: no such schedule; did you mean staged?\n"
+        "  data.image_sizee: no such key in data; did you mean data.image_size?\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+    probe = "import sys, runpy; sys.argv = ['train.py', 'seed=x']\ntry: runpy.run_path(r'%s', run_name='__main__')\n"
+    probe += "except SystemExit: assert 'torch' not in sys.modules; print('clean')"
+    found = subprocess.run(
+        [sys.executable, "-c", probe % (ROOT / "train.py")], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert found.stdout == "clean\n"
+
+
+def test_the_traceback_is_there_for_who_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAGETUNE_TRACEBACK", "1")
+    _, _, err = train("seed=x", cwd=tmp_path)
+    assert "Traceback (most recent call last)" in err
+    assert err.endswith("stagetune: 1 problem in the configuration:\n  seed: expects a whole number, got 'x'\n")
+
+
+@pytest.mark.slow
+def test_an_experiment_runs_quietly_and_ends_with_numbers_and_path(tmp_path: Path) -> None:
+    code, out, err = train("+experiment=siamese_staged", *TINY, cwd=tmp_path)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert len(lines) <= 20
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == [
+        "run", "data", "model", "training", "schedule", "stage", "stage", "stage", "best", "test", "results",
+    ]  # fmt: skip
+    (run_dir,) = (tmp_path / "outputs" / "siamese_staged").iterdir()
+    assert lines[-1].split()[-1] == str(run_dir)
+    result = json.loads((run_dir / "result.json").read_text())
+    assert (result["status"], len(result["stages"])) == ("completed", 3)
+
+
+@pytest.mark.slow
+def test_a_multirun_of_two_jobs_leaves_two_results(tmp_path: Path) -> None:
+    code, _, err = train(
+        "-m", "+experiment=classifier_staged", *QUICK, "schedule.stages.0.epochs=1", "seed=0,1", cwd=tmp_path
+    )
+    assert (code, err) == (0, "")
+    found = sorted((tmp_path / "outputs" / "sweeps").rglob("result.json"))
+    assert [path.parent.name for path in found] == ["seed-0", "seed-1"]
+    assert [json.loads(path.read_text())["seed"] for path in found] == [0, 1]
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_run_in_one_line(tmp_path: Path) -> None:
+    process = start("+experiment=siamese_staged", *QUICK, "schedule.stages.0.epochs=500", cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list(tmp_path.rglob("last.ckpt")):
+        time.sleep(0.2)
+    os.kill(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.startswith("stagetune: interrupted; ")
+    assert err.count("\n") == 1
+    (path,) = tmp_path.rglob("result.json")
+    assert json.loads(path.read_text())["status"] == "interrupted"
+
+
+@pytest.mark.slow
+def test_a_data_error_ends_a_run_in_one_line_and_is_recorded(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    code, _, err = train("data=image_folder", f"data.root={tmp_path}/empty", "trainer=cpu", cwd=tmp_path)
+    assert code == 1
+    assert err == (
+        f"stagetune: data.root={tmp_path}/empty: holds no images; expected root/<class>/*.png or "
+        "root/{train,val,test}/<class>/*.png (any of .png .jpg .jpeg .bmp .gif .webp .tif .tiff .ppm .pgm)\n"
+    )
+    (path,) = tmp_path.rglob("result.json")
+    assert json.loads(path.read_text())["error"]["type"] == "DataError"
