@@ -17,9 +17,7 @@ TINY = (
     "precision=fp32",
     "trainer=cpu",
     "+trainer.limit_train_batches=4",
-    "schedule.stages.0.epochs=1",
-    "schedule.stages.1.epochs=1",
-    "schedule.stages.2.epochs=1",
+    *(f"schedule.stages.{stage}.{setting}" for stage in range(3) for setting in ("epochs=1", "lr=0.01")),
 )
 
 
@@ -31,8 +29,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 @pytest.fixture
 def tiny() -> Callable[..., Config]:
-    """A run of seconds: ResNet18 at 32 px, three stages of one epoch of four batches."""
-    return lambda *overrides: load([*overrides[:1], *TINY, *overrides[1:]])
+    """A run of seconds: ResNet18 at 32 px, the first of three stages, each one epoch of four batches."""
+
+    def configure(*overrides: str, stages: int = 3) -> Config:
+        config = load([*overrides[:1], *TINY, *overrides[1:]])
+        config.schedule.stages = config.schedule.stages[:stages]
+        return config
+
+    return configure
 
 
 @pytest.fixture

@@ -133,6 +133,10 @@ def test_a_value_typo_of_a_sweep_is_found_among_its_values() -> None:
             "add it with a plus, +schedule.stages.0.lr_decay=...",
         ),
         (
+            ["schedule=full", "schedule.stages.1.lr=0.5"],
+            "schedule.stages.1.lr=0.5: the list has fewer entries than that; they count from 0",
+        ),
+        (
             ["task=siamese"],
             "loss=cross_entropy: does not fit task=siamese; choose loss=contrastive, loss=triplet, loss=bce",
         ),

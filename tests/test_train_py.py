@@ -13,7 +13,7 @@ import pytest
 from conftest import TINY
 
 ROOT = Path(__file__).parents[1]
-QUICK = ("schedule=head_only", *(setting for setting in TINY if not setting.startswith("schedule.stages.")))
+QUICK = ("schedule=head_only", *(setting for setting in TINY if not setting.startswith("schedule.stages.")))  # 1 stage
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:

@@ -111,4 +111,7 @@ def _first_line(error: Exception) -> str:
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and str(cause).splitlines()[0] not in lines:
         lines.insert(1, str(cause).splitlines()[0])
-    return " ".join(lines[:2])
+    text = " ".join(lines[:2])
+    if beyond := re.match(r"Error merging override (\S+) list index out of range", text):
+        return f"{beyond[1]}: the list has fewer entries than that; they count from 0"
+    return text
