@@ -2,27 +2,47 @@
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from stagetune.config.compose import explain, register_schema, to_plain
 from stagetune.config.validate import validate
-from stagetune.errors import shown
+from stagetune.errors import ConfigError, Interrupted, StagetuneError, show, shown
+
+failed_jobs: list[str] = []
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(composed: DictConfig) -> float | None:
-    with shown():
-        config = validate(to_plain(composed))
-        from stagetune.run import run_experiment  # imports torch; only now, so that errors above are instant
+    hydra_config = HydraConfig.get()
+    run_dir = Path(hydra_config.runtime.output_dir)
+    try:
+        return run(composed, run_dir)
+    except StagetuneError as error:
+        show(error)
+        if hydra_config.mode == RunMode.RUN or isinstance(error, Interrupted):
+            sys.exit(1)
+        failed_jobs.append(str(run_dir))  # the other jobs of a sweep go on
+        return None
 
-        result = run_experiment(config, Path(HydraConfig.get().runtime.output_dir))
-        return result.score
+
+def run(composed: DictConfig, run_dir: Path) -> float | None:
+    try:
+        config = validate(to_plain(composed))
+    except ConfigError:
+        with suppress(OSError):  # a directory that was there before may hold something
+            run_dir.rmdir()  # Hydra has made it already; nothing will come into it
+        raise
+    from stagetune.run import run_experiment  # imports torch; only now, so that errors above are instant
+
+    return run_experiment(config, run_dir).score
 
 
 if __name__ == "__main__":
@@ -32,5 +52,7 @@ if __name__ == "__main__":
         try:
             main()
         except (HydraException, OmegaConfBaseException) as error:
-            overrides = [word for word in sys.argv[1:] if "=" in word and not word.startswith("--")]
+            overrides = [word for word in sys.argv[1:] if not word.startswith("-")]
             raise explain(error, overrides) from error
+        if failed_jobs:
+            raise StagetuneError(f"{len(failed_jobs)} jobs failed: {', '.join(failed_jobs)}")

@@ -91,7 +91,7 @@ def main() -> None:
         spread = f"{median:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         kept = kept_for_backward(model, images) / 2**20
         table.add_row(name, f"{statistics.median(seconds[name]):.4f}", spread, f"{kept:.1f}")
-    console = Console()
+    console = Console(width=110)
     console.print(
         f"ResNet50, {BATCH} images of {SIZE} px, fp32, {device}, torch {torch.__version__}, {ROUNDS} rounds"
     )

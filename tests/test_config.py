@@ -153,6 +153,25 @@ def test_a_value_typo_of_a_sweep_is_found_among_its_values() -> None:
             "data.split=identities: a classifier cannot name unseen classes; use data.split=images or task=siamese",
         ),
         (["precision=fp16", "trainer=cpu"], "precision=fp16: a CPU cannot train in fp16; use precision=bf16"),
+        (
+            ["+trainer.limit_val_batches=0"],
+            "trainer.limit_val_batches: cannot be set; did you mean trainer.limit_train_batches?",
+        ),
+        (["trainer.devices=2"], "trainer.devices=2: a run trains on one device; set trainer.devices=1"),
+        (["seed=5000000000"], "seed=5000000000: must be at least 0 and at most 4294967295"),
+        (["data.root=images"], "data.root=images: data=digits reads no folder; add data=image_folder"),
+        (
+            ["data=image_folder", "data.root=~/images"],
+            "data.root=~/images: cannot be read; quote the value twice, 'data.root=\"~/images\"'",
+        ),
+        (
+            ["data=glyphs", "data.test_groups=[greek]"],
+            "data.val_groups and data.test_groups: take effect only with data.split=identities; add it",
+        ),
+        (
+            ["+logger.lightning={name: x}"],
+            "logger.lightning._target_: is missing; choose logger=tensorboard, or name a Lightning logger",
+        ),
         (["+trainer.max_epochs=3"], "trainer.max_epochs: is decided by the schedule's epochs; remove it"),
         (["+optimizer.lr=0.1"], "optimizer.lr: learning rates belong to the stages; set lr in schedule.stages"),
         (

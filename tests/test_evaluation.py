@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 from sklearn.metrics import accuracy_score, roc_auc_score, roc_curve
+from torchmetrics.classification import BinaryAUROC
 
 from stagetune.evaluation.pairs import evaluation_pairs
 from stagetune.evaluation.verification import accuracy_at, similarity_score, verify
@@ -36,8 +37,14 @@ def test_auc_and_eer_are_scikit_learns(seed: int, gap: float) -> None:
 
 def test_distances_are_mapped_once_so_that_no_hidden_sigmoid_changes_the_auc() -> None:
     # as raw scores, some updates lie within [0, 1] and some do not; torchmetrics would treat them differently
-    distance = torch.tensor([0.1, 0.2, 0.9, 0.3, 3.0, 7.0, 2.5, 9.0])
-    is_same = torch.tensor([1, 1, 1, 1, 0, 0, 0, 0]).bool()
+    near, far = torch.tensor([0.1, 0.2, 0.9, 0.3]), torch.tensor([3.0, 7.0, 2.5, 90.0])
+    hidden = BinaryAUROC()
+    hidden.update(1 - near, torch.ones(4).long())
+    hidden.update(1 - far, torch.zeros(4).long())
+    hidden.update(1 - torch.tensor([0.95]), torch.ones(1).long())
+    hidden.update(1 - torch.tensor([1.05]), torch.zeros(1).long())
+    assert hidden.compute() < 1  # what a metric fed with raw scores would say of a perfect separation
+    distance, is_same = torch.cat([near, far, torch.tensor([0.95, 1.05])]), torch.tensor([1] * 4 + [0] * 4 + [1, 0])
     assert verify(distance, is_same).auc == 1.0
     score = similarity_score(torch.tensor([0.0, 1e-9, 1.0, 1e6]))
     assert (score > 0).all()

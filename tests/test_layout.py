@@ -30,6 +30,9 @@ def imports(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("stagetune."):
             found.add(node.module.split(".")[1])
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path} imports relatively"
+        if isinstance(node, ast.ImportFrom) and node.module == "stagetune":
+            found |= {alias.name for alias in node.names}
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("stagetune.")}
     return found

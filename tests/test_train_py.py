@@ -13,7 +13,10 @@ import pytest
 from conftest import TINY
 
 ROOT = Path(__file__).parents[1]
-QUICK = ("schedule=head_only", *(setting for setting in TINY if not setting.startswith("schedule.stages.")))  # 1 stage
+QUICK = (
+    "schedule=head_only",
+    *(setting for setting in TINY if not setting.startswith("schedule.stages.")),
+)  # 1 stage
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
@@ -42,6 +45,12 @@ def test_a_typo_is_answered_in_a_few_lines_without_torch_or_traceback(tmp_path: 
         [sys.executable, "-c", probe % (ROOT / "train.py")], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert found.stdout == "clean\n"
+
+
+def test_a_wrong_value_leaves_no_empty_run_directory(tmp_path: Path) -> None:
+    code, _, err = train("seed=x", cwd=tmp_path)
+    assert (code, err) == (1, "stagetune: 1 problem in the configuration:\n  seed: expects a whole number, got 'x'\n")
+    assert [path for path in tmp_path.rglob("*") if not path.is_dir() or path.name.startswith("20")] == []
 
 
 def test_the_traceback_is_there_for_who_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +83,20 @@ def test_a_multirun_of_two_jobs_leaves_two_results(tmp_path: Path) -> None:
     assert (code, err) == (0, "")
     found = sorted((tmp_path / "outputs" / "sweeps").rglob("result.json"))
     assert [path.parent.name for path in found] == ["seed-0", "seed-1"]
+    assert len({path.parent.parent for path in found}) == 1
     assert [json.loads(path.read_text())["seed"] for path in found] == [0, 1]
+
+
+@pytest.mark.slow
+def test_a_failing_job_does_not_stop_the_others_of_a_multirun(tmp_path: Path) -> None:
+    sweep = ("-m", "+experiment=siamese_staged", *QUICK, "schedule.stages.0.epochs=1", "data.image_size=15,32")
+    code, _, err = train(*sweep, cwd=tmp_path)
+    assert code == 1
+    lines = err.splitlines()
+    assert lines[:2] == ["stagetune: 1 problem in the configuration:", "  data.image_size=15: must be at least 16"]
+    assert lines[2].startswith("stagetune: 1 jobs failed: ")
+    (path,) = tmp_path.rglob("result.json")
+    assert json.loads(path.read_text())["status"] == "completed"
 
 
 @pytest.mark.slow

@@ -67,3 +67,6 @@ def shown() -> Iterator[None]:
     except StagetuneError as error:
         show(error)
         sys.exit(1)
+    except KeyboardInterrupt:
+        show(Interrupted("interrupted before training began; nothing was written"))
+        sys.exit(1)

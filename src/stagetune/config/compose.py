@@ -52,7 +52,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as unreadable:
-        return ConfigError([_first_line(unreadable)])
+        return ConfigError([_unreadable(overrides, unreadable)])
     for override in parsed:
         problem = next(_override_problems(override), None)
         if problem:
@@ -101,6 +101,19 @@ def _values(override: Override) -> Iterator[str]:
         yield from (str(item) for item in override.sweep_string_iterator())
     else:
         yield from (str(item) for item in (value if isinstance(value, list) else [value]))
+
+
+def _unreadable(overrides: Sequence[str], error: Exception) -> str:
+    """The override that Hydra's grammar cannot read, and how to write it."""
+    for override in overrides:
+        try:
+            OverridesParser.create().parse_override(override)
+        except HydraException:
+            key, equals, value = override.partition("=")
+            if not equals:
+                return f"{override}: is neither an option nor key=value; write {key}=..."
+            return f"{override}: cannot be read; quote the value twice, '{key}=\"{value}\"'"
+    return _first_line(error)
 
 
 def _first_line(error: Exception) -> str:

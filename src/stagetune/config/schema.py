@@ -19,7 +19,7 @@ def choice(default: str, *others: str) -> Any:
     return field(default=default, metadata={"choices": (default, *others)})
 
 
-def number(default: float, low: float, high: float = float("inf")) -> Any:
+def number(default: float | None, low: float, high: float = float("inf")) -> Any:
     """A numeric field with an allowed range, both ends included."""
     return field(default=default, metadata={"range": (low, high)})
 
@@ -54,7 +54,7 @@ class DataConfig:
     seed: int = number(0, 0)
     augment: str = choice("none", "affine", "crop_flip")
     batch_size: int = number(64, 2)
-    num_workers: int | None = None
+    num_workers: int | None = number(None, 0)
     on_error: str = choice("raise", "skip")
     images_per_identity: int = number(12, 2)
     groups: list[str] | None = None
@@ -95,7 +95,7 @@ class LoggerConfig:
 @dataclass
 class Config:
     name: str = "run"
-    seed: int = number(0, 0)
+    seed: int = number(0, 0, 2**32 - 1)
     task: TaskConfig = field(default_factory=TaskConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -9,7 +9,11 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from stagetune.config.schema import BLOCKS, HEAD, LOSSES, METRICS, Config, ScheduleConfig
 from stagetune.errors import ConfigError, did_you_mean
 
-# Lightning's Trainer arguments that other parts of the configuration decide.
+# Arguments of lightning.pytorch.Trainer that a person may set; all others are decided by the framework.
+TRAINER = (
+    "accelerator", "devices", "limit_train_batches", "gradient_clip_val", "gradient_clip_algorithm", "deterministic",
+    "benchmark", "log_every_n_steps", "profiler", "detect_anomaly",
+)  # fmt: skip
 TRAINER_OWNED = {
     "max_epochs": "the schedule's epochs",
     "min_epochs": "the schedule's epochs",
@@ -17,11 +21,7 @@ TRAINER_OWNED = {
     "precision": "precision=",
     "accumulate_grad_batches": "accumulation=",
     "logger": "logger=",
-    "callbacks": "the framework",
-    "default_root_dir": "hydra.run.dir",
-    "enable_checkpointing": "the framework",
-    "use_distributed_sampler": "the framework",
-    "num_sanity_val_steps": "the framework",
+    "default_root_dir": "hydra.run.dir=",
 }
 
 
@@ -101,8 +101,8 @@ def _convert_mapping(kind: Any, value: Any, path: str, problems: list[str]) -> A
         if choices and item not in choices:
             problems.append(f"{where}={item}: no such choice; {did_you_mean(item, choices)}")
         if allowed and not allowed[0] <= item <= allowed[1]:
-            upper = "" if allowed[1] == float("inf") else f" and at most {allowed[1]:g}"
-            problems.append(f"{where}={item}: must be at least {allowed[0]:g}{upper}")
+            upper = "" if allowed[1] == float("inf") else f" and at most {allowed[1]}"
+            problems.append(f"{where}={item}: must be at least {allowed[0]}{upper}")
     return kind(**converted)
 
 
@@ -120,8 +120,15 @@ def _rules(config: Config) -> Iterator[str]:
     if data.name == "image_folder":
         if data.root is None:
             yield "data.root: is missing; give the folder that holds one folder per class, data.root=path/to/images"
-        elif not Path(data.root).is_dir():
+        elif not Path(data.root).expanduser().is_dir():
             yield f"data.root={data.root}: no such folder below {Path.cwd()}; give one with a folder per class"
+    elif data.root is not None:
+        yield f"data.root={data.root}: data={data.name} reads no folder; add data=image_folder"
+    for key in ("groups", "val_groups", "test_groups"):
+        if getattr(data, key) is not None and data.name != "glyphs":
+            yield f"data.{key}: data={data.name} has no groups; only data=glyphs has"
+    if (data.val_groups or data.test_groups) and data.split != "identities":
+        yield "data.val_groups and data.test_groups: take effect only with data.split=identities; add it"
     if task.name == "classifier" and data.split == "identities":
         yield "data.split=identities: a classifier cannot name unseen classes; use data.split=images or task=siamese"
     if model.weights not in ("auto", "imagenet", "random") and not Path(model.weights).is_file():
@@ -135,6 +142,12 @@ def _rules(config: Config) -> Iterator[str]:
     for key in config.trainer:
         if owner := TRAINER_OWNED.get(key):
             yield f"trainer.{key}: is decided by {owner}; remove it"
+        elif key not in TRAINER:
+            yield f"trainer.{key}: cannot be set; {did_you_mean(key, TRAINER, 'trainer.')}"
+    if config.trainer.get("devices", 1) != 1:
+        yield f"trainer.devices={config.trainer['devices']}: a run trains on one device; set trainer.devices=1"
+    if config.logger.lightning is not None and "_target_" not in config.logger.lightning:
+        yield "logger.lightning._target_: is missing; choose logger=tensorboard, or name a Lightning logger"
     yield from _schedule_rules(config.schedule)
 
 

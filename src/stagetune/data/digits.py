@@ -11,7 +11,7 @@ from stagetune.data.source import IntArray
 class Digits:
     """UCI ML hand-written digits (Alpaydin & Kaynak 1998, the test part), as scikit-learn ships them."""
 
-    name = "digits"
+    name = origin = "digits"
     groups: list[str] | None = None
     split: list[str] | None = None
 

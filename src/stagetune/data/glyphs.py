@@ -5,7 +5,6 @@ import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont, features
 from torch import Tensor
 
 from stagetune.data.source import IntArray
-from stagetune.errors import DataError
+from stagetune.errors import DataError, did_you_mean
 
 # An identity's images take its fonts in turn, so neighbours here belong to different families.
 _FONTS = (
@@ -75,7 +74,7 @@ class _Letter:
 class Glyphs:
     """Rendered letters: an identity is a character, its group is its script; light ink on dark paper."""
 
-    name = "glyphs"
+    name = origin = "glyphs"
     split: list[str] | None = None
 
     def __init__(
@@ -92,10 +91,9 @@ class Glyphs:
         self.classes = [letter.name for letter in self._letters]
         self.groups: list[str] | None = [letter.script for letter in self._letters]
         self.labels: IntArray = np.repeat(np.arange(len(self._letters), dtype=np.int64), images_per_identity)
-        recipe = f"{_renderer()} size {image_size} seed {seed}"
+        recipe = f"{renderer_fingerprint()} size {image_size} seed {seed}"
         instances = range(images_per_identity)
         self.contents = [f"{recipe} U+{letter.code:04X} {i}" for letter in self._letters for i in instances]
-        self.fingerprint = hashlib.sha256("\n".join(self.classes + self.contents).encode()).hexdigest()
         self.notes: list[str] = []
 
     def __len__(self) -> int:
@@ -128,10 +126,7 @@ def _checked(scripts: Sequence[str]) -> Sequence[str]:
     valid = _known_scripts()
     for script in scripts:
         if script not in valid:
-            nearest = get_close_matches(script, valid, n=1, cutoff=0.0)[0]
-            raise DataError(
-                f"data=glyphs has no script '{script}': did you mean {nearest}? valid: {', '.join(valid)}"
-            )
+            raise DataError(f"data.groups: no script named {script}; {did_you_mean(script, valid)}")
     return scripts
 
 
@@ -146,7 +141,7 @@ def _face(font: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 @cache
-def _renderer() -> str:
+def renderer_fingerprint() -> str:
     """Everything outside a `Glyphs` that decides its pixels: this file, the fonts and the rasteriser."""
     digest = hashlib.sha256(Path(__file__).read_bytes())
     for font in _FONTS:

@@ -28,25 +28,28 @@ class ImageFolder:
     groups: list[str] | None = None
 
     def __init__(self, root: str | Path, *, on_error: str = "raise") -> None:
-        self.root = Path(root)
+        self.root = Path(root).expanduser()
         if not self.root.is_dir():
             raise DataError(f"data.root={root}: no such folder; give one that holds a folder of images per class")
         found = self._scan()
+        deeper = sum(_is_image(path) for path in self.root.rglob("*")) - len(found)
         if not found:
+            elsewhere = f"; {deeper} images lie elsewhere in it" if deeper else ""
             raise DataError(
                 f"data.root={root}: holds no images; expected root/<class>/*.png or "
-                f"root/{{train,val,test}}/<class>/*.png (any of {' '.join(SUFFIXES)})"
+                f"root/{{train,val,test}}/<class>/*.png (any of {' '.join(SUFFIXES)}){elsewhere}"
             )
-        self.notes: list[str] = []
+        self.notes: list[str] = [f"{deeper} images that lie outside of a class folder are not used"] if deeper else []
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             digests = list(pool.map(_digest, (path for _, path in found)))
-        unreadable = [path for (_, path), digest in zip(found, digests, strict=True) if digest is None]
-        if unreadable:
-            self._report(unreadable, len(found), on_error)
-        self._files = [path for (_, path), digest in zip(found, digests, strict=True) if digest]
-        self.contents = [digest for digest in digests if digest]
-        parts = [part for (part, _), digest in zip(found, digests, strict=True) if digest]
-        self.split = [part for part in parts if part] or None
+        broken = [f"{path} ({d})" for (_, path), d in zip(found, digests, strict=True) if isinstance(d, Exception)]
+        if broken:
+            self._report(broken, len(found), on_error)
+        usable = [(part, path, d) for (part, path), d in zip(found, digests, strict=True) if isinstance(d, str)]
+        self._files = [path for _, path, _ in usable]
+        self.contents = [digest for _, _, digest in usable]
+        self.split = [part for part, _, _ in usable if part] or None
+        self.origin = str(self.root.resolve())
         self.classes = sorted({path.parent.name for path in self._files})
         position = {name: i for i, name in enumerate(self.classes)}
         self.labels: IntArray = np.array([position[path.parent.name] for path in self._files], dtype=np.int64)
@@ -62,7 +65,8 @@ class ImageFolder:
 
     def _scan(self) -> list[tuple[str | None, Path]]:
         """Every image file with the split folder it stands in, in a fixed order."""
-        present = [part for part in SPLITS if (self.root / part).is_dir()]
+        # a class may be called train: it is a split only if it holds folders
+        present = [part for part in SPLITS if any(path.is_dir() for path in (self.root / part).glob("*"))]
         if not present:
             return [(None, path) for path in _class_images(self.root)]
         if missing := [part for part in SPLITS if part not in present]:
@@ -72,14 +76,14 @@ class ImageFolder:
             )
         return [(part, path) for part in SPLITS for path in _class_images(self.root / part)]
 
-    def _report(self, unreadable: list[Path], total: int, on_error: str) -> None:
-        listed = ", ".join(str(path) for path in unreadable[:5]) + (", ..." if len(unreadable) > 5 else "")
-        summary = f"{len(unreadable)} of {total} images cannot be read: {listed}"
+    def _report(self, broken: list[str], total: int, on_error: str) -> None:
+        summary = f"{len(broken)} of {total} images cannot be read: "
+        some = summary + ", ".join(broken[:5]) + (", ..." if len(broken) > 5 else "")
         if on_error == "raise":
-            raise DataError(f"{summary}; mend or remove them, or leave them out with data.on_error=skip")
-        if len(unreadable) == total:
-            raise DataError(f"{summary}; none is left")
-        self.notes.append(f"left out, {summary}")
+            raise DataError(f"{some}; mend or remove them, or leave them out with data.on_error=skip")
+        if len(broken) == total:
+            raise DataError(f"{some}; none is left")
+        self.notes.append(f"left out, {summary}{', '.join(broken)}")
 
 
 def read_image(path: Path) -> Tensor:
@@ -97,18 +101,18 @@ def read_image(path: Path) -> Tensor:
 
 
 def _class_images(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.glob("*/*")
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.parent.name.startswith(".")
-    )
+    return sorted(path for path in folder.glob("*/*") if _is_image(path) and not path.parent.name.startswith("."))
 
 
-def _digest(path: Path) -> str | None:
-    """A key of the decoded pixels; None if the file cannot be read as an image."""
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def _digest(path: Path) -> str | Exception:
+    """A key of the decoded pixels, or why the file cannot be read as an image."""
     try:
         pixels = read_image(path)
-    except Exception:  # Pillow's decoders raise many types for a damaged file
-        return None
+    except Exception as error:  # Pillow's decoders raise many types for a damaged file
+        return error
     shape = np.array(pixels.shape, dtype=np.int64).tobytes()
     return hashlib.blake2b(shape + pixels.numpy().tobytes(), digest_size=16).hexdigest()

@@ -1,6 +1,8 @@
-"""In which order images come: pure functions of (seed, epoch), so that a restart repeats nothing."""
+"""In which order images come: pure functions of (seed, epoch)."""
 
+import heapq
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -15,7 +17,7 @@ class EpochBatches(Sampler[list[Key]]):
     """Yields a batch at a time as keys; `draw` gives the batches of an epoch, Lightning says which epoch."""
 
     def __init__(self, draw: Callable[[int], Batches]) -> None:
-        self._draw = draw
+        self._draw = lru_cache(maxsize=1)(draw)
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -27,11 +29,6 @@ class EpochBatches(Sampler[list[Key]]):
 
     def __len__(self) -> int:
         return len(self._draw(self._epoch))
-
-
-def consecutive_batches(count: int, batch_size: int) -> Batches:
-    """0, 1, 2, ... in order, for validation and test."""
-    return [list(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size)]
 
 
 def shuffled_batches(count: int, batch_size: int, *, seed: int, epoch: int) -> Batches:
@@ -63,16 +60,18 @@ def identity_batches(labels: IntArray, identities: int, images: int, *, seed: in
         chunks[-1] = (chunks[-1] + order)[:images] if len(order) >= images else chunks[-1]
         waiting[label] = chunks
     spare = {label: chunks[0] for label, chunks in waiting.items()}
+    # the identities with most left come first, so that the last batches do not run out of identities
+    heap = [(-len(chunks), rng.random(), label) for label, chunks in waiting.items()]
+    heapq.heapify(heap)
     batches: Batches = []
-    while waiting:
-        # the identities with most left first, so that the last batches do not run out of identities
-        tie_break = dict(zip(waiting, rng.random(len(waiting)), strict=True))
-        ranked = sorted(waiting, key=lambda label: (-len(waiting[label]), tie_break[label]))
-        chosen = ranked[:identities]
+    while heap:
+        chosen = [heapq.heappop(heap)[2] for _ in range(min(identities, len(heap)))]
         chunks = [waiting[label].pop() for label in chosen]
-        others = [label for label in spare if label not in chosen]
-        for label in rng.permutation(others).tolist()[: identities - len(chosen)]:
-            chunks.append(spare[label])
+        if len(chosen) < identities:
+            others = sorted(spare.keys() - set(chosen))
+            chunks += [spare[label] for label in rng.permutation(others).tolist()[: identities - len(chosen)]]
         batches.append([position for chunk in chunks for position in chunk])
-        waiting = {label: left for label, left in waiting.items() if left}
+        for label in chosen:
+            if waiting[label]:
+                heapq.heappush(heap, (-len(waiting[label]), rng.random(), label))
     return [batches[i] for i in rng.permutation(len(batches)).tolist()]

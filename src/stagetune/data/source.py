@@ -13,6 +13,7 @@ class Source(Protocol):
     """Labelled images by index; one implementation per data set format."""
 
     name: str
+    origin: str  # where it comes from: classes of one origin are the same things in every run
     classes: list[str]  # class or identity names
     labels: IntArray  # [n], the class of each image
     groups: list[str] | None  # per class the group it belongs to, such as a script

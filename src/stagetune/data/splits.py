@@ -84,6 +84,18 @@ def check_split(source: Source, split: Split, by: str) -> None:
         raise DataError(f"data.split=identities, but {names} of val are in test too; keep them apart")
 
 
+def check_pairs(source: Source, split: Split) -> None:
+    """Raise `DataError` if a part has no two images of one identity, so that nothing could be verified."""
+    for part, indices in split.parts().items():
+        counts = np.bincount(source.labels[indices])
+        if counts.max() < 2:
+            raise DataError(
+                f"the {part} split has no two images of one identity ({len(indices)} images of "
+                f"{(counts > 0).sum()} identities), so there are no same pairs; give more images of each identity, "
+                "or change data.val and data.test"
+            )
+
+
 def _images_by_share(source: Source, val: float, test: float, seed: int) -> Split:
     """Stratified by class; copies of one picture go to the same part."""
     rng = np.random.default_rng([seed, 1])

@@ -9,16 +9,22 @@ IntArray = npt.NDArray[np.int64]
 def evaluation_pairs(identity: IntArray, limit: int, *, seed: int = 0) -> tuple[IntArray, IntArray]:
     """Positions (first, second) of same pairs and as many different pairs, `limit` pairs at most.
 
-    All same pairs are used where they fit; different ones are drawn without repetition.
+    All same pairs are used where they fit, else a draw of them; different ones are drawn without repetition.
     """
     rng = np.random.default_rng([seed, 5])
     count = len(identity)
-    same = [_all_pairs(np.flatnonzero(identity == label)) for label in np.unique(identity)]
-    pairs = np.concatenate(same) if same else np.empty((0, 2), dtype=np.int64)
-    if len(pairs) > limit // 2:
-        pairs = pairs[np.sort(rng.choice(len(pairs), limit // 2, replace=False))]
-    possible = (count**2 - (np.unique(identity, return_counts=True)[1] ** 2).sum()) // 2
-    wanted = int(min(len(pairs), possible))
+    members = [np.flatnonzero(identity == label) for label in np.unique(identity)]
+    sizes = np.array([len(positions) for positions in members])
+    ends = np.cumsum(sizes * (sizes - 1) // 2)
+    every = int(ends[-1]) if count else 0
+    ranks = np.sort(rng.choice(every, limit // 2, replace=False)) if every > limit // 2 else np.arange(every)
+    owner = np.searchsorted(ends, ranks, side="right")
+    low, high = _pair_of_rank(ranks - (ends - sizes * (sizes - 1) // 2)[owner])
+    starts = np.cumsum(sizes) - sizes
+    flat = np.concatenate(members) if members else np.empty(0, dtype=np.int64)
+    same = np.stack([flat[starts[owner] + low], flat[starts[owner] + high]], axis=1)
+
+    wanted = int(min(len(same), (count**2 - (sizes**2).sum()) // 2))
     chosen: set[int] = set()
     while len(chosen) < wanted:
         first, second = rng.integers(0, count, (2, 2 * wanted))
@@ -27,11 +33,11 @@ def evaluation_pairs(identity: IntArray, limit: int, *, seed: int = 0) -> tuple[
             if len(chosen) < wanted:
                 chosen.add(code)
     codes = np.array(sorted(chosen), dtype=np.int64)
-    different = np.stack([codes // count, codes % count], axis=1)
-    both = np.concatenate([pairs, different])
+    both = np.concatenate([same, np.stack([codes // count, codes % count], axis=1)])
     return both[:, 0], both[:, 1]
 
 
-def _all_pairs(positions: IntArray) -> IntArray:
-    first, second = np.triu_indices(len(positions), k=1)
-    return np.stack([positions[first], positions[second]], axis=1)
+def _pair_of_rank(rank: IntArray) -> tuple[IntArray, IntArray]:
+    """The rank-th pair (low, high) in the order (0,1), (0,2), (1,2), (0,3), ... without listing those before it."""
+    high = ((1 + np.sqrt(8 * rank.astype(np.float64) + 1)) // 2).astype(np.int64)
+    return rank - high * (high - 1) // 2, high

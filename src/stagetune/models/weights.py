@@ -1,7 +1,9 @@
 """Where a backbone's weights come from: torchvision's ImageNet weights, a file, or nothing."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -26,7 +28,8 @@ class Weights:
 
     used: str  # what they are, in words for the screen and result.json
     state: Mapping[str, Tensor] | None  # None: random initialisation
-    trained_on: Mapping[str, list[str]] = field(default_factory=dict)  # data set name -> classes seen in training
+    trained_on: Mapping[str, list[str]] = field(default_factory=dict)  # origin of images -> classes seen in training
+    images: frozenset[str] = frozenset()  # short content keys of the images seen in training
 
 
 def random_weights() -> Weights:
@@ -42,7 +45,8 @@ def imagenet_weights(arch: str) -> Weights | None:
     if not imagenet_file(arch).is_file() and not _reachable(weights.url):
         return None
     try:
-        state = weights.get_state_dict(progress=False, check_hash=True)
+        with _stall_limit():
+            state = weights.get_state_dict(progress=True, check_hash=True)
     except (URLError, TimeoutError, ConnectionError):
         return None
     except Exception as error:  # a torn file fails in one of many ways inside torch.load
@@ -69,13 +73,13 @@ def file_weights(path: str | Path) -> Weights:
             f"model.weights={path}: cannot be read ({error}); give a torchvision-named state dict "
             "(.pt or .safetensors) or a checkpoint of this project"
         ) from error
-    trained_on = content.get("stagetune", {}).get("trained_on", {}) if isinstance(content, dict) else {}
+    card = content.get("stagetune", {}) if isinstance(content, dict) else {}
     state = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"model.weights={path}: holds no state dict; expected names such as layer1.0.conv1.weight")
     prefix = "backbone."
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    return Weights(str(path), own or state, trained_on)
+    return Weights(str(path), own or state, card.get("trained_on", {}), frozenset(card.get("images", ())))
 
 
 def load_into(backbone: Backbone, weights: Weights) -> Weights:
@@ -88,6 +92,8 @@ def load_into(backbone: Backbone, weights: Weights) -> Weights:
         return weights
     state = {name: value for name, value in weights.state.items() if not name.startswith(_CLASSIFIER)}
     own = backbone.state_dict()
+    # old files lack BatchNorm's step counters, which nothing depends on
+    state = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")} | state
     fresh = []
     if weights.used.startswith("imagenet") and state["conv1.weight"].shape != own["conv1.weight"].shape:
         state["conv1.weight"] = own["conv1.weight"]
@@ -110,11 +116,22 @@ def load_into(backbone: Backbone, weights: Weights) -> Weights:
     backbone.load_state_dict(state)
     if not fresh:
         return weights
-    return Weights(f"{weights.used}, but {', '.join(fresh)} random for this stem", weights.state, weights.trained_on)
+    return replace(weights, used=f"{weights.used}, but {', '.join(fresh)} random for this stem")
 
 
 def _imagenet(arch: str) -> WeightsEnum:
     return get_model_weights(arch)["IMAGENET1K_V2" if arch in ("resnet50", "resnet101") else "IMAGENET1K_V1"]
+
+
+@contextmanager
+def _stall_limit() -> Iterator[None]:
+    """A download that stands still for longer than it may take to connect fails instead of hanging."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(CONNECT_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _reachable(url: str) -> bool:

@@ -48,7 +48,7 @@ def _rank(entry: tuple[Path, RunResult]) -> tuple[str, float]:
     run = entry[1]
     if run.best is None or run.score is None:
         return "~", 0.0
-    return str(run.best["metric"]), -run.score
+    return str(run.best["metric"]), run.score if run.best["mode"] == "min" else -run.score
 
 
 def main(folder: Path) -> None:

@@ -31,7 +31,7 @@ class RunResult:
     weights: dict[str, str] = field(default_factory=dict)  # requested, used
     data: dict[str, Any] = field(default_factory=dict)  # name, split, train, val, test, notes
     stages: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, Any] | None = None  # epoch, stage, metric, value, checkpoint
+    best: dict[str, Any] | None = None  # epoch, stage, metric, mode, value, checkpoint
     test: dict[str, float] = field(default_factory=dict)
     timing: dict[str, float] = field(default_factory=dict)  # total_seconds, fit_seconds, cache_seconds
     peak_memory_mb: float = 0.0

@@ -1,5 +1,6 @@
 """The parts of a run, built from its configuration. The only place that knows both."""
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -18,7 +19,7 @@ from stagetune.data.digits import Digits
 from stagetune.data.glyphs import Glyphs
 from stagetune.data.image_folder import ImageFolder
 from stagetune.data.source import Source
-from stagetune.data.splits import Split, make_split
+from stagetune.data.splits import Split, check_pairs, make_split
 from stagetune.errors import ConfigError, DataError
 from stagetune.losses.pairs import BCELoss, ContrastiveLoss
 from stagetune.losses.triplet import TripletLoss
@@ -26,7 +27,7 @@ from stagetune.models.backbone import Backbone
 from stagetune.models.heads import EmbeddingHead, hidden_head, linear_head
 from stagetune.models.weights import Weights
 from stagetune.run.precision import LIGHTNING
-from stagetune.run.targets import build, check_arguments, check_target
+from stagetune.run.targets import build, check_target
 from stagetune.tasks.classification import ClassificationTask
 from stagetune.tasks.siamese import SiameseTask
 from stagetune.tasks.staged_task import StagedTask
@@ -34,7 +35,7 @@ from stagetune.tasks.staged_task import StagedTask
 
 def check_targets(config: Config) -> None:
     """Raise `ConfigError` for anything that the configuration names and that does not exist or fit."""
-    problems = check_target("optimizer", config.optimizer) + check_arguments("trainer", Trainer, config.trainer)
+    problems = check_target("optimizer", config.optimizer)
     if config.logger.lightning:
         problems += check_target("logger.lightning", config.logger.lightning)
     if problems:
@@ -67,6 +68,8 @@ def build_data(config: Config) -> StagedData:
         val_groups=data.val_groups,
         test_groups=data.test_groups,
     )
+    if task.name == "siamese":
+        check_pairs(source, split)
     return StagedData(
         source,
         split,
@@ -84,24 +87,24 @@ def loader_workers(data: DataConfig) -> int:
     return min(8, (os.cpu_count() or 1) - 1) if data.name == "image_folder" else 0
 
 
-def check_unseen(data: StagedData, weights: Weights) -> None:
-    """Raise `DataError` if the weights were trained on identities that count as unseen here."""
+def check_unseen(data: StagedData, weights: Weights, split_by: str) -> None:
+    """Raise `DataError` if the weights were trained on images, or on identities, that count as unseen here."""
     source, split = data.source, data.split
-    known = set(weights.trained_on.get(source.name, []))
-    unseen = np.unique(source.labels[np.concatenate([split.val, split.test])]).tolist()
-    if shared := [source.classes[i] for i in unseen if source.classes[i] in known]:
+    held_out = np.concatenate([split.val, split.test]).tolist()
+    if known := [i for i in held_out if _short(source.contents[i]) in weights.images]:
         raise DataError(
-            f"data.split=identities, but the weights {weights.used} were trained on {len(shared)} of the identities "
-            f"that should be unseen, such as {shared[0]}; choose other val and test identities or other weights"
+            f"the weights {weights.used} were trained on {len(known)} of the {len(held_out)} images of validation "
+            f"and test, such as {source.describe(known[0])}; use the data.seed of that training, or other weights"
         )
-
-
-def trained_on(data: StagedData, weights: Weights) -> dict[str, list[str]]:
-    """Every class that the finished model has seen in training, by data set."""
-    source = data.source
-    seen = {source.classes[i] for i in np.unique(source.labels[data.split.train]).tolist()}
-    before = weights.trained_on.get(source.name, [])
-    return {**weights.trained_on, source.name: sorted(seen | set(before))}
+    if split_by == "identities":
+        seen = set(weights.trained_on.get(source.origin, []))
+        unseen = {source.classes[label] for label in source.labels[held_out].tolist()}
+        if shared := sorted(unseen & seen):
+            raise DataError(
+                f"data.split=identities, but the weights {weights.used} were trained on {len(shared)} of the "
+                f"identities that should be unseen, such as {shared[0]}; choose other val and test identities, "
+                "or other weights"
+            )
 
 
 def build_task(config: Config, backbone: Backbone, classes: int, card: dict[str, Any]) -> StagedTask:
@@ -154,10 +157,21 @@ def part_sizes(split: Split) -> dict[str, int]:
 
 
 def card_of(config: Config, data: StagedData, weights: Weights) -> dict[str, Any]:
-    """What a checkpoint says of itself: plain data from which the model can be built again."""
+    """What a checkpoint says of itself: plain data from which the model can be built again.
+
+    `trained_on` and `images` name every class and image that it has seen in training, pretraining included.
+    """
+    source, train = data.source, data.split.train.tolist()
+    classes = {source.classes[label] for label in source.labels[train].tolist()}
+    before = set(weights.trained_on.get(source.origin, []))
     return {
         "config": asdict(config),
-        "classes": list(data.source.classes),
-        "trained_on": trained_on(data, weights),
+        "classes": list(source.classes),
         "weights": weights.used,
+        "trained_on": {**weights.trained_on, source.origin: sorted(classes | before)},
+        "images": sorted(weights.images | {_short(source.contents[i]) for i in train}),
     }
+
+
+def _short(content: str) -> str:
+    return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()

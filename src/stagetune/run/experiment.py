@@ -1,6 +1,7 @@
 """`run_experiment`: build, fit, test, and write what a run leaves behind."""
 
 import signal
+import textwrap
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +26,7 @@ from stagetune.run.build import (
     check_unseen,
     part_sizes,
 )
-from stagetune.run.checkpoints import checkpoint_callbacks
+from stagetune.run.checkpoints import checkpoint_callbacks, mode_of
 from stagetune.run.environment import environment
 from stagetune.run.leftover import LeftoverBatches
 from stagetune.run.pictures import draw_run
@@ -100,11 +101,12 @@ class _Run:
         config, result, line = self.config, self.result, self.screen.line
         line("run", f"{config.name}, seed {config.seed}")
         check_targets(config)
+        self.device = device_type(str(config.trainer.get("accelerator", "auto")))
+        result.precision = resolve_precision(config.precision, self.device)
         data = build_data(config)
         self._say_data(data)
         weights = find_weights(config, self.screen, run_experiment)
-        if config.data.split == "identities":
-            check_unseen(data, weights)
+        check_unseen(data, weights, config.data.split)
         seed_everything(config.seed, workers=True, verbose=False)
         backbone = build_backbone(config.model.arch, stem=config.model.stem)
         weights = load_into(backbone, weights)
@@ -123,8 +125,6 @@ class _Run:
         recorder = Recorder(plan, self.run_dir / "metrics.csv" if config.logger.csv else None)
         best, checkpoints = checkpoint_callbacks(self.run_dir / "checkpoints", config.task.monitor)
         lines = StageLines(self.screen, plan, config.task.monitor)
-        device = device_type(str(config.trainer.get("accelerator", "auto")))
-        result.precision = resolve_precision(config.precision, device)
         trainer = build_trainer(
             config,
             epochs=plan.epochs,
@@ -133,7 +133,7 @@ class _Run:
             run_dir=self.run_dir,
         )
         result.environment = environment(trainer.strategy.root_device)
-        self._say_set_up(data, device)
+        self._say_set_up(data)
         self.screen.line("schedule", plan_table(plan))
         began = time.monotonic()
         try:
@@ -159,8 +159,13 @@ class _Run:
         monitor = self.config.task.monitor
         where = str(Path(path).resolve().relative_to(self.run_dir.resolve()))
         return {
-            "epoch": epoch, "stage": row["stage"], "metric": monitor, "value": row[monitor], "checkpoint": where
-        }  # fmt: skip
+            "epoch": epoch,
+            "stage": row["stage"],
+            "metric": monitor,
+            "mode": mode_of(monitor),
+            "value": row[monitor],
+            "checkpoint": where,
+        }
 
     def _test(self, trainer: Trainer, task: StagedTask, data: StagedData) -> None:
         assert self.result.best is not None
@@ -185,9 +190,10 @@ class _Run:
         text += f" at {data.image_size} px; {counts}"
         if self.config.task.name == "siamese":
             text += f" ({split})"
-        self.screen.line("data", "\n".join([text, *source.notes]))
+        notes = [textwrap.shorten(note, 300, placeholder=" ... (result.json lists all)") for note in source.notes]
+        self.screen.line("data", "\n".join([text, *notes]))
 
-    def _say_set_up(self, data: StagedData, device: str) -> None:
+    def _say_set_up(self, data: StagedData) -> None:
         config, result = self.config, self.result
         if data.shape:
             batch = f"{data.shape[0]} identities x {data.shape[1]} images"
@@ -197,4 +203,4 @@ class _Run:
             batch = f"{data.batch_size} images"
         asked = f" (asked: {config.precision})" if config.precision != result.precision else ""
         gather = f", a step every {config.accumulation} batches" if config.accumulation > 1 else ""
-        self.screen.line("training", f"{result.precision}{asked} on {device}; batches of {batch}{gather}")
+        self.screen.line("training", f"{result.precision}{asked} on {self.device}; batches of {batch}{gather}")

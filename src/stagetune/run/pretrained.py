@@ -10,6 +10,7 @@ import torch
 
 from stagetune.config.compose import load
 from stagetune.config.schema import Config
+from stagetune.data.glyphs import renderer_fingerprint
 from stagetune.errors import WeightsError
 from stagetune.models.weights import Weights, file_weights, imagenet_file, imagenet_weights, random_weights
 from stagetune.report.result import config_hash
@@ -39,21 +40,29 @@ def find_weights(config: Config, screen: Screen, pretrain: Pretrain) -> Weights:
 
 def _glyph_weights(config: Config, screen: Screen, pretrain: Pretrain) -> Weights:
     """A backbone pretrained on rendered characters, trained once per architecture and kept."""
-    overrides = [
-        "+experiment=pretrain_glyphs",
-        f"model.arch={config.model.arch}",
-        f"model.stem={config.model.stem}",
-    ]
+    overrides = ["+experiment=pretrain_glyphs", f"model.arch={config.model.arch}", f"model.stem={config.model.stem}"]
     source = load(overrides)
-    kept = cache_folder() / "backbones" / f"glyphs-{config.model.arch}-{config_hash(asdict(source))}.pt"
-    if not kept.is_file():
-        screen.line("weights", "no ImageNet weights at hand: pretraining a backbone on printed characters, once")
+    key = config_hash({"config": asdict(source), "images": renderer_fingerprint()})
+    kept = cache_folder() / "backbones" / f"glyphs-{config.model.arch}-{key}.pt"
+    weights = _kept_weights(kept)
+    if weights is None:
+        screen.line("weights", "no ImageNet weights at hand: pretraining a backbone on printed letters, once")
         run_dir = Path("outputs") / source.name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
-        pretrain(replace(source, trainer=config.trainer), run_dir)
+        # the same device, but none of the run's other trainer settings: the backbone is kept for every run
+        source.trainer["accelerator"] = config.trainer.get("accelerator", "auto")
+        pretrain(source, run_dir)
         _keep(run_dir / "checkpoints" / "best.ckpt", kept)
         screen.line("weights", f"kept at {kept}")
-    weights = file_weights(kept)
-    return Weights(f"glyphs ({kept.name})", weights.state, weights.trained_on)
+        weights = file_weights(kept)
+    return replace(weights, used=f"glyphs ({kept.name})")
+
+
+def _kept_weights(path: Path) -> Weights | None:
+    """What was kept there; None if there is nothing or if it is damaged, which pretraining again mends."""
+    try:
+        return file_weights(path) if path.is_file() else None
+    except WeightsError:
+        return None
 
 
 def cache_folder() -> Path:

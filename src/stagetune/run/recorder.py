@@ -95,7 +95,8 @@ class Recorder(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         stage, epoch = self.plan.at(trainer.current_epoch), trainer.current_epoch
         loss = torch.stack(self._losses).mean()
-        rates = {f"lr/{name}": rate for name, rate in _rates(trainer).items()}
+        # those of the last batch: the scheduler has already stepped on
+        rates = {f"lr/{name}": rate for name, rate in self._rates[-1].items() if name != "epoch"}
         pl_module.log_dict({"train/loss": loss, **rates})
         val = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         measured = {"train/loss": float(loss), **dict(sorted(val.items()))}

@@ -40,6 +40,7 @@ def quiet_libraries() -> None:
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
         ".*lr_scheduler.step\\(\\)` before `optimizer.step.*",  # a stage's scheduler is built between two steps
         ".*srun.*command is available.*",
+        ".*Glyph .* missing from font.*",  # of a class name in a picture
     ):
         warnings.filterwarnings("ignore", message)
 

@@ -19,11 +19,6 @@ def check_target(path: str, settings: Mapping[str, Any]) -> list[str]:
         return [f"{path}._target_={settings['_target_']}: cannot be imported ({reason})"]
     if not callable(target):
         return [f"{path}._target_={settings['_target_']}: is not a class or function"]
-    return check_arguments(path, target, settings)
-
-
-def check_arguments(path: str, target: Callable[..., Any], settings: Mapping[str, Any]) -> list[str]:
-    """Problems of keys that are no arguments of `target`."""
     accepted = inspect.signature(target).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
         return []
@@ -42,7 +37,7 @@ def build(settings: Mapping[str, Any], **more: Any) -> Callable[..., Any]:
     def make(*positional: Any) -> Any:
         try:
             return target(*positional, **arguments)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, ImportError) as error:  # ImportError: an optional package is missing
             raise ConfigError([f"{settings['_target_']}: {error}"]) from error
 
     return make
