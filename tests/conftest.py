@@ -34,6 +34,7 @@ def tiny() -> Callable[..., Config]:
     def configure(*overrides: str, stages: int = 3) -> Config:
         config = load([*overrides[:1], *TINY, *overrides[1:]])
         config.schedule.stages = config.schedule.stages[:stages]
+        config.schedule.leave_frozen |= stages < 3
         return config
 
     return configure

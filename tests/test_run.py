@@ -170,6 +170,29 @@ def test_the_other_siamese_losses_train(loss: str, mining: str, tiny: Callable[.
     assert last < first
 
 
+@pytest.mark.parametrize(
+    ("schedule", "lines"),
+    [
+        ("last_n", ["head: unfroze head; ", "last_20: unfroze layer3, layer4; "]),
+        ("half", ["head: unfroze head; ", "half: unfroze part of layer3, layer4; "]),
+        ("surgical", ["head: unfroze head; ", "first: unfroze stem; froze head; "]),
+    ],
+)
+def test_a_run_says_what_each_stage_changes(
+    schedule: str, lines: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from conftest import TINY
+
+    config = load([CLASSIFIER, *(s for s in TINY if "stages" not in s), f"schedule={schedule}"])
+    for stage in config.schedule.stages:
+        stage.epochs = 1
+        stage.open = [{"last": 15} if selector == {"fraction": 0.5} else selector for selector in stage.open]
+    result = run_experiment(config, tmp_path)
+    said = [line.split(" ", 2)[2] for line in capsys.readouterr().out.splitlines() if line.startswith("stage ")]
+    assert all(line.startswith(start) for line, start in zip(said, lines, strict=True))
+    assert result.status == "completed"
+
+
 def test_every_epoch_end_steps_on_what_is_left_and_as_a_mean(tiny: Callable[..., Config]) -> None:
     """Two windows of 3 batches and one of 1: the same weights as a plain loop that averages each window."""
     config = replace(tiny(CLASSIFIER, "data.augment=none", "data.batch_size=8"), accumulation=3)

@@ -2,13 +2,16 @@
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from lightning.pytorch import LightningModule, Trainer
 from torch import nn
+from torch.utils.data import DataLoader
 
-from stagetune.config.compose import load
 from stagetune.config.schema import Config, ScheduleConfig, StageConfig
 from stagetune.data.datamodule import StagedData
 from stagetune.errors import ScheduleError
@@ -17,8 +20,9 @@ from stagetune.models.heads import linear_head
 from stagetune.run.build import build_data
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.freezing import describe, open_only
-from stagetune.schedule.param_groups import check_groups, param_groups
-from stagetune.schedule.plan import Plan, lr_factor, make_plan
+from stagetune.schedule.param_groups import regroup, set_rates
+from stagetune.schedule.plan import Plan, make_plan
+from stagetune.schedule.selectors import select, select_all
 from stagetune.schedule.table import plan_table, plan_text
 from stagetune.tasks.classification import ClassificationTask
 
@@ -33,14 +37,15 @@ def task(arch: str = "resnet18", classes: int = 10) -> ClassificationTask:
     return ClassificationTask(backbone, head, nn.CrossEntropyLoss(), classes=classes, make_optimizer=optimizer)
 
 
-def staged(**changes: int) -> ScheduleConfig:
-    return ScheduleConfig(
-        "staged",
-        [
-            StageConfig("head", ["head"], 1, 1e-3),
-            StageConfig("layer4", ["layer4"], 2, 1e-3, 0.5),
-            StageConfig("all", ["all"], 1, 1e-4, 0.1, "cosine"),
-        ],
+def schedule(*stages: StageConfig, leave_frozen: bool = True) -> ScheduleConfig:
+    return ScheduleConfig("mine", leave_frozen, list(stages))
+
+
+def staged() -> ScheduleConfig:
+    return schedule(
+        StageConfig("head", ["head"], lr=1e-3),
+        StageConfig("layer4", ["layer4"], epochs=2, lr=1e-3, lr_decay=0.5),
+        StageConfig("all", ["all"], lr=1e-4, lr_decay=0.1, lr_scheduler="cosine"),
     )
 
 
@@ -59,40 +64,6 @@ def data(tiny: Callable[..., Config]) -> StagedData:
     return build_data(tiny())
 
 
-def test_the_shipped_schedules_on_resnet50_are_exactly_this() -> None:
-    model = describe(task("resnet50"))
-    expected = {
-        "head_only": [("head", 0, 8, "head", 20490, {"head": 1e-3})],
-        "full": [
-            (
-                "all", 0, 8, "stem layer1 layer2 layer3 layer4 head", 23528522,
-                dict.fromkeys((*BLOCKS, "head"), 3e-4),
-            ),
-        ],
-        "staged": [
-            ("head", 0, 2, "head", 20490, {"head": 1e-3}),
-            ("layer4", 2, 3, "layer4 head", 14985226, {"head": 1e-3, "layer4": 5e-4}),
-            (
-                "all", 5, 4, "stem layer1 layer2 layer3 layer4 head", 23528522,
-                {
-                    "head": 5e-4, "layer4": 3.5e-4, "layer3": 2.45e-4,
-                    "layer2": 1.715e-4, "layer1": 1.2005e-4, "stem": 8.4035e-5,
-                },
-            ),
-        ],
-    }  # fmt: skip
-    for name, stages in expected.items():
-        plan = make_plan(load([f"schedule={name}"]).schedule, model)
-        assert len(plan.stages) == len(stages)
-        for stage, (label, start, epochs, opened, trainable, rates) in zip(plan.stages, stages, strict=True):
-            assert (stage.name, stage.start_epoch, stage.epochs) == (label, start, epochs)
-            assert stage.open_blocks == tuple(opened.split())
-            assert stage.trainable_parameters == trainable
-            for group, rate in stage.rates.items():
-                block = group.removeprefix("backbone.").removesuffix("/no_decay")
-                assert rate == pytest.approx(rates.get(block, 0.0)), (name, label, group)
-
-
 def test_the_plan_says_which_stage_an_epoch_belongs_to() -> None:
     plan = make_plan(staged(), describe(task()))
     assert [plan.at(epoch).name for epoch in range(5)] == ["head", "layer4", "layer4", "all", "all"]
@@ -103,10 +74,20 @@ def test_the_plan_says_which_stage_an_epoch_belongs_to() -> None:
     assert plan.fingerprint() != make_plan(other, describe(task())).fingerprint()
 
 
-def test_the_shapes_of_a_rate_over_a_stage() -> None:
-    assert [lr_factor("constant", 4, step) for step in range(5)] == [1, 1, 1, 1, 1]
-    assert [lr_factor("linear", 4, step) for step in range(5)] == [1, 0.75, 0.5, 0.25, 0]
-    assert [round(lr_factor("cosine", 4, step), 3) for step in range(5)] == [1, 0.854, 0.5, 0.146, 0]
+@pytest.mark.parametrize(
+    ("shape", "warmup", "expected"),
+    [
+        ("constant", 0, [1, 1, 1, 1, 1]),
+        ("linear", 0, [1, 0.75, 0.5, 0.25, 0]),
+        ("cosine", 0, [1, 0.854, 0.5, 0.146, 0]),
+        ("constant", 1, [0.333, 0.667, 1, 1, 1]),
+        ("linear", 1, [0.333, 0.667, 1, 0.5, 0]),
+    ],
+)
+def test_the_shapes_of_a_rate_over_a_stage_of_four_steps(shape: str, warmup: float, expected: list[float]) -> None:
+    config = StageConfig("s", ["all"], epochs=2, lr=1.0, lr_scheduler=shape, warmup=warmup)
+    (stage,) = make_plan(schedule(config), describe(task())).stages
+    assert [round(stage.lr_factor(2, step), 3) for step in range(5)] == expected
 
 
 def test_the_table_says_what_is_open() -> None:
@@ -119,23 +100,132 @@ def test_the_table_says_what_is_open() -> None:
     assert "frozen" in plan_text(make_plan(staged(), describe(task())))
 
 
-def test_a_block_that_the_model_lacks_is_an_error() -> None:
-    schedule = ScheduleConfig("mine", [StageConfig("first", ["layer9"])])
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        (
+            [StageConfig("first", ["layer9"], lr=1.0)],
+            "stage first: this model has no block layer9; did you mean layer4?",
+        ),
+        (
+            [StageConfig("a", ["head"], lr=1.0), StageConfig("again", ["head"], lr=1.0)],
+            "stage again of schedule mine unfreezes nothing, it is all open already; "
+            "name what is still frozen, or leave open out",
+        ),
+        (
+            [StageConfig("a", [{"match": "layer4.*.convv1"}], lr=1.0)],
+            "stage a: match: layer4.*.convv1 matches nothing; did you mean layer4.1.conv1?",
+        ),
+        (
+            [StageConfig("a", [{"mach": "x"}], lr=1.0)],
+            "stage a: no selector named mach; did you mean match?",
+        ),
+        (
+            [StageConfig("a", [{"last": 0}], lr=1.0)],
+            "stage a: last: 0 cannot be understood (give a count of at least 1)",
+        ),
+        (
+            [StageConfig("a", ["all"], freeze=["layer1"], lr=1.0)],
+            "stage a opens and freezes backbone.layer1.0.bn1.bias; leave one of the two out",
+        ),
+        (
+            [StageConfig("a", ["head"], lr=1.0), StageConfig("b", freeze=["head"], lr=1.0)],
+            "stage b of schedule mine trains nothing; let it open a block",
+        ),
+        (
+            [StageConfig("a", ["head", "layer4"], lrs={"head": 0.1})],
+            "stage a: gives backbone.layer4.0.conv1.weight no learning rate; add lr, lr_range, or a key to lrs",
+        ),
+        (
+            [StageConfig("a", ["head"], lrs={"haed": 0.1})],
+            "stage a: match: haed matches nothing; did you mean head?",
+        ),
+        (
+            [StageConfig("a", ["head"], lr=0.1, lr_range=[0.1, 0.2])],
+            "stage a: gives both lr and lr_range; leave one of them out",
+        ),
+        (
+            [StageConfig("a", ["head"], lr_range=[0.1])],
+            "stage a: lr_range: [0.1] is no range; give [lowest, highest], both greater than 0",
+        ),
+        ([], "schedule mine has no stages; list at least one"),
+    ],
+)
+def test_what_a_model_cannot_do_is_said_with_the_nearest_name(stages: list[StageConfig], message: str) -> None:
     with pytest.raises(ScheduleError) as caught:
-        make_plan(schedule, describe(task()))
-    assert str(caught.value) == ("stage first opens layer9, but this model has no such block; did you mean layer4?")
-    with pytest.raises(ScheduleError, match="stage again of schedule mine unfreezes nothing; name a block"):
-        make_plan(
-            ScheduleConfig("mine", [StageConfig("a", ["head"]), StageConfig("again", ["head"])]), describe(task())
-        )
+        make_plan(schedule(*stages), describe(task()))
+    assert str(caught.value) == message
+
+
+def test_a_parameter_that_no_stage_opens_must_be_meant_so() -> None:
+    with pytest.raises(ScheduleError) as caught:
+        make_plan(schedule(StageConfig("a", ["head"], lr=1.0), leave_frozen=False), describe(task()))
+    assert str(caught.value) == (
+        "schedule mine never opens 60 parameters, such as backbone.conv1.weight; "
+        "open them in a stage, or say leave_frozen: true"
+    )
+
+
+@pytest.mark.parametrize(
+    ("selector", "expected"),
+    [
+        ("layer4", 15),
+        ("all", 62),
+        ("head", 2),
+        ({"last": 1}, 2),
+        ({"last": 3}, 5),  # bn1, conv2, bn2 of layer4.1: one parameter in a convolution, two in a norm
+        ({"fraction": 1.0}, 60),
+        ({"index": "0:2"}, 3),
+        ({"index": ["0", "-1"]}, 3),
+        ({"index": "0%:50%"}, 30),
+        ({"match": "layer4.1"}, 6),
+        ({"match": ["*.bn1", "head"]}, 18 + 2 - 2 + 2),
+        ({"match": "backbone.layer1.*.weight"}, 8),
+        ({"params": r"layer[34]\.\d\.conv"}, 8),
+        ({"params": ["backbone.conv1.weight"]}, 1),
+    ],
+)  # fmt: skip
+def test_a_selector_names_exactly_so_many_parameters(selector: Any, expected: int) -> None:
+    names = select(selector, describe(task()))
+    assert len(names) == expected
+    assert names <= {p.name for p in describe(task()).parameters}
+
+
+def test_the_last_layers_are_the_last_in_forward_order() -> None:
+    assert select({"last": 2}, describe(task())) == {
+        "backbone.layer4.1.conv2.weight", "backbone.layer4.1.bn2.weight", "backbone.layer4.1.bn2.bias",
+    }  # fmt: skip
+
+
+def test_rates_by_block_glob_and_range_of_layers() -> None:
+    config = StageConfig("s", ["all"], lr=1.0, lr_decay=0.5, lrs={"*.bn1": 7.0, "layer4": 5.0, "0%:25%": 3.0})
+    plan = make_plan(schedule(config), describe(task()))
+    rate = {name: plan.stages[0].rates[group.name] for group in plan.groups for name in group.parameters}
+    assert rate["backbone.layer4.0.bn1.weight"] == 7.0  # the first key that names it
+    assert rate["backbone.layer4.0.conv1.weight"] == 5.0
+    assert rate["backbone.conv1.weight"] == 3.0
+    assert rate["backbone.layer3.1.conv2.weight"] == 0.25
+    assert rate["head.weight"] == 1.0
+    names = [group.name for group in plan.groups if group.block == "layer3"]
+    assert names == [
+        "backbone.layer3.part1", "backbone.layer3.part1/no_decay", "backbone.layer3.part2/no_decay",
+    ]  # fmt: skip
+
+
+def test_a_range_of_rates_is_spread_in_ratio_over_the_open_blocks() -> None:
+    config = StageConfig("s", ["layer3", "layer4", "head"], lr_range=[1e-5, 1e-3])
+    (stage,) = make_plan(schedule(config), describe(task())).stages
+    found = {name: rate for name, rate in stage.rates.items() if rate and "no_decay" not in name}
+    assert found == pytest.approx({"backbone.layer3": 1e-5, "backbone.layer4": 1e-4, "head": 1e-3})
 
 
 def test_every_parameter_is_in_exactly_one_named_group() -> None:
     """Lightning's BackboneFinetuning tests membership by value: 18 of 156 tensors never reach its optimizer."""
     module = task("resnet50")
-    groups = param_groups(module)
-    names = [group["name"] for group in groups]
-    assert names == [
+    optimizer = module.configure_optimizers()
+    regroup(optimizer, module, make_plan(staged(), describe(module)))
+    groups = optimizer.param_groups
+    assert [group["name"] for group in groups] == [
         *itertools.chain.from_iterable((f"backbone.{block}", f"backbone.{block}/no_decay") for block in BLOCKS),
         "head",
         "head/no_decay",
@@ -144,33 +234,53 @@ def test_every_parameter_is_in_exactly_one_named_group() -> None:
     assert len(held) == len(set(held)) == len(list(module.parameters()))
     assert set(held) == {id(parameter) for parameter in module.parameters()}
     for group in groups:
-        assert all((parameter.ndim <= 1) == group["name"].endswith("/no_decay") for parameter in group["params"])
-        assert group.get("weight_decay") == (0.0 if group["name"].endswith("/no_decay") else None)
+        alone = group["name"].endswith("/no_decay")
+        assert all((parameter.ndim <= 1) == alone for parameter in group["params"])
+        assert group["weight_decay"] == (0.0 if alone else 0.05)
 
 
 def test_a_parameter_that_no_group_holds_is_an_error() -> None:
     module = task()
-    plan = make_plan(staged(), describe(module))
-    check_groups(module, param_groups(module), plan)
-    remedy = "build the optimizer from stagetune.schedule.param_groups.param_groups(module)"
+    optimizer = torch.optim.AdamW(list(module.parameters())[:-1])
+    with pytest.raises(ScheduleError) as caught:
+        regroup(optimizer, module, make_plan(staged(), describe(module)))
+    assert str(caught.value) == (
+        "1 parameters are in no optimizer group and would never be trained, such as head.bias; "
+        "give the optimizer all of the module's parameters, the stages decide which are trained"
+    )
 
-    with pytest.raises(ScheduleError) as caught:
-        check_groups(module, param_groups(module)[:-1], plan)
-    assert str(caught.value) == (
-        f"1 parameters are in no optimizer group and would never be trained, such as head.bias; {remedy}"
+
+def test_somebodys_own_groups_keep_their_settings() -> None:
+    module = task()
+    own = [
+        {"params": list(module.backbone.parameters()), "weight_decay": 0.3, "betas": (0.8, 0.9)},
+        {"params": list(module.head.parameters()), "weight_decay": 0.1},
+    ]
+    optimizer = torch.optim.AdamW(own, lr=1.0)
+    plan = make_plan(staged(), describe(module))
+    regroup(optimizer, module, plan)
+    set_rates(optimizer, plan.stages[1])
+    by_name = {group["name"]: group for group in optimizer.param_groups}
+    assert by_name["backbone.layer4/no_decay"]["weight_decay"] == 0.3
+    assert by_name["backbone.layer4"]["betas"] == (0.8, 0.9)
+    assert (by_name["head"]["weight_decay"], by_name["head"]["betas"]) == (0.1, (0.9, 0.999))
+    assert (by_name["head"]["lr"], by_name["backbone.layer4"]["lr"], by_name["backbone.stem"]["lr"]) == (
+        1e-3,
+        5e-4,
+        0,
     )
-    twice = param_groups(module)
-    twice[0]["params"] = [*twice[0]["params"], module.head.bias]
-    with pytest.raises(ScheduleError) as caught:
-        check_groups(module, twice, plan)
-    assert str(caught.value) == (
-        f"parameter head.bias stands in two optimizer groups, backbone.stem and head/no_decay; {remedy}"
-    )
-    unnamed = [{"params": list(module.parameters())}]
-    with pytest.raises(
-        ScheduleError, match=r"the optimizer's groups are \(no name\), but the plan has backbone\.stem"
-    ):
-        check_groups(module, unnamed, plan)
+
+
+def test_a_stage_may_set_the_weight_decay_and_the_next_has_the_optimizers_own_again() -> None:
+    module = task()
+    optimizer = module.configure_optimizers()
+    changed = schedule(StageConfig("a", ["all"], lr=1.0, weight_decay=0.7), StageConfig("b", lr=1.0))
+    plan = make_plan(changed, describe(module))
+    regroup(optimizer, module, plan)
+    for stage, expected in zip(plan.stages, (0.7, 0.05), strict=True):
+        set_rates(optimizer, stage)
+        for group in optimizer.param_groups:
+            assert group["weight_decay"] == (0.0 if group["name"].endswith("/no_decay") else expected)
 
 
 def test_frozen_blocks_do_not_change_by_a_single_bit(data: StagedData) -> None:
@@ -178,7 +288,7 @@ def test_frozen_blocks_do_not_change_by_a_single_bit(data: StagedData) -> None:
     module = task()
     before = {name: value.clone() for name, value in module.backbone.state_dict().items()}
     plan = make_plan(
-        ScheduleConfig("s", [StageConfig("a", ["head"], 1), StageConfig("b", ["layer4"], 1)]), describe(module)
+        schedule(StageConfig("a", ["head"], lr=1e-3), StageConfig("b", ["layer4"], lr=1e-3)), describe(module)
     )
     fit(module, plan, data)
     for name, value in module.backbone.state_dict().items():
@@ -190,7 +300,8 @@ def test_frozen_blocks_do_not_change_by_a_single_bit(data: StagedData) -> None:
 
 def test_frozen_blocks_stay_in_eval_mode_whatever_calls_train() -> None:
     module = task()
-    open_only(module, ("layer4", "head"))
+    model = describe(module)
+    open_only(module, select_all(["layer4", "head"], model))
     for call in (module.train, module.backbone.train, module.backbone.layer1.train, lambda: module.eval().train()):
         call()
         assert module.training
@@ -198,11 +309,36 @@ def test_frozen_blocks_stay_in_eval_mode_whatever_calls_train() -> None:
         assert module.backbone.layer4.training
         for frozen in ("conv1", "bn1", "layer1", "layer2", "layer3"):
             assert not any(layer.training for layer in module.backbone.get_submodule(frozen).modules()), frozen
-    open_only(module, (*BLOCKS, "head"))
+    open_only(module, select("all", model))
     assert all(layer.training for layer in module.backbone.modules())
-    open_only(module, ("head",))
+    open_only(module, select("head", model))
     module.train()
     assert not module.backbone.layer4.training
+
+
+def test_in_a_block_that_is_open_in_part_only_the_open_layers_train() -> None:
+    module = task()
+    open_only(module, select_all([{"last": 1}, "head"], describe(module)))
+    block = module.backbone.layer4[1]
+    for _ in range(2):
+        assert (block.bn2.training, block.bn1.training, block.conv2.training) == (True, False, False)
+        assert not module.backbone.layer4[0].bn1.training
+        module.train()
+
+
+def test_batch_norm_may_be_kept_frozen_or_made_to_train_everywhere() -> None:
+    module = task()
+    model = describe(module)
+    norms = [layer for layer in module.backbone.modules() if isinstance(layer, nn.BatchNorm2d)]
+    open_only(module, select("all", model), "frozen")
+    module.train()
+    assert not any(layer.training for layer in norms)
+    (stage,) = make_plan(schedule(StageConfig("s", ["head"], lr=1.0, batch_norm="train")), model).stages
+    assert stage.frozen_prefix == 0
+    open_only(module, set(stage.open), stage.batch_norm)
+    module.train()
+    assert all(layer.training and layer.weight.requires_grad for layer in norms)
+    assert not module.backbone.conv1.weight.requires_grad
 
 
 def test_a_frozen_prefix_keeps_nothing_for_backward() -> None:
@@ -210,8 +346,8 @@ def test_a_frozen_prefix_keeps_nothing_for_backward() -> None:
     module = task("resnet50")
     images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
     kept: dict[str, int] = {}
-    for name, opened in (("head", ("head",)), ("all", (*BLOCKS, "head"))):
-        open_only(module, opened)
+    for name in ("head", "all"):
+        open_only(module, select(name, describe(module)))
         seen: dict[int, int] = {}
         with torch.autograd.graph.saved_tensors_hooks(
             lambda t: seen.setdefault(t.untyped_storage().data_ptr(), t.numel() * t.element_size()) and t, lambda t: t  # noqa: B023
@@ -253,7 +389,7 @@ def test_each_epoch_trains_what_the_plan_says_at_the_plans_rates(data: StagedDat
     described = describe(module).parameters
     for epoch, trainable, rates, training in watch.seen:
         stage = plan.at(epoch)
-        assert trainable == {p.name for p in described if p.block in stage.open_blocks}
+        assert trainable == set(stage.open) == {p.name for p in described if p.block in stage.open_blocks}
         assert rates == pytest.approx(dict(stage.rates))
         assert training == set(stage.open_blocks) - {"head"}
     assert len(watch.seen) == 4
@@ -261,12 +397,99 @@ def test_each_epoch_trains_what_the_plan_says_at_the_plans_rates(data: StagedDat
     assert final == pytest.approx(dict.fromkeys(final, 0.0))  # the cosine has come down, in every group
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_stage_may_begin_with_a_fresh_optimizer(kept: bool, data: StagedData) -> None:
+    module = task()
+    second = StageConfig("b", ["layer4"], lr=1e-3, optimizer_state="keep" if kept else "reset")
+    plan = make_plan(schedule(StageConfig("a", ["head"], lr=1e-3), second), describe(module))
+    trainer = fit(module, plan, data)
+    state = trainer.optimizers[0].state
+    assert int(state[module.head.weight]["step"]) == (6 if kept else 3)
+    assert int(state[module.backbone.layer4[0].conv1.weight]["step"]) == 3
+    assert module.backbone.conv1.weight not in state
+
+
+class Small(LightningModule):
+    """Three blocks with BatchNorm under a head, for schedules drawn at random."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        block = lambda i, o: nn.Sequential(nn.Conv2d(i, o, 1), nn.BatchNorm2d(o), nn.Dropout(0.1))  # noqa: E731
+        self.backbone = Backbone(
+            {"a": block(3, 2), "b": block(2, 3), "c": block(3, 2)},
+            {"a": ["a"], "b": ["b"], "c": ["c"]},
+            out_features=2,
+        )
+        self.head = nn.Linear(2, 2)
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        return self.head(self.backbone(batch)).square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=1.0, weight_decay=0.01)
+
+
+selectors = st.lists(
+    st.sampled_from(["a", "b", "c", "head", {"last": 2}, {"match": "b.1"}, {"index": "0:3"}, {"params": ".*bias"}]),
+    max_size=2,
+)
+random_stages = st.lists(
+    st.builds(
+        StageConfig,
+        name=st.uuids().map(str),
+        open=selectors,
+        freeze=selectors,
+        epochs=st.integers(1, 2),
+        lr=st.sampled_from([1e-3, 0.1]),
+        lr_decay=st.sampled_from([0.5, 1.0]),
+        batch_norm=st.sampled_from(["auto", "frozen", "train"]),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(stages=random_stages)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+def test_any_schedule_does_in_each_epoch_what_its_plan_says(stages: list[StageConfig]) -> None:
+    module = Small()
+    try:
+        plan = make_plan(schedule(*stages), describe(module))
+    except ScheduleError:
+        assume(False)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    watch = Watch(plan)
+    images = [torch.randint(0, 256, (4, 3, 2, 2), dtype=torch.uint8) for _ in range(2)]
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=plan.epochs, callbacks=[watch], logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, DataLoader(images, batch_size=None))
+    assert [seen[0] for seen in watch.seen] == list(range(plan.epochs))
+    for epoch, trainable, rates, _ in watch.seen:
+        stage = plan.at(epoch)
+        assert trainable == set(stage.open)
+        assert rates == pytest.approx(dict(stage.rates))
+    held = [p for group in trainer.optimizers[0].param_groups for p in group["params"]]
+    assert {id(p) for p in held} == {id(p) for p in module.parameters()}
+    assert len(held) == len(list(module.parameters()))
+    ever = {name for stage in plan.stages for name in stage.open}
+    for name, value in module.named_parameters():
+        if name not in ever:
+            assert torch.equal(value, before[name]), name
+    last = plan.stages[-1]
+    for block in ("a", "b", "c"):
+        norm = module.backbone.get_submodule(block)[1]
+        own_open = any(name.startswith(f"backbone.{block}.1.") for name in last.open)
+        assert norm.training == (own_open and last.batch_norm != "frozen")
+
+
 def test_an_own_backbone_needs_only_named_blocks() -> None:
     layers = {"a": nn.Conv2d(3, 4, 3), "b": nn.BatchNorm2d(4)}
     module = nn.Module()
     module.backbone = Backbone(layers, {"low": ["a"], "high": ["b"]}, out_features=4)
     module.head = nn.Linear(4, 2)
-    plan = make_plan(ScheduleConfig("s", [StageConfig("x", ["high", "head"], 1, 1.0, 0.5)]), describe(module))
+    plan = make_plan(schedule(StageConfig("x", ["high", "head"], lr=1.0, lr_decay=0.5)), describe(module))
     assert plan.stages[0].rates == {
         "backbone.low": 0.0, "backbone.low/no_decay": 0.0, "backbone.high/no_decay": 0.5,
         "head": 1.0, "head/no_decay": 1.0,

@@ -5,6 +5,7 @@ from typing import Any
 
 BLOCKS = ("stem", "layer1", "layer2", "layer3", "layer4")
 HEAD = "head"
+SELECTORS = ("last", "fraction", "index", "match", "params")
 
 LOWER_IS_BETTER = ("loss", "eer")
 METRICS = {
@@ -73,16 +74,24 @@ class LossConfig:
 @dataclass
 class StageConfig:
     name: str = ""
-    open: list[str] = field(default_factory=list)
+    open: list[Any] = field(default_factory=list)  # selectors: a block, or {last: 20}, {match: "*.bn*"}, ...
+    freeze: list[Any] = field(default_factory=list)  # selectors, taken away from what is open
     epochs: int = number(1, 1)
-    lr: float = number(1e-3, 0)
+    lr: float | None = number(None, 0)
     lr_decay: float = number(1.0, 0)
+    lr_range: list[float] | None = None
+    lrs: dict[str, Any] | None = None
     lr_scheduler: str = choice("constant", "cosine", "linear")
+    warmup: float = number(0.0, 0)
+    optimizer_state: str = choice("keep", "reset")
+    batch_norm: str = choice("auto", "frozen", "train")
+    weight_decay: float | None = number(None, 0)
 
 
 @dataclass
 class ScheduleConfig:
     name: str = "schedule"
+    leave_frozen: bool = False
     stages: list[StageConfig] = field(default_factory=list)
 
 

@@ -6,7 +6,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from stagetune.config.schema import BLOCKS, HEAD, LOSSES, METRICS, Config, ScheduleConfig
+from stagetune.config.schema import BLOCKS, HEAD, LOSSES, METRICS, SELECTORS, Config, ScheduleConfig, StageConfig
 from stagetune.errors import ConfigError, did_you_mean
 
 # Arguments of lightning.pytorch.Trainer that a person may set; all others are decided by the framework.
@@ -66,6 +66,8 @@ def _convert(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
             problems.append(f"{path}: expects a list, got {value!r}")
             return value
         (item,) = get_args(kind)
+        if item is Any:
+            return list(value)
         return [_convert(item, entry, f"{path}[{i}]", problems) for i, entry in enumerate(value)]
     if get_origin(kind) is dict:
         if not isinstance(value, Mapping):
@@ -155,8 +157,8 @@ def _schedule_rules(schedule: ScheduleConfig) -> Iterator[str]:
     if not schedule.stages:
         yield "schedule.stages: is empty; choose schedule=staged, or list at least one stage"
     valid = (*BLOCKS, HEAD, "all")
-    opened: set[str] = set()
     names: set[str] = set()
+    opened: set[str] = set()  # blocks; what finer selectors open is known only with the model
     for i, stage in enumerate(schedule.stages):
         where = f"schedule.stages[{i}]"
         if not stage.name:
@@ -164,17 +166,35 @@ def _schedule_rules(schedule: ScheduleConfig) -> Iterator[str]:
         elif stage.name in names:
             yield f"{where}.name={stage.name}: stands twice; every stage has a name of its own"
         names.add(stage.name)
-        for block in stage.open:
-            if block not in valid:
-                yield f"{where}.open: no block named {block}; {did_you_mean(block, valid)}"
-        asked = {*BLOCKS, HEAD} if "all" in stage.open else set(stage.open)
-        if not asked - opened:
-            detail = f"{', '.join(stage.open)} is open already" if stage.open else "its open is empty"
-            remedy = "name a block that is still frozen, or remove the stage"
-            yield f"{where} ({stage.name}): unfreezes nothing, {detail}; {remedy}"
-        opened |= asked
-        if stage.lr <= 0 or stage.lr_decay <= 0:
+        for key, selectors in (("open", stage.open), ("freeze", stage.freeze)):
+            for selector in selectors:
+                if isinstance(selector, str) and selector not in valid:
+                    yield f"{where}.{key}: no block named {selector}; {did_you_mean(selector, valid)}"
+                elif isinstance(selector, Mapping):
+                    for kind in selector:
+                        if kind not in SELECTORS:
+                            yield f"{where}.{key}: no selector named {kind}; {did_you_mean(str(kind), SELECTORS)}"
+        yield from _idle(where, stage, opened)
+        if stage.lr is None and stage.lr_range is None and not stage.lrs:
+            yield f"{where} ({stage.name}): has no learning rate; give lr, lr_range or lrs"
+        if stage.lr == 0 or stage.lr_decay == 0:
             yield f"{where} ({stage.name}): lr and lr_decay must be greater than 0"
+        if stage.warmup > stage.epochs:
+            yield f"{where}.warmup={stage.warmup}: is longer than the stage's {stage.epochs} epochs"
+
+
+def _idle(where: str, stage: StageConfig, opened: set[str]) -> Iterator[str]:
+    """A stage that unfreezes nothing, as far as it is said in blocks; `opened` is brought up to date."""
+    asked = {*BLOCKS, HEAD} if "all" in stage.open else {name for name in stage.open if isinstance(name, str)}
+    remedy = "name a block that is still frozen, or remove the stage"
+    if not stage.open and not opened:
+        yield f"{where} ({stage.name}): unfreezes nothing, its open is empty; {remedy}"
+    if asked and len(asked) >= len(stage.open) and asked <= opened:
+        yield f"{where} ({stage.name}): unfreezes nothing, {', '.join(stage.open)} is open already; {remedy}"
+    opened |= asked
+    opened.difference_update(name for name in stage.freeze if isinstance(name, str))
+    if any(not isinstance(name, str) for name in stage.open):
+        opened.add("part of a block")
 
 
 def _dot(path: str) -> str:

@@ -26,7 +26,7 @@ def results_table(runs: Sequence[tuple[Path, RunResult]]) -> Table:
     """A row per run; within one metric the best comes first, runs without a score last."""
     table = Table(box=None, pad_edge=False)
     for column in ("experiment", "schedule", "precision", "seed", "status", "best", "test", "seconds", "folder"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, no_wrap=True)
     for folder, run in sorted(runs, key=_rank):
         metric = str(run.best["metric"]) if run.best else ""
         tested = run.test.get(metric.replace("val/", "test/"))
@@ -55,10 +55,10 @@ def main(folder: Path) -> None:
     runs, unreadable = collect(folder)
     if not runs and not unreadable:
         raise ResultError(f"no {FILE} below {folder}; run an experiment first, such as make train")
-    console = Console(soft_wrap=True)
+    console = Console(width=200)  # a line per run, also where the output is no terminal
     console.print(results_table(runs))
     for line in unreadable:
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

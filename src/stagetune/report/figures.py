@@ -11,6 +11,7 @@ matplotlib.use("Agg")  # no screen is needed
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from stagetune.report.metrics import Row
@@ -53,6 +54,29 @@ def draw_learning_rates(
     axes.set_ylabel("learning rate")
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     _shade(axes, stages, named=True, offset=0.0)
+    figure.savefig(path, dpi=120)
+
+
+def draw_plan(blocks: Sequence[str], rates: FloatArray, stages: Sequence[dict[str, Any]], path: Path) -> None:
+    """Blocks against epochs, coloured by learning rate [blocks, points]; frozen (NaN) is blank."""
+    figure = Figure(figsize=(_SIZE[0], 0.45 * len(blocks) + 1.4), layout="constrained")
+    axes = figure.subplots()
+    epochs = stages[-1]["start_epoch"] + stages[-1]["epochs"]
+    shown = np.where(rates > 0, rates, np.nan)
+    high = float(np.nanmax(shown))
+    low = max(float(np.nanmin(shown)), high / 1e4)  # a rate that falls to nothing would take all the colours
+    edges = np.linspace(0, epochs, rates.shape[1] + 1)
+    scale = LogNorm(low / 1.5, high * 1.05)
+    mesh = axes.pcolormesh(edges, np.arange(len(blocks) + 1), shown.clip(low), norm=scale, cmap="viridis")
+    figure.colorbar(mesh, ax=axes, label="learning rate", pad=0.02)
+    axes.set_yticks(np.arange(len(blocks)) + 0.5, blocks)
+    axes.set_xlabel("epochs")
+    for stage in stages:
+        axes.axvline(stage["start_epoch"], color="#555555", linewidth=0.8)
+        middle = stage["start_epoch"] + stage["epochs"] / 2
+        axes.annotate(
+            stage["name"], (middle, 1.0), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=9
+        )
     figure.savefig(path, dpi=120)
 
 

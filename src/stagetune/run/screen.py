@@ -3,6 +3,7 @@
 import logging
 import time
 import warnings
+from collections.abc import Set
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -98,9 +99,22 @@ class StageLines(Callback):
             self._progress = None
 
     def _opening(self, stage: Stage) -> str:
-        before = self.plan.stages[stage.index - 1].open_blocks if stage.index else ()
-        new = [block for block in stage.open_blocks if block not in before]
-        return f"{stage.name}: unfroze {', '.join(new)}; {count_words(stage.trainable_parameters)} parameters train"
+        before = set(self.plan.stages[stage.index - 1].open) if stage.index else set()
+        opened, closed = (self._blocks_of(names) for names in (set(stage.open) - before, before - set(stage.open)))
+        changes = [f"unfroze {', '.join(opened)}"] if opened else []
+        changes += [f"froze {', '.join(closed)}"] if closed else []
+        said = "; ".join(changes or ["as before"])
+        return f"{stage.name}: {said}; {count_words(stage.trainable_parameters)} parameters train"
+
+    def _blocks_of(self, names: Set[str]) -> list[str]:
+        """The blocks that the parameters belong to, in forward order; one of which not all are named is marked."""
+        found: dict[str, bool] = {}
+        for group in self.plan.groups:
+            inside = [name in names for name in group.parameters]
+            if any(inside) or group.block in found:
+                found[group.block] = found.get(group.block, True) and all(inside)
+        partly = {g.block for g in self.plan.groups if not any(name in names for name in g.parameters)}
+        return [block if whole and block not in partly else f"part of {block}" for block, whole in found.items()]
 
     def _description(self, trainer: Trainer, stage: Stage) -> str:
         text = f"{stage.name}, epoch {trainer.current_epoch + 1} of {self.plan.epochs}"

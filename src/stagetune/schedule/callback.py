@@ -10,8 +10,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from stagetune.errors import ScheduleError
 from stagetune.schedule.freezing import open_only
-from stagetune.schedule.param_groups import check_groups
-from stagetune.schedule.plan import Plan, Stage, lr_factor
+from stagetune.schedule.param_groups import regroup, set_rates
+from stagetune.schedule.plan import Plan, Stage
 
 
 class StagedUnfreezing(Callback):
@@ -28,8 +28,8 @@ class StagedUnfreezing(Callback):
             raise ScheduleError("the checkpoint was trained with another schedule or model; start a new run")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for optimizer in trainer.optimizers:
-            check_groups(pl_module, optimizer.param_groups, self.plan)
+        (optimizer,) = trainer.optimizers
+        regroup(optimizer, pl_module, self.plan)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # a restart within an epoch gets here, but not to on_train_epoch_start
@@ -38,16 +38,17 @@ class StagedUnfreezing(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         stage = self.plan.at(trainer.current_epoch)
         if trainer.current_epoch == stage.start_epoch:
+            if stage.optimizer_state == "reset":
+                trainer.optimizers[0].state.clear()
             self._apply(trainer, pl_module, stage)
 
     def _apply(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """Make model, optimizer and learning-rate scheduler what `stage` says; may be repeated."""
-        open_only(pl_module, stage.open_blocks)
+        open_only(pl_module, set(stage.open), stage.batch_norm)
         (optimizer,) = trainer.optimizers
-        for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] = stage.rates[group["name"]]
+        set_rates(optimizer, stage)
         steps_per_epoch = math.ceil(int(trainer.num_training_batches) / trainer.accumulate_grad_batches)
         done = trainer.global_step - stage.start_epoch * steps_per_epoch
-        factor = partial(lr_factor, stage.lr_scheduler, stage.epochs * steps_per_epoch)
+        factor = partial(stage.lr_factor, steps_per_epoch)
         scheduler = LambdaLR(optimizer, factor, last_epoch=done - 1)
         trainer.strategy.lr_scheduler_configs = [LRSchedulerConfig(scheduler, interval="step")]

@@ -1,55 +1,47 @@
-"""The optimizer's parameter groups: complete from the first step, every parameter in exactly one."""
+"""The optimizer's parameter groups: complete before the first step, every parameter in exactly one."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 from stagetune.errors import ScheduleError
-from stagetune.schedule.freezing import describe
-from stagetune.schedule.plan import Plan, make_groups
+from stagetune.schedule.plan import NO_DECAY, Plan, Stage
 
 
-def param_groups(module: nn.Module) -> list[dict[str, Any]]:
-    """The named groups of a module with a backbone, for any optimizer; norms and biases without weight decay.
+def regroup(optimizer: Optimizer, module: nn.Module, plan: Plan) -> None:
+    """Divide the optimizer's groups into the plan's, named; each parameter keeps the settings that it had.
 
-    They carry no learning rate: `StagedUnfreezing` sets the rates of each stage.
+    With one group to begin with, norms and biases are taken out of weight decay; several groups are somebody's
+    own choice and keep theirs. Raises `ScheduleError` for a parameter of the module that no group holds, told
+    apart by identity: fresh BatchNorm layers are equal by value.
     """
-    by_name = dict(module.named_parameters())
+    given = list(optimizer.param_groups)
+    holder = {id(parameter): number for number, group in enumerate(given) for parameter in group["params"]}
+    parameters = dict(module.named_parameters())
+    if lost := [name for name, parameter in parameters.items() if id(parameter) not in holder]:
+        raise ScheduleError(
+            f"{len(lost)} parameters are in no optimizer group and would never be trained, such as {lost[0]}; "
+            "give the optimizer all of the module's parameters, the stages decide which are trained"
+        )
     groups: list[dict[str, Any]] = []
-    for group in make_groups(describe(module)):
-        members = {"name": group.name, "params": [by_name[name] for name in group.parameters]}
-        groups.append(members if group.decays else {**members, "weight_decay": 0.0})
-    return groups
+    for group in plan.groups:
+        holders = list(dict.fromkeys(holder[id(parameters[name])] for name in group.parameters))
+        for number in holders:
+            own = [parameters[name] for name in group.parameters if holder[id(parameters[name])] == number]
+            settings = {key: value for key, value in given[number].items() if key != "params"}
+            if len(given) == 1 and not group.decays and "weight_decay" in settings:
+                settings["weight_decay"] = 0.0
+            name = group.name if len(holders) == 1 else f"{group.name}/{number}"
+            groups.append({"params": own, **settings, "name": name, "plan_group": group.name})
+    optimizer.param_groups[:] = groups  # in place: Lightning's wrapper holds the same list
 
 
-def check_groups(module: nn.Module, groups: Sequence[Mapping[str, Any]], plan: Plan) -> None:
-    """Raise `ScheduleError` unless every parameter stands in exactly one group, under the plan's names.
-
-    Parameters are told apart by identity: fresh BatchNorm layers are equal by value.
-    """
-    remedy = "build the optimizer from stagetune.schedule.param_groups.param_groups(module)"
-    names = dict(module.named_parameters())
-    name_of = {id(parameter): name for name, parameter in names.items()}
-    held: dict[int, str] = {}
-    for group in groups:
-        for parameter in group["params"]:
-            name = str(group.get("name", "one without a name"))
-            if id(parameter) in held:
-                raise ScheduleError(
-                    f"parameter {name_of.get(id(parameter), '?')} stands in two optimizer groups, "
-                    f"{held[id(parameter)]} and {name}; {remedy}"
-                )
-            held[id(parameter)] = name
-    lost = [name for name, parameter in names.items() if id(parameter) not in held]
-    if lost:
-        raise ScheduleError(
-            f"{len(lost)} parameters are in no optimizer group and would never be trained, "
-            f"such as {lost[0]}; {remedy}"
-        )
-    expected = [group.name for group in plan.groups]
-    found = [str(group.get("name", "(no name)")) for group in groups]
-    if found != expected:
-        raise ScheduleError(
-            f"the optimizer's groups are {', '.join(found)}, but the plan has {', '.join(expected)}; {remedy}"
-        )
+def set_rates(optimizer: Optimizer, stage: Stage) -> None:
+    """Give every group the stage's learning rate and weight decay; norms and biases never decay."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] = stage.rates[group["plan_group"]]
+        if "weight_decay" in group:
+            own = group.setdefault("initial_weight_decay", group["weight_decay"])
+            changed = stage.weight_decay is not None and not group["plan_group"].endswith(NO_DECAY)
+            group["weight_decay"] = stage.weight_decay if changed else own

@@ -3,31 +3,20 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import ParamSpec, TypeVar
 
-from stagetune.config.schema import HEAD, ScheduleConfig, StageConfig
-from stagetune.errors import ScheduleError, did_you_mean
+from stagetune.config.schema import ScheduleConfig, StageConfig
+from stagetune.errors import ScheduleError
+from stagetune.schedule.model import Model
+from stagetune.schedule.rates import stage_rates
+from stagetune.schedule.selectors import select_all
 
 NO_DECAY = "/no_decay"
 
-
-@dataclass(frozen=True)
-class Parameter:
-    """One parameter of the model as the plan sees it."""
-
-    name: str
-    block: str  # a backbone block, or the head
-    numel: int
-    ndim: int
-
-
-@dataclass(frozen=True)
-class Model:
-    """What a plan has to know of a model: its blocks in forward order and its parameters."""
-
-    blocks: tuple[str, ...]
-    parameters: tuple[Parameter, ...]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,16 +37,31 @@ class Stage:
     name: str
     start_epoch: int
     epochs: int
-    open_blocks: tuple[str, ...]  # forward order, the head last
+    open: tuple[str, ...]  # names of the trainable parameters, in the model's order
+    open_blocks: tuple[str, ...]  # blocks of which anything is trainable, in forward order, the head last
     frozen_prefix: int  # how many leading blocks are wholly frozen
     trainable_parameters: int
     rates: Mapping[str, float]  # group name -> learning rate; 0 for a frozen group
     lr_scheduler: str
+    warmup: float  # epochs over which the rates rise from 0
+    optimizer_state: str  # keep | reset: what the optimizer remembers of earlier stages
+    batch_norm: str  # auto | frozen | train
+    weight_decay: float | None  # None: the optimizer's own
 
     @property
     def end_epoch(self) -> int:
         """The first epoch after this stage."""
         return self.start_epoch + self.epochs
+
+    def lr_factor(self, steps_per_epoch: int, step: int) -> float:
+        """The share of the stage's rates at its optimizer step `step`, counted from 0."""
+        rise = round(self.warmup * steps_per_epoch)
+        if step < rise:
+            return (step + 1) / (rise + 1)
+        progress = min((step - rise) / max(self.epochs * steps_per_epoch - rise, 1), 1.0)
+        if self.lr_scheduler == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * progress))
+        return 1 - progress if self.lr_scheduler == "linear" else 1.0
 
 
 @dataclass(frozen=True)
@@ -84,77 +88,97 @@ class Plan:
 
 
 def make_plan(schedule: ScheduleConfig, model: Model) -> Plan:
-    """Resolve a schedule; raises `ScheduleError` for a block that the model does not have or an idle stage."""
-    groups = make_groups(model)
-    opened: set[str] = set()
-    stages: list[Stage] = []
-    for config in schedule.stages:
-        asked = _asked_blocks(config, model.blocks)
-        if not asked - opened:
-            raise ScheduleError(
-                f"stage {config.name} of schedule {schedule.name} unfreezes nothing; "
-                "name a block that is still frozen, or remove the stage"
-            )
-        opened |= asked
-        stages.append(_make_stage(config, stages, frozenset(opened), groups, model))
-    if not stages:
+    """Resolve a schedule against a model; raises `ScheduleError` for anything in it that the model cannot do."""
+    if not schedule.stages:
         raise ScheduleError(f"schedule {schedule.name} has no stages; list at least one")
-    total = sum(parameter.numel for parameter in model.parameters)
-    return Plan(schedule.name, model.blocks, groups, tuple(stages), total)
+    opened = _open_sets(schedule, model)
+    rates = [
+        _in_stage(config, stage_rates, config, names, model)
+        for config, names in zip(schedule.stages, opened, strict=True)
+    ]
+    groups = _make_groups(model, rates)
+    stages: list[Stage] = []
+    for config, names, rate in zip(schedule.stages, opened, rates, strict=True):
+        open_blocks = tuple(
+            b for b in model.ordered_blocks if any(p.block == b for p in model.parameters if p.name in names)
+        )
+        stages.append(
+            Stage(
+                index=len(stages),
+                name=config.name,
+                start_epoch=stages[-1].end_epoch if stages else 0,
+                epochs=config.epochs,
+                open=tuple(p.name for p in model.parameters if p.name in names),
+                open_blocks=open_blocks,
+                frozen_prefix=next((i for i, b in enumerate(model.blocks) if b in open_blocks), len(model.blocks)),
+                trainable_parameters=sum(p.numel for p in model.parameters if p.name in names),
+                rates={group.name: rate.get(group.parameters[0], 0.0) for group in groups},
+                lr_scheduler=config.lr_scheduler,
+                warmup=config.warmup,
+                optimizer_state=config.optimizer_state,
+                batch_norm=config.batch_norm,
+                weight_decay=config.weight_decay,
+            )
+        )
+    return Plan(schedule.name, model.blocks, groups, tuple(stages), sum(p.numel for p in model.parameters))
 
 
-def make_groups(model: Model) -> tuple[Group, ...]:
-    """Every parameter in exactly one group: per block the decaying weights, and its norms and biases."""
+def _open_sets(schedule: ScheduleConfig, model: Model) -> list[frozenset[str]]:
+    """Per stage the trainable parameters: what earlier stages opened, what it opens, less what it freezes."""
+    norms = frozenset(p.name for p in model.parameters if p.norm)
+    opened: frozenset[str] = frozenset()
+    sets = []
+    for config in schedule.stages:
+        adds = _in_stage(config, select_all, config.open, model)
+        takes = _in_stage(config, select_all, config.freeze, model)
+        if both := sorted(adds & takes):
+            raise ScheduleError(f"stage {config.name} opens and freezes {both[0]}; leave one of the two out")
+        if config.open and not adds - opened:
+            raise ScheduleError(
+                f"stage {config.name} of schedule {schedule.name} unfreezes nothing, it is all open already; "
+                "name what is still frozen, or leave open out"
+            )
+        opened = (opened | adds) - takes
+        # batch_norm: train means all of them, also those of frozen blocks, and only for this stage
+        trainable = opened | norms if config.batch_norm == "train" else opened
+        if not trainable:
+            raise ScheduleError(
+                f"stage {config.name} of schedule {schedule.name} trains nothing; let it open a block"
+            )
+        sets.append(trainable)
+    never = [p.name for p in model.parameters if not any(p.name in names for names in sets)]
+    if never and not schedule.leave_frozen:
+        raise ScheduleError(
+            f"schedule {schedule.name} never opens {len(never)} parameters, such as {never[0]}; "
+            "open them in a stage, or say leave_frozen: true"
+        )
+    return sets
+
+
+def _make_groups(model: Model, rates: Sequence[Mapping[str, float]]) -> tuple[Group, ...]:
+    """Every parameter in exactly one group: those of a block that have the same rates throughout.
+
+    Weights that decay stand apart from norms and biases. A block whose parameters go different ways is divided
+    into parts, numbered in forward order: backbone.layer3.part1, backbone.layer3.part2, ...
+    """
     groups = []
-    for block in (*model.blocks, HEAD):
-        name = block if block == HEAD else f"backbone.{block}"
-        for decays in (True, False):
-            members = tuple(p.name for p in model.parameters if p.block == block and (p.ndim > 1) == decays)
-            if members:
-                groups.append(Group(name if decays else name + NO_DECAY, block, members, decays))
+    for block in model.ordered_blocks:
+        members = [p for p in model.parameters if p.block == block]
+        course = {p.name: tuple(rate.get(p.name, 0.0) for rate in rates) for p in members}
+        parts = list(dict.fromkeys(course.values()))
+        name = block if block == model.ordered_blocks[-1] else f"backbone.{block}"
+        for number, part in enumerate(parts, start=1):
+            label = name if len(parts) == 1 else f"{name}.part{number}"
+            for decays in (True, False):
+                names = tuple(p.name for p in members if course[p.name] == part and (p.ndim > 1) == decays)
+                if names:
+                    groups.append(Group(label if decays else label + NO_DECAY, block, names, decays))
     return tuple(groups)
 
 
-def lr_factor(shape: str, steps: int, step: int) -> float:
-    """The share of a stage's rate at optimizer step `step` (from 0) of its `steps`; 1 at the first."""
-    progress = min(step / max(steps, 1), 1.0)
-    if shape == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * progress))
-    return 1 - progress if shape == "linear" else 1.0
-
-
-def _asked_blocks(config: StageConfig, blocks: Sequence[str]) -> set[str]:
-    valid = (*blocks, HEAD, "all")
-    for block in config.open:
-        if block not in valid:
-            raise ScheduleError(
-                f"stage {config.name} opens {block}, but this model has no such block; {did_you_mean(block, valid)}"
-            )
-    return {*blocks, HEAD} if "all" in config.open else set(config.open)
-
-
-def _make_stage(
-    config: StageConfig,
-    before: Sequence[Stage],
-    opened: frozenset[str],
-    groups: Sequence[Group],
-    model: Model,
-) -> Stage:
-    ordered = (*model.blocks, HEAD)
-    depth = {block: len(ordered) - 1 - i for i, block in enumerate(ordered)}  # the head is 0
-    rates = {
-        group.name: config.lr * config.lr_decay ** depth[group.block] if group.block in opened else 0.0
-        for group in groups
-    }
-    prefix = next((i for i, block in enumerate(model.blocks) if block in opened), len(model.blocks))
-    return Stage(
-        index=len(before),
-        name=config.name,
-        start_epoch=before[-1].end_epoch if before else 0,
-        epochs=config.epochs,
-        open_blocks=tuple(block for block in ordered if block in opened),
-        frozen_prefix=prefix,
-        trainable_parameters=sum(p.numel for p in model.parameters if p.block in opened),
-        rates=rates,
-        lr_scheduler=config.lr_scheduler,
-    )
+def _in_stage(config: StageConfig, resolve: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call `resolve`; its error says in which stage it happened."""
+    try:
+        return resolve(*args, **kwargs)
+    except ScheduleError as error:
+        raise ScheduleError(f"stage {config.name}: {error}") from error

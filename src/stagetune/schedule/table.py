@@ -1,47 +1,34 @@
 """The plan as a table of plain text: the screen and plan.txt."""
 
+from collections.abc import Sequence
+
 from stagetune.schedule.plan import NO_DECAY, Plan, Stage
 
 
 def plan_table(plan: Plan) -> str:
     """One line per stage: epochs, open blocks, trainable parameters, learning rates."""
-    rows = [("stage", "epochs", "open", "trainable", "learning rate")]
-    rows += [_row(plan, stage) for stage in plan.stages]
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    heading = ("stage", "epochs", "open", "trainable", "learning rate")
+    return "\n".join(_columns([heading, *(_row(plan, stage)[:5] for stage in plan.stages)]))
 
 
 def plan_text(plan: Plan) -> str:
-    """plan.txt: the table, then the rate of every group in every stage."""
-    lines = [
-        f"schedule {plan.name}: {len(plan.stages)} stages, {plan.epochs} epochs",
-        "",
-        plan_table(plan),
-        "",
-    ]
-    width = max(len(group.name) for group in plan.groups)
-    lines.append("  ".join(["group".ljust(width), "parameters", *(stage.name.rjust(9) for stage in plan.stages)]))
+    """plan.txt: the table with BatchNorm and the frozen prefix, then the rate of every group in every stage."""
+    heading = ("stage", "epochs", "open", "trainable", "learning rate", "BatchNorm", "frozen prefix")
+    rates = [("group", "parameters", *(stage.name for stage in plan.stages))]
     for group in plan.groups:
-        rates = [f"{stage.rates[group.name]:.2e}" if stage.rates[group.name] else "frozen" for stage in plan.stages]
-        cells = [rate.rjust(max(9, len(stage.name))) for rate, stage in zip(rates, plan.stages, strict=True)]
-        lines.append("  ".join([group.name.ljust(width), str(len(group.parameters)).rjust(10), *cells]))
-    lines += ["", "frozen blocks are in eval mode and do not change by a bit, their BatchNorm included"]
-    return "\n".join(lines) + "\n"
-
-
-def _row(plan: Plan, stage: Stage) -> tuple[str, str, str, str, str]:
-    share = stage.trainable_parameters / plan.total_parameters
-    rates = [rate for name, rate in stage.rates.items() if rate and not name.endswith(NO_DECAY)]
-    low, high = min(rates), max(rates)
-    rate = f"{high:.1e}" if low == high else f"{low:.1e} to {high:.1e}"
-    return (
-        stage.name,
-        f"{stage.start_epoch}-{stage.end_epoch - 1}",
-        ", ".join(stage.open_blocks) if len(stage.open_blocks) <= len(plan.blocks) else "everything",
-        f"{count_words(stage.trainable_parameters)} ({share:.0%})",
-        rate if stage.lr_scheduler == "constant" else f"{rate} {stage.lr_scheduler}",
+        own = (f"{stage.rates[group.name]:.2e}" if stage.rates[group.name] else "frozen" for stage in plan.stages)
+        rates.append((group.name, str(len(group.parameters)), *own))
+    return "\n".join(
+        [
+            f"schedule {plan.name}: {len(plan.stages)} stages, {plan.epochs} epochs",
+            "",
+            *_columns([heading, *(_row(plan, stage) for stage in plan.stages)]),
+            "",
+            *_columns(rates),
+            "",
+            "frozen blocks are in eval mode and do not change by a bit, their BatchNorm included",
+            "",
+        ]
     )
 
 
@@ -51,3 +38,39 @@ def count_words(count: int) -> str:
         if count >= size:
             return f"{count / size:.1f}{letter}"
     return str(count)
+
+
+def _row(plan: Plan, stage: Stage) -> tuple[str, ...]:
+    share = stage.trainable_parameters / plan.total_parameters
+    rates = [rate for name, rate in stage.rates.items() if rate and not name.endswith(NO_DECAY)]
+    rates = rates or [rate for rate in stage.rates.values() if rate]
+    low, high = min(rates), max(rates)
+    rate = f"{high:.1e}" if low == high else f"{low:.1e} to {high:.1e}"
+    shape = "" if stage.lr_scheduler == "constant" else f" {stage.lr_scheduler}"
+    rise = f", warm-up {stage.warmup:g}" if stage.warmup else ""
+    last = stage.end_epoch - 1
+    return (
+        stage.name,
+        f"{stage.start_epoch}" if stage.epochs == 1 else f"{stage.start_epoch}-{last}",
+        "everything" if share == 1 else _open_words(plan, stage),
+        f"{count_words(stage.trainable_parameters)} ({share:.0%})",
+        rate + shape + rise,
+        {"auto": "eval where frozen", "frozen": "eval everywhere", "train": "trains everywhere"}[stage.batch_norm],
+        _prefix_words(plan, stage),
+    )
+
+
+def _open_words(plan: Plan, stage: Stage) -> str:
+    """The open blocks; one that is open in part is marked."""
+    frozen = {group.block for group in plan.groups if not stage.rates[group.name]}
+    return ", ".join(f"{block} in part" if block in frozen else block for block in stage.open_blocks)
+
+
+def _prefix_words(plan: Plan, stage: Stage) -> str:
+    blocks = plan.blocks[: stage.frozen_prefix]
+    return "none" if not blocks else blocks[0] if len(blocks) == 1 else f"{blocks[0]} to {blocks[-1]}"
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

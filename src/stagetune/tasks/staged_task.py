@@ -1,4 +1,4 @@
-"""What the tasks share: backbone, head, loss, one optimizer over named groups."""
+"""What the tasks share: backbone, head, loss, one optimizer over all parameters."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +9,8 @@ from torch.optim import Optimizer
 
 from stagetune.data.datamodule import Batch
 from stagetune.models.backbone import Backbone
-from stagetune.schedule.param_groups import param_groups
 
-MakeOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
+MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
 
 
 class StagedTask(LightningModule):
@@ -43,7 +42,8 @@ class StagedTask(LightningModule):
         return cost
 
     def configure_optimizers(self) -> Optimizer:
-        return self._make_optimizer(param_groups(self))
+        # StagedUnfreezing divides them into the plan's groups
+        return self._make_optimizer(list(self.parameters()))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["stagetune"] = self.card

@@ -1,0 +1,53 @@
+"""The `stagetune` command."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from stagetune.config.compose import load
+from stagetune.errors import shown
+
+CLASSES = 10  # a classifier's head is counted for so many, since no data is read
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="stagetune", description="Staged fine-tuning: look before and after a run.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    plan = commands.add_parser(
+        "plan", help="show what a run would open when, at which rate; nothing is read or trained"
+    )
+    plan.add_argument("overrides", nargs="*", help="as for train.py: +experiment=siamese_staged schedule=gradual ...")
+    plan.add_argument("--picture", type=Path, help="where to draw it (default: outputs/plans/<schedule>.png)")
+    chosen = parser.parse_args(arguments)
+    with shown():
+        show_plan(chosen.overrides, chosen.picture)
+
+
+def show_plan(overrides: Sequence[str], picture: Path | None) -> None:
+    """Print the plan of a run and draw blocks against epochs; raises what composing and resolving raise."""
+    config = load(overrides)
+    # only now: a mistake above is answered without torch
+    import torch
+
+    from stagetune.models.backbone import build_backbone
+    from stagetune.report.figures import draw_plan
+    from stagetune.run.build import build_task
+    from stagetune.schedule.freezing import describe
+    from stagetune.schedule.plan import make_plan
+    from stagetune.schedule.table import plan_text
+    from stagetune.schedule.timeline import rate_timeline
+
+    with torch.device("meta"):  # shapes without memory
+        task = build_task(config, build_backbone(config.model.arch, stem=config.model.stem), CLASSES, {})
+    plan = make_plan(config.schedule, describe(task))
+    print(plan_text(plan))
+    path = picture or Path("outputs") / "plans" / f"{plan.name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    blocks, rates = rate_timeline(plan)
+    stages = [{"name": stage.name, "start_epoch": stage.start_epoch, "epochs": stage.epochs} for stage in plan.stages]
+    draw_plan(blocks, rates, stages, path)
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

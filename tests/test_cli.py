@@ -1,0 +1,49 @@
+"""The `stagetune` command."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stagetune.cli import main
+from stagetune.schedule.freezing import describe
+from stagetune.schedule.plan import make_plan
+from stagetune.schedule.timeline import rate_timeline
+from test_schedule import StageConfig, schedule, task
+
+
+def test_plan_prints_the_table_and_draws_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "plan.png"
+    main(["plan", "+experiment=siamese_staged", "schedule=gradual", "--picture", str(picture)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "schedule gradual: 6 stages, 8 epochs"
+    assert lines[2].split() == [
+        "stage", "epochs", "open", "trainable", "learning", "rate", "BatchNorm", "frozen", "prefix",
+    ]  # fmt: skip
+    assert lines[4].startswith("layer4  1       layer4, head   ")
+    assert lines[-1] == str(picture)
+    assert len(np.unique(np.asarray(Image.open(picture).convert("L")))) > 50  # not an empty sheet
+
+
+def test_plan_of_a_typo_is_an_error_without_torch() -> None:
+    code = "import sys; from stagetune.cli import main\ntry: main(['plan', 'schedule=gradul'])\n"
+    code += "except SystemExit as end: assert 'torch' not in sys.modules; sys.exit(end.code)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.returncode == 1
+    assert found.stderr.endswith("schedule=gradul: no such schedule; did you mean gradual?\n")
+
+
+def test_the_timeline_is_blank_where_frozen_and_follows_the_shape() -> None:
+    stages = [
+        StageConfig("a", ["head"], lr=1.0),
+        StageConfig("b", ["layer4"], lr=1.0, lr_decay=0.5, lr_scheduler="linear"),
+    ]
+    blocks, rates = rate_timeline(make_plan(schedule(*stages), describe(task())), points_per_epoch=4)
+    assert blocks == ["stem", "layer1", "layer2", "layer3", "layer4", "head"]
+    assert np.isnan(rates[:4]).all()
+    assert np.isnan(rates[4, :4]).all()
+    assert rates[4, 4:].tolist() == [0.5, 0.375, 0.25, 0.125]
+    assert rates[5].tolist() == [1, 1, 1, 1, 1, 0.75, 0.5, 0.25]

@@ -1,0 +1,168 @@
+"""Every shipped schedule on ResNet50, as literal tables: what is open, from where on, at which rates."""
+
+import pytest
+
+from stagetune.config.compose import CONF, load
+from stagetune.schedule.freezing import describe
+from stagetune.schedule.plan import NO_DECAY, make_plan
+from test_schedule import task
+
+# name -> (stage, first epoch, epochs, trainable parameters, frozen prefix, rate by group)
+PRESETS = {
+    "head_only": [
+        ("head", 0, 8, 20490, 5, {"head": 0.001}),
+    ],
+    "full": [
+        (
+            "all",
+            0,
+            8,
+            23528522,
+            0,
+            {"stem": 0.0003, "layer1": 0.0003, "layer2": 0.0003, "layer3": 0.0003, "layer4": 0.0003, "head": 0.0003},
+        ),
+    ],
+    "staged": [
+        ("head", 0, 2, 20490, 5, {"head": 0.001}),
+        ("layer4", 2, 3, 14985226, 4, {"layer4": 0.0005, "head": 0.001}),
+        (
+            "all",
+            5,
+            4,
+            23528522,
+            0,
+            {
+                "stem": 8.403e-05,
+                "layer1": 0.00012,
+                "layer2": 0.0001715,
+                "layer3": 0.000245,
+                "layer4": 0.00035,
+                "head": 0.0005,
+            },
+        ),
+    ],
+    "gradual": [
+        ("head", 0, 1, 20490, 5, {"head": 0.001}),
+        ("layer4", 1, 1, 14985226, 4, {"layer4": 0.000385, "head": 0.001}),
+        ("layer3", 2, 1, 22083594, 3, {"layer3": 0.0001482, "layer4": 0.000385, "head": 0.001}),
+        ("layer2", 3, 1, 23303178, 2, {"layer2": 5.707e-05, "layer3": 0.0001482, "layer4": 0.000385, "head": 0.001}),
+        (
+            "layer1",
+            4,
+            1,
+            23518986,
+            1,
+            {"layer1": 2.197e-05, "layer2": 5.707e-05, "layer3": 0.0001482, "layer4": 0.000385, "head": 0.001},
+        ),
+        (
+            "all",
+            5,
+            3,
+            23528522,
+            0,
+            {
+                "stem": 8.459e-06,
+                "layer1": 2.197e-05,
+                "layer2": 5.707e-05,
+                "layer3": 0.0001482,
+                "layer4": 0.000385,
+                "head": 0.001,
+            },
+        ),
+    ],
+    "lp_ft": [
+        ("probe", 0, 5, 20490, 5, {"head": 0.001}),
+        (
+            "finetune",
+            5,
+            4,
+            23528522,
+            0,
+            {"stem": 0.0001, "layer1": 0.0001, "layer2": 0.0001, "layer3": 0.0001, "layer4": 0.0001, "head": 0.0001},
+        ),
+    ],
+    "last_n": [
+        ("head", 0, 2, 20490, 5, {"head": 0.001}),
+        ("last_20", 2, 6, 14985226, 4, {"layer4": 0.0003, "head": 0.0003}),
+    ],
+    "by_name": [
+        ("head", 0, 2, 20490, 5, {"head": 0.001}),
+        ("layer4", 2, 3, 14985226, 4, {"layer4": 0.0005, "head": 0.0005}),
+        ("layer3_conv3", 5, 3, 16558090, 3, {"layer3.part2": 0.0002, "layer4": 0.0002, "head": 0.0002}),
+    ],
+    "half": [
+        ("head", 0, 2, 20490, 5, {"head": 0.001}),
+        ("half", 2, 6, 21099530, 3, {"layer3.part2": 1e-05, "layer4": 1e-05, "head": 0.0001}),
+    ],
+    "quartiles": [
+        (
+            "all",
+            0,
+            8,
+            23528522,
+            0,
+            {
+                "stem": 1e-06,
+                "layer1": 1e-06,
+                "layer2.part1": 1e-06,
+                "layer2.part2": 1e-05,
+                "layer3.part1": 1e-05,
+                "layer3.part2": 0.0001,
+                "layer4": 0.0001,
+                "head": 0.0001,
+            },
+        ),
+    ],
+    "rising": [
+        ("one", 0, 5, 14985226, 4, {"layer4": 1e-05, "head": 1e-05}),
+        ("two", 5, 5, 22083594, 3, {"layer3": 5e-05, "layer4": 5e-05, "head": 5e-05}),
+        ("three", 10, 5, 23303178, 2, {"layer2": 0.0001, "layer3": 0.0001, "layer4": 0.0001, "head": 0.0001}),
+    ],
+    "top_blocks": [
+        ("head", 0, 2, 20490, 5, {"head": 0.001}),
+        ("top", 2, 6, 22083594, 3, {"layer3": 0.0001, "layer4": 0.0001, "head": 0.0001}),
+    ],
+    "surgical": [
+        ("head", 0, 4, 20490, 5, {"head": 0.001}),
+        ("first", 4, 4, 9536, 0, {"stem": 0.001}),
+    ],
+    "scratch": [
+        (
+            "all",
+            0,
+            6,
+            23528522,
+            0,
+            {"stem": 0.001, "layer1": 0.001, "layer2": 0.001, "layer3": 0.001, "layer4": 0.001, "head": 0.001},
+        ),
+    ],
+}
+
+
+def test_every_preset_is_in_the_table() -> None:
+    assert set(PRESETS) == {path.stem for path in (CONF / "schedule").glob("*.yaml")}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_opens_exactly_this_at_these_rates(name: str) -> None:
+    plan = make_plan(load([f"schedule={name}"]).schedule, describe(task("resnet50")))
+    found = []
+    for stage in plan.stages:
+        rates = {
+            g.removeprefix("backbone."): float(f"{r:.4g}") for g, r in stage.rates.items() if r and NO_DECAY not in g
+        }
+        found.append(
+            (stage.name, stage.start_epoch, stage.epochs, stage.trainable_parameters, stage.frozen_prefix, rates)
+        )
+        for group, rate in stage.rates.items():  # norms and biases go with the weights beside them
+            assert rate == stage.rates.get(group.removesuffix(NO_DECAY), rate)
+    assert found == PRESETS[name]
+
+
+def test_a_preset_says_where_it_is_from_and_its_command() -> None:
+    for path in (CONF / "schedule").glob("*.yaml"):
+        lines = path.read_text().splitlines()
+        assert lines[0].startswith("# "), path
+        if path.stem not in ("scratch", "staged", "full", "head_only"):
+            command = f"python train.py +experiment=siamese_staged schedule={path.stem}"
+            assert any(command in line for line in lines[:4]), path
