@@ -27,7 +27,7 @@ from stagetune.report.result import read_result
 from stagetune.run import experiment, pretrained, run_experiment
 from stagetune.run.build import build_data, build_task, check_unseen
 from stagetune.run.leftover import LeftoverBatches
-from stagetune.run.precision import resolve_precision
+from stagetune.run.precision import device_type, resolve_precision
 from stagetune.run.screen import Screen
 from stagetune.tasks.classification import ClassificationTask
 from stagetune.tasks.staged_task import StagedTask
@@ -301,12 +301,18 @@ def test_targets_and_arguments_are_checked_before_anything_is_built(
 ) -> None:
     config = tiny(CLASSIFIER)
     config.optimizer = {"_target_": "torch.optim.AdamW", "weight_decai": 1}
-    config.logger.lightning = {"_target_": "lightning.pytorch.loggers.NoSuchLogger"}
+    config.logger.lightning = {"_target_": "lightning.pytorch.loggers.TensorBordLogger"}
     with pytest.raises(ConfigError) as caught:
         run_experiment(config, tmp_path)
     first, second = caught.value.problems
     assert first == "optimizer.weight_decai: is no argument of AdamW; did you mean optimizer.weight_decay?"
-    assert second.startswith("logger.lightning._target_=lightning.pytorch.loggers.NoSuchLogger: cannot be imported")
+    assert second == (
+        "logger.lightning._target_=lightning.pytorch.loggers.TensorBordLogger: cannot be imported; "
+        "did you mean lightning.pytorch.loggers.TensorBoardLogger?"
+    )
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match=r"accelerator=cuda: torch finds no CUDA GPU here; use trainer=auto"):
+            device_type("cuda")
 
 
 def test_auto_weights_are_pretrained_once_and_kept(

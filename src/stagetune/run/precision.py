@@ -8,7 +8,12 @@ LIGHTNING = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def device_type(accelerator: str) -> str:
-    """What Lightning's `accelerator` argument comes to here: cpu, cuda or mps."""
+    """What Lightning's `accelerator` argument comes to here: cpu, cuda or mps.
+
+    Raises `ConfigError` for a CUDA GPU that is not there.
+    """
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise ConfigError([f"trainer.accelerator={accelerator}: torch finds no CUDA GPU here; use trainer=auto"])
     if accelerator in ("auto", "gpu"):
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     return accelerator

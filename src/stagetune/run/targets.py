@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 from hydra.errors import HydraException
@@ -14,9 +15,8 @@ def check_target(path: str, settings: Mapping[str, Any]) -> list[str]:
     """Problems of a `{_target_: package.Class, argument: value}` mapping that stands at `path`."""
     try:
         target = get_object(str(settings["_target_"]))
-    except (HydraException, ImportError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        return [f"{path}._target_={settings['_target_']}: cannot be imported ({reason})"]
+    except (HydraException, ImportError, ValueError):
+        return [f"{path}._target_={settings['_target_']}: cannot be imported; {_nearest(str(settings['_target_']))}"]
     if not callable(target):
         return [f"{path}._target_={settings['_target_']}: is not a class or function"]
     accepted = inspect.signature(target).parameters
@@ -27,6 +27,16 @@ def check_target(path: str, settings: Mapping[str, Any]) -> list[str]:
         for key in settings
         if key != "_target_" and key not in accepted
     ]
+
+
+def _nearest(target: str) -> str:
+    """Where a dotted path goes wrong: the names that its longest importable part has."""
+    module, _, name = target.rpartition(".")
+    try:
+        found = import_module(module)
+    except (ImportError, ValueError):
+        return f"there is no module {module or target}"
+    return did_you_mean(name, [key for key in vars(found) if not key.startswith("_")], f"{module}.")
 
 
 def build(settings: Mapping[str, Any], **more: Any) -> Callable[..., Any]:
