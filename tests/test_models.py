@@ -6,14 +6,17 @@ from urllib.error import URLError
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision import models
 
+from stagetune.config.compose import CONF, load
 from stagetune.errors import WeightsError
 from stagetune.models import weights as weights_module
 from stagetune.models.backbone import IMAGENET_MEAN, IMAGENET_STD, build_backbone
 from stagetune.models.heads import EmbeddingHead, Similarity
 from stagetune.models.weights import file_weights, imagenet_file, imagenet_weights, load_into
+from stagetune.schedule.freezing import describe
+from stagetune.schedule.plan import make_plan
 
 
 def images(count: int = 2, size: int = 64) -> Tensor:
@@ -22,10 +25,38 @@ def images(count: int = 2, size: int = 64) -> Tensor:
     )
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "resnet34", "resnet50", "resnet101"])
+ARCHS = [path.stem for path in sorted((CONF / "model").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("arch", ARCHS)
 def test_parameter_names_are_torchvisions(arch: str) -> None:
-    theirs = [name for name in models.get_model(arch, weights=None).state_dict() if not name.startswith("fc.")]
-    assert list(build_backbone(arch).state_dict()) == theirs
+    with torch.device("meta"):
+        theirs = models.get_model(arch, weights=None).state_dict()
+        ours = build_backbone(arch)
+    assert list(ours.state_dict()) == [name for name in theirs if not name.startswith(("fc.", "classifier."))]
+    assert list(ours.blocks) == ["stem", "layer1", "layer2", "layer3", "layer4"]
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("schedule", ["staged", "gradual", "last_n", "quartiles", "surgical", "top_blocks"])
+def test_a_schedule_by_blocks_or_position_fits_every_architecture(arch: str, schedule: str) -> None:
+    module = nn.Module()
+    with torch.device("meta"):
+        module.backbone = build_backbone(arch)
+        module.head = nn.Linear(module.backbone.out_features, 10)
+    plan = make_plan(load([f"schedule={schedule}"]).schedule, describe(module))
+    assert sorted(name for group in plan.groups for name in group.parameters) == sorted(
+        dict(module.named_parameters())
+    )
+
+
+def test_vgg_blocks_end_with_its_max_pools() -> None:
+    with torch.device("meta"):
+        backbone = build_backbone("vgg16")
+    for layers in backbone.blocks.values():
+        kinds = [type(backbone.get_submodule(layer)) for layer in layers]
+        assert kinds[-1] is nn.MaxPool2d
+        assert kinds.count(nn.MaxPool2d) == 1
 
 
 def test_features_are_torchvisions_on_normalised_images() -> None:
@@ -39,12 +70,14 @@ def test_features_are_torchvisions_on_normalised_images() -> None:
         torch.testing.assert_close(ours(images()), theirs((images() / 255 - mean) / std), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("stem", ["imagenet", "small_images"])
-def test_running_in_two_parts_is_running_at_once(stem: str) -> None:
-    backbone = build_backbone("resnet18", stem=stem).eval()
+@pytest.mark.parametrize(
+    ("arch", "stem"), [("resnet18", "imagenet"), ("resnet18", "small_images"), ("vgg16", "imagenet")]
+)
+def test_running_in_two_parts_is_running_at_once(arch: str, stem: str) -> None:
+    backbone = build_backbone(arch, stem=stem).eval()
     with torch.no_grad():
         whole = backbone(images())
-        assert whole.shape == (2, backbone.out_features) == (2, 512)
+        assert whole.shape == (2, backbone.out_features)
         for depth in range(len(backbone.blocks) + 1):
             part = backbone(images(), stop=depth) if depth else images()
             assert torch.equal(backbone(part, start=depth), whole), depth

@@ -39,7 +39,9 @@ class TaskConfig:
 
 @dataclass
 class ModelConfig:
-    arch: str = choice("resnet50", "resnet18", "resnet34", "resnet101")
+    arch: str = choice(
+        "resnet50", "resnet18", "resnet34", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2", "vgg16"
+    )
     stem: str = choice("imagenet", "small_images")
     weights: str = "auto"
 

@@ -135,6 +135,8 @@ def _rules(config: Config) -> Iterator[str]:
         yield "data.split=identities: a classifier cannot name unseen classes; use data.split=images or task=siamese"
     if model.weights not in ("auto", "imagenet", "random") and not Path(model.weights).is_file():
         yield f"model.weights={model.weights}: neither auto, imagenet or random nor a file (looked in {Path.cwd()})"
+    if model.arch.startswith("vgg") and model.stem != "imagenet":
+        yield f"model.stem={model.stem}: {model.arch} has no other stem; use model.stem=imagenet"
     if config.precision == "fp16" and config.trainer.get("accelerator") == "cpu":
         yield "precision=fp16: a CPU cannot train in fp16; use precision=bf16"
     if "_target_" not in config.optimizer:

@@ -1,4 +1,4 @@
-"""A torchvision ResNet as named blocks that can be run from any block on."""
+"""A torchvision ResNet or VGG as named blocks that can be run from any block on."""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -66,11 +66,16 @@ class Backbone(nn.Module):
 
 
 def build_backbone(arch: str = "resnet50", *, stem: str = "imagenet") -> Backbone:
-    """A randomly initialised torchvision ResNet without its classifier, in channels_last.
+    """A randomly initialised torchvision network without its classifier, in channels_last.
 
     `stem="small_images"` has the 3x3 stride-1 convolution without max-pool that is usual for pictures of
-    about 32 px (He et al. 2015, section 4.2).
+    about 32 px (He et al. 2015, section 4.2); a VGG has one stem only.
     """
+    backbone = _vgg(arch) if arch.startswith("vgg") else _resnet(arch, stem)
+    return backbone.to(memory_format=torch.channels_last)
+
+
+def _resnet(arch: str, stem: str) -> Backbone:
     # each residual branch starts at zero, which makes training from scratch faster (Goyal et al. 2017, section 5.1)
     resnet = models.get_model(arch, weights=None, zero_init_residual=True)
     layers = OrderedDict(resnet.named_children())
@@ -82,5 +87,17 @@ def build_backbone(arch: str = "resnet50", *, stem: str = "imagenet") -> Backbon
         nn.init.kaiming_normal_(layers["conv1"].weight, mode="fan_out", nonlinearity="relu")
         layers.pop("maxpool")
         blocks["stem"] = ("conv1", "bn1", "relu")
-    backbone = Backbone(layers, blocks, out_features=out_features)
-    return backbone.to(memory_format=torch.channels_last)
+    return Backbone(layers, blocks, out_features=out_features)
+
+
+def _vgg(arch: str) -> Backbone:
+    """Split behind each max-pool into five blocks, called as a ResNet's, so that the same schedules fit."""
+    features = models.get_model(arch, weights=None).features
+    blocks: dict[str, list[str]] = {name: [] for name in RESNET_BLOCKS}
+    names = iter(blocks)
+    block = next(names)
+    for i, layer in enumerate(features):
+        blocks[block].append(f"features.{i}")
+        if isinstance(layer, nn.MaxPool2d):
+            block = next(names, block)
+    return Backbone({"features": features}, blocks, out_features=512)

@@ -19,7 +19,7 @@ from stagetune.errors import WeightsError
 from stagetune.models.backbone import Backbone
 
 CONNECT_SECONDS = 3.0
-_CLASSIFIER = "fc."  # torchvision's own head, which a backbone does not have
+_CLASSIFIER = ("fc.", "classifier.")  # torchvision's own head, which a backbone does not have
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def load_into(backbone: Backbone, weights: Weights) -> Weights:
     # old files lack BatchNorm's step counters, which nothing depends on
     state = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")} | state
     fresh = []
-    if weights.used.startswith("imagenet") and state["conv1.weight"].shape != own["conv1.weight"].shape:
+    if weights.used.startswith("imagenet") and _another_stem(state, own):
         state["conv1.weight"] = own["conv1.weight"]
         fresh.append("conv1.weight")
     missing = sorted(set(own) - set(state))
@@ -119,8 +119,13 @@ def load_into(backbone: Backbone, weights: Weights) -> Weights:
     return replace(weights, used=f"{weights.used}, but {', '.join(fresh)} random for this stem")
 
 
+def _another_stem(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
+    return "conv1.weight" in own and state["conv1.weight"].shape != own["conv1.weight"].shape
+
+
 def _imagenet(arch: str) -> WeightsEnum:
-    return get_model_weights(arch)["IMAGENET1K_V2" if arch in ("resnet50", "resnet101") else "IMAGENET1K_V1"]
+    newest: WeightsEnum = get_model_weights(arch).DEFAULT
+    return newest
 
 
 @contextmanager
