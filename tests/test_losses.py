@@ -82,3 +82,20 @@ def test_gradients_are_finite_for_identical_images_and_for_batches_without_pairs
     cost.backward()
     assert torch.isfinite(cost)
     assert torch.isfinite(collapsed.grad).all()
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=NAMES)
+def test_the_gradient_is_the_same_bit_for_bit_every_time(loss: nn.Module) -> None:
+    """The gradient of embeddings[index] is not: threads add into it in any order."""
+    torch.manual_seed(0)
+    identity = torch.arange(96) // 4
+    points = F.normalize(torch.randn(96, 128), dim=1)
+
+    def gradient() -> Tensor:
+        leaf = points.clone().requires_grad_()
+        loss(leaf, identity).backward()
+        assert leaf.grad is not None
+        return leaf.grad
+
+    first = gradient()
+    assert all(torch.equal(gradient(), first) for _ in range(30))

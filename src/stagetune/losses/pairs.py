@@ -16,7 +16,9 @@ def pairwise_distances(embeddings: Tensor) -> Tensor:
 def batch_pairs(embeddings: Tensor, identity: Tensor) -> tuple[Tensor, Tensor]:
     """Distance and `is_same` (bool) of each of the n(n-1)/2 pairs of the batch."""
     first, second = torch.triu_indices(len(embeddings), len(embeddings), offset=1, device=embeddings.device)
-    distance = (embeddings[first] - embeddings[second]).square().sum(dim=1).clamp_min(1e-12).sqrt()
+    # index_select, because the gradient of embeddings[first] adds up in the order in which threads come
+    apart = embeddings.index_select(0, first) - embeddings.index_select(0, second)
+    distance = apart.square().sum(dim=1).clamp_min(1e-12).sqrt()
     return distance, identity[first] == identity[second]
 
 
