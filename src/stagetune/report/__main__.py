@@ -55,7 +55,7 @@ def main(folder: Path) -> None:
     runs, unreadable = collect(folder)
     if not runs and not unreadable:
         raise ResultError(f"no {FILE} below {folder}; run an experiment first, such as make train")
-    console = Console(width=200)  # a line per run, also where the output is no terminal
+    console = Console(width=1000)  # a line per run, nothing cut off, however long its folder
     console.print(results_table(runs))
     for line in unreadable:
         console.print(line, markup=False, soft_wrap=True)
