@@ -1,7 +1,10 @@
 """Run an experiment: `python train.py +experiment=siamese_staged`; `--help` lists every setting."""
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from stagetune.config.compose import explain, register_schema, to_plain
+from stagetune.config.resume import resumed
 from stagetune.config.validate import validate
 from stagetune.errors import ConfigError, Interrupted, StagetuneError, show, shown
 
@@ -34,21 +38,37 @@ def main(composed: DictConfig) -> float | None:
 
 
 def run(composed: DictConfig, run_dir: Path) -> float | None:
+    values = to_plain(composed)
     try:
-        config = validate(to_plain(composed))
+        overrides = HydraConfig.get().overrides.task
+        config = resumed(run_dir, values, overrides) if values["resume"] else validate(values)
     except ConfigError:
         with suppress(OSError):  # a directory that was there before may hold something
             run_dir.rmdir()  # Hydra has made it already; nothing will come into it
         raise
     from stagetune.run import run_experiment  # imports torch; only now, so that errors above are instant
 
-    return run_experiment(config, run_dir).score
+    return run_experiment(config, run_dir, resume=bool(values["resume"])).score
+
+
+def prepare_arguments() -> None:
+    """Tell Hydra where the run's directory is: a resumed run has one, and of several processes one writes it."""
+    for word in sys.argv[1:]:
+        if word.startswith("resume="):
+            if {"-m", "--multirun"} & set(sys.argv):
+                raise StagetuneError("resume= goes on with one run; leave -m out")
+            sys.argv.append(f"hydra.run.dir={word.removeprefix('resume=')}")
+    if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) > 0:
+        nowhere = tempfile.mkdtemp()
+        atexit.register(shutil.rmtree, nowhere, ignore_errors=True)
+        sys.argv += [f"hydra.run.dir={nowhere}", f"hydra.sweep.dir={nowhere}"]
 
 
 if __name__ == "__main__":
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # hand Hydra's errors to us instead of printing them
     register_schema()
     with shown():
+        prepare_arguments()
         try:
             main()
         except (HydraException, OmegaConfBaseException) as error:

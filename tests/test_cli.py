@@ -10,9 +10,9 @@ from PIL import Image
 
 from stagetune.cli import main
 from stagetune.schedule.freezing import describe
-from stagetune.schedule.plan import make_plan
+from stagetune.schedule.resolve import make_plan
 from stagetune.schedule.timeline import rate_timeline
-from test_schedule import StageConfig, schedule, task
+from test_schedule import Stage, schedule, task
 
 
 def test_plan_prints_the_table_and_draws_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -21,7 +21,7 @@ def test_plan_prints_the_table_and_draws_it(tmp_path: Path, capsys: pytest.Captu
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "schedule gradual: 6 stages, 8 epochs"
     assert lines[2].split() == [
-        "stage", "epochs", "open", "trainable", "learning", "rate", "BatchNorm", "frozen", "prefix",
+        "stage", "epochs", "open", "trainable", "learning", "rate", "BatchNorm", "cached", "depth",
     ]  # fmt: skip
     assert lines[4].startswith("layer4  1       layer4, head   ")
     assert lines[-1] == str(picture)
@@ -38,11 +38,12 @@ def test_plan_of_a_typo_is_an_error_without_torch() -> None:
 
 def test_the_timeline_is_blank_where_frozen_and_follows_the_shape() -> None:
     stages = [
-        StageConfig("a", ["head"], lr=1.0),
-        StageConfig("b", ["layer4"], lr=1.0, lr_decay=0.5, lr_scheduler="linear"),
+        Stage("a", ["head"], lr=1.0),
+        Stage("b", ["layer4"], lr=1.0, lr_decay=0.5, lr_scheduler="linear"),
     ]
-    blocks, rates = rate_timeline(make_plan(schedule(*stages), describe(task())), points_per_epoch=4)
-    assert blocks == ["stem", "layer1", "layer2", "layer3", "layer4", "head"]
+    timeline = rate_timeline(make_plan(schedule(*stages), describe(task())), points_per_epoch=4)
+    rates = timeline.rates
+    assert timeline.blocks == ["stem", "layer1", "layer2", "layer3", "layer4", "head"]
     assert np.isnan(rates[:4]).all()
     assert np.isnan(rates[4, :4]).all()
     assert rates[4, 4:].tolist() == [0.5, 0.375, 0.25, 0.125]

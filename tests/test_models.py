@@ -16,7 +16,7 @@ from stagetune.models.backbone import IMAGENET_MEAN, IMAGENET_STD, build_backbon
 from stagetune.models.heads import EmbeddingHead, Similarity
 from stagetune.models.weights import file_weights, imagenet_file, imagenet_weights, load_into
 from stagetune.schedule.freezing import describe
-from stagetune.schedule.plan import make_plan
+from stagetune.schedule.resolve import make_plan
 
 
 def images(count: int = 2, size: int = 64) -> Tensor:

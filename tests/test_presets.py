@@ -4,7 +4,8 @@ import pytest
 
 from stagetune.config.compose import CONF, load
 from stagetune.schedule.freezing import describe
-from stagetune.schedule.plan import NO_DECAY, make_plan
+from stagetune.schedule.plan import NO_DECAY
+from stagetune.schedule.resolve import make_plan
 from test_schedule import task
 
 # name -> (stage, first epoch, epochs, trainable parameters, frozen prefix, rate by group)
@@ -125,6 +126,103 @@ PRESETS = {
     "surgical": [
         ("head", 0, 4, 20490, 5, {"head": 0.001}),
         ("first", 4, 4, 9536, 0, {"stem": 0.001}),
+    ],
+    "plateau": [  # at most so many epochs, so where the later stages begin is not known before
+        ("head", 0, 8, 20490, 5, {"head": 0.001}),
+        ("layer4", None, 8, 14985226, 4, {"layer4": 0.00025, "head": 0.0005}),
+        (
+            "all",
+            None,
+            12,
+            23528522,
+            0,
+            {
+                "stem": 3.361e-05,
+                "layer1": 4.802e-05,
+                "layer2": 6.86e-05,
+                "layer3": 9.8e-05,
+                "layer4": 0.00014,
+                "head": 0.0002,
+            },
+        ),
+    ],
+    "backbone_finetuning": [  # BatchNorm's weights are open from the first, as train_bn says
+        ("head", 0, 4, 73610, 0, {"head": 0.001}),
+        (
+            "epoch_4",
+            4,
+            1,
+            23528522,
+            0,
+            {
+                "stem.part1": 0.0001,
+                "layer1.part1": 0.0001,
+                "layer2.part1": 0.0001,
+                "layer3.part1": 0.0001,
+                "layer4.part1": 0.0001,
+                "head": 0.001,
+            },
+        ),
+        (
+            "epoch_5",
+            5,
+            1,
+            23528522,
+            0,
+            {
+                "stem.part1": 0.0002,
+                "layer1.part1": 0.0002,
+                "layer2.part1": 0.0002,
+                "layer3.part1": 0.0002,
+                "layer4.part1": 0.0002,
+                "head": 0.001,
+            },
+        ),
+        (
+            "epoch_6",
+            6,
+            1,
+            23528522,
+            0,
+            {
+                "stem.part1": 0.0004,
+                "layer1.part1": 0.0004,
+                "layer2.part1": 0.0004,
+                "layer3.part1": 0.0004,
+                "layer4.part1": 0.0004,
+                "head": 0.001,
+            },
+        ),
+        (
+            "epoch_7",
+            7,
+            1,
+            23528522,
+            0,
+            {
+                "stem.part1": 0.0008,
+                "layer1.part1": 0.0008,
+                "layer2.part1": 0.0008,
+                "layer3.part1": 0.0008,
+                "layer4.part1": 0.0008,
+                "head": 0.001,
+            },
+        ),
+        (
+            "epoch_8",
+            8,
+            2,
+            23528522,
+            0,
+            {
+                "stem.part1": 0.001,
+                "layer1.part1": 0.001,
+                "layer2.part1": 0.001,
+                "layer3.part1": 0.001,
+                "layer4.part1": 0.001,
+                "head": 0.001,
+            },
+        ),
     ],
     "scratch": [
         (

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from stagetune.config.schema import Config, ScheduleConfig, StageConfig
+from stagetune.config.schema import Config, Schedule, Stage
 from stagetune.data.datamodule import StagedData
 from stagetune.errors import ScheduleError
 from stagetune.models.backbone import Backbone, build_backbone
@@ -20,8 +20,9 @@ from stagetune.models.heads import linear_head
 from stagetune.run.build import build_data
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.freezing import describe, open_only
-from stagetune.schedule.param_groups import regroup, set_rates
-from stagetune.schedule.plan import Plan, make_plan
+from stagetune.schedule.param_groups import regroup, set_rates, settings_of
+from stagetune.schedule.plan import Plan, PlannedStage
+from stagetune.schedule.resolve import make_plan
 from stagetune.schedule.selectors import select, select_all
 from stagetune.schedule.table import plan_table, plan_text
 from stagetune.tasks.classification import ClassificationTask
@@ -37,21 +38,25 @@ def task(arch: str = "resnet18", classes: int = 10) -> ClassificationTask:
     return ClassificationTask(backbone, head, nn.CrossEntropyLoss(), classes=classes, make_optimizer=optimizer)
 
 
-def schedule(*stages: StageConfig, leave_frozen: bool = True) -> ScheduleConfig:
-    return ScheduleConfig("mine", leave_frozen, list(stages))
+def schedule(*stages: Stage, leave_frozen: bool = True) -> Schedule:
+    return Schedule("mine", leave_frozen, list(stages))
 
 
-def staged() -> ScheduleConfig:
+def stages_by_epoch(plan: Plan) -> list[PlannedStage]:
+    return [stage for stage in plan.stages for _ in range(stage.epochs or 0)]
+
+
+def staged() -> Schedule:
     return schedule(
-        StageConfig("head", ["head"], lr=1e-3),
-        StageConfig("layer4", ["layer4"], epochs=2, lr=1e-3, lr_decay=0.5),
-        StageConfig("all", ["all"], lr=1e-4, lr_decay=0.1, lr_scheduler="cosine"),
+        Stage("head", ["head"], lr=1e-3),
+        Stage("layer4", ["layer4"], epochs=2, lr=1e-3, lr_decay=0.5),
+        Stage("all", ["all"], lr=1e-4, lr_decay=0.1, lr_scheduler="cosine"),
     )
 
 
-def fit(module: ClassificationTask, plan: Plan, data: StagedData, *more: object, **settings: object) -> Trainer:
+def fit(module: LightningModule, chosen: Schedule, data: StagedData, *more: object, **settings: object) -> Trainer:
     trainer = Trainer(
-        accelerator="cpu", max_epochs=plan.epochs, callbacks=[StagedUnfreezing(plan), *more], logger=False,
+        accelerator="cpu", max_epochs=-1, callbacks=[StagedUnfreezing(chosen), *more], logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
         use_distributed_sampler=False, **{"limit_train_batches": 3, "limit_val_batches": 1, **settings},
     )  # fmt: skip
@@ -66,7 +71,8 @@ def data(tiny: Callable[..., Config]) -> StagedData:
 
 def test_the_plan_says_which_stage_an_epoch_belongs_to() -> None:
     plan = make_plan(staged(), describe(task()))
-    assert [plan.at(epoch).name for epoch in range(5)] == ["head", "layer4", "layer4", "all", "all"]
+    assert [stage.name for stage in stages_by_epoch(plan)] == ["head", "layer4", "layer4", "all"]
+    assert [stage.start_epoch for stage in plan.stages] == [0, 1, 3]
     assert [stage.frozen_prefix for stage in plan.stages] == [5, 4, 0]
     assert plan.fingerprint() == make_plan(staged(), describe(task())).fingerprint()
     other = staged()
@@ -85,9 +91,9 @@ def test_the_plan_says_which_stage_an_epoch_belongs_to() -> None:
     ],
 )
 def test_the_shapes_of_a_rate_over_a_stage_of_four_steps(shape: str, warmup: float, expected: list[float]) -> None:
-    config = StageConfig("s", ["all"], epochs=2, lr=1.0, lr_scheduler=shape, warmup=warmup)
+    config = Stage("s", ["all"], epochs=2, lr=1.0, lr_scheduler=shape, warmup=warmup)
     (stage,) = make_plan(schedule(config), describe(task())).stages
-    assert [round(stage.lr_factor(2, step), 3) for step in range(5)] == expected
+    assert [round(stage.lr_factor(2, [], step), 3) for step in range(5)] == expected
 
 
 def test_the_table_says_what_is_open() -> None:
@@ -104,54 +110,54 @@ def test_the_table_says_what_is_open() -> None:
     ("stages", "message"),
     [
         (
-            [StageConfig("first", ["layer9"], lr=1.0)],
+            [Stage("first", ["layer9"], lr=1.0)],
             "stage first: this model has no block layer9; did you mean layer4?",
         ),
         (
-            [StageConfig("a", ["head"], lr=1.0), StageConfig("again", ["head"], lr=1.0)],
+            [Stage("a", ["head"], lr=1.0), Stage("again", ["head"], lr=1.0)],
             "stage again of schedule mine unfreezes nothing, it is all open already; "
             "name what is still frozen, or leave open out",
         ),
         (
-            [StageConfig("a", [{"match": "layer4.*.convv1"}], lr=1.0)],
+            [Stage("a", [{"match": "layer4.*.convv1"}], lr=1.0)],
             "stage a: match: layer4.*.convv1 matches nothing; did you mean layer4.1.conv1?",
         ),
         (
-            [StageConfig("a", [{"mach": "x"}], lr=1.0)],
+            [Stage("a", [{"mach": "x"}], lr=1.0)],
             "stage a: no selector named mach; did you mean match?",
         ),
         (
-            [StageConfig("a", [{"last": 0}], lr=1.0)],
+            [Stage("a", [{"last": 0}], lr=1.0)],
             "stage a: last: 0 cannot be understood (give a count of at least 1)",
         ),
         (
-            [StageConfig("a", ["all"], freeze=["layer1"], lr=1.0)],
+            [Stage("a", ["all"], freeze=["layer1"], lr=1.0)],
             "stage a opens and freezes backbone.layer1.0.bn1.bias; leave one of the two out",
         ),
         (
-            [StageConfig("a", ["head"], lr=1.0), StageConfig("b", freeze=["head"], lr=1.0)],
+            [Stage("a", ["head"], lr=1.0), Stage("b", freeze=["head"], lr=1.0)],
             "stage b of schedule mine trains nothing; let it open a block",
         ),
         (
-            [StageConfig("a", ["head", "layer4"], lrs={"head": 0.1})],
+            [Stage("a", ["head", "layer4"], lrs={"head": 0.1})],
             "stage a: gives backbone.layer4.0.conv1.weight no learning rate; add lr, lr_range, or a key to lrs",
         ),
         (
-            [StageConfig("a", ["head"], lrs={"haed": 0.1})],
+            [Stage("a", ["head"], lrs={"haed": 0.1})],
             "stage a: match: haed matches nothing; did you mean head?",
         ),
         (
-            [StageConfig("a", ["head"], lr=0.1, lr_range=[0.1, 0.2])],
+            [Stage("a", ["head"], lr=0.1, lr_range=[0.1, 0.2])],
             "stage a: gives both lr and lr_range; leave one of them out",
         ),
         (
-            [StageConfig("a", ["head"], lr_range=[0.1])],
+            [Stage("a", ["head"], lr_range=[0.1])],
             "stage a: lr_range: [0.1] is no range; give [lowest, highest], both greater than 0",
         ),
         ([], "schedule mine has no stages; list at least one"),
     ],
 )
-def test_what_a_model_cannot_do_is_said_with_the_nearest_name(stages: list[StageConfig], message: str) -> None:
+def test_what_a_model_cannot_do_is_said_with_the_nearest_name(stages: list[Stage], message: str) -> None:
     with pytest.raises(ScheduleError) as caught:
         make_plan(schedule(*stages), describe(task()))
     assert str(caught.value) == message
@@ -159,7 +165,7 @@ def test_what_a_model_cannot_do_is_said_with_the_nearest_name(stages: list[Stage
 
 def test_a_parameter_that_no_stage_opens_must_be_meant_so() -> None:
     with pytest.raises(ScheduleError) as caught:
-        make_plan(schedule(StageConfig("a", ["head"], lr=1.0), leave_frozen=False), describe(task()))
+        make_plan(schedule(Stage("a", ["head"], lr=1.0), leave_frozen=False), describe(task()))
     assert str(caught.value) == (
         "schedule mine never opens 60 parameters, such as backbone.conv1.weight; "
         "open them in a stage, or say leave_frozen: true"
@@ -198,7 +204,7 @@ def test_the_last_layers_are_the_last_in_forward_order() -> None:
 
 
 def test_rates_by_block_glob_and_range_of_layers() -> None:
-    config = StageConfig("s", ["all"], lr=1.0, lr_decay=0.5, lrs={"*.bn1": 7.0, "layer4": 5.0, "0%:25%": 3.0})
+    config = Stage("s", ["all"], lr=1.0, lr_decay=0.5, lrs={"*.bn1": 7.0, "layer4": 5.0, "0%:25%": 3.0})
     plan = make_plan(schedule(config), describe(task()))
     rate = {name: plan.stages[0].rates[group.name] for group in plan.groups for name in group.parameters}
     assert rate["backbone.layer4.0.bn1.weight"] == 7.0  # the first key that names it
@@ -213,7 +219,7 @@ def test_rates_by_block_glob_and_range_of_layers() -> None:
 
 
 def test_a_range_of_rates_is_spread_in_ratio_over_the_open_blocks() -> None:
-    config = StageConfig("s", ["layer3", "layer4", "head"], lr_range=[1e-5, 1e-3])
+    config = Stage("s", ["layer3", "layer4", "head"], lr_range=[1e-5, 1e-3])
     (stage,) = make_plan(schedule(config), describe(task())).stages
     found = {name: rate for name, rate in stage.rates.items() if rate and "no_decay" not in name}
     assert found == pytest.approx({"backbone.layer3": 1e-5, "backbone.layer4": 1e-4, "head": 1e-3})
@@ -259,7 +265,7 @@ def test_somebodys_own_groups_keep_their_settings() -> None:
     optimizer = torch.optim.AdamW(own, lr=1.0)
     plan = make_plan(staged(), describe(module))
     regroup(optimizer, module, plan)
-    set_rates(optimizer, plan.stages[1])
+    set_rates(optimizer, settings_of(optimizer), plan.stages[1])
     by_name = {group["name"]: group for group in optimizer.param_groups}
     assert by_name["backbone.layer4/no_decay"]["weight_decay"] == 0.3
     assert by_name["backbone.layer4"]["betas"] == (0.8, 0.9)
@@ -274,11 +280,12 @@ def test_somebodys_own_groups_keep_their_settings() -> None:
 def test_a_stage_may_set_the_weight_decay_and_the_next_has_the_optimizers_own_again() -> None:
     module = task()
     optimizer = module.configure_optimizers()
-    changed = schedule(StageConfig("a", ["all"], lr=1.0, weight_decay=0.7), StageConfig("b", lr=1.0))
+    changed = schedule(Stage("a", ["all"], lr=1.0, weight_decay=0.7), Stage("b", lr=1.0))
     plan = make_plan(changed, describe(module))
     regroup(optimizer, module, plan)
+    given = settings_of(optimizer)
     for stage, expected in zip(plan.stages, (0.7, 0.05), strict=True):
-        set_rates(optimizer, stage)
+        set_rates(optimizer, given, stage)
         for group in optimizer.param_groups:
             assert group["weight_decay"] == (0.0 if group["name"].endswith("/no_decay") else expected)
 
@@ -287,10 +294,7 @@ def test_frozen_blocks_do_not_change_by_a_single_bit(data: StagedData) -> None:
     """Their BatchNorm included, which Lightning's BaseFinetuning goes on training (PL #15062)."""
     module = task()
     before = {name: value.clone() for name, value in module.backbone.state_dict().items()}
-    plan = make_plan(
-        schedule(StageConfig("a", ["head"], lr=1e-3), StageConfig("b", ["layer4"], lr=1e-3)), describe(module)
-    )
-    fit(module, plan, data)
+    fit(module, schedule(Stage("a", ["head"], lr=1e-3), Stage("b", ["layer4"], lr=1e-3)), data)
     for name, value in module.backbone.state_dict().items():
         if name.startswith("layer4"):
             assert not torch.equal(value, before[name]) or "num_batches" in name, name
@@ -330,10 +334,12 @@ def test_batch_norm_may_be_kept_frozen_or_made_to_train_everywhere() -> None:
     module = task()
     model = describe(module)
     norms = [layer for layer in module.backbone.modules() if isinstance(layer, nn.BatchNorm2d)]
-    open_only(module, select("all", model), "frozen")
+    (stage,) = make_plan(schedule(Stage("s", ["all"], lr=1.0, batch_norm="frozen")), model).stages
+    open_only(module, set(stage.open), stage.batch_norm)
     module.train()
-    assert not any(layer.training for layer in norms)
-    (stage,) = make_plan(schedule(StageConfig("s", ["head"], lr=1.0, batch_norm="train")), model).stages
+    assert not any(layer.training or layer.weight.requires_grad or layer.bias.requires_grad for layer in norms)
+    assert module.backbone.conv1.weight.requires_grad
+    (stage,) = make_plan(schedule(Stage("s", ["head"], lr=1.0, batch_norm="train")), model).stages
     assert stage.frozen_prefix == 0
     open_only(module, set(stage.open), stage.batch_norm)
     module.train()
@@ -361,9 +367,9 @@ def test_a_frozen_prefix_keeps_nothing_for_backward() -> None:
 class Watch(StagedUnfreezing):
     """Notes trainable set, rates and modes at the first batch of each epoch."""
 
-    def __init__(self, plan: Plan) -> None:
-        super().__init__(plan)
-        self.seen: list[tuple[int, set[str], dict[str, float], set[str]]] = []
+    def __init__(self, chosen: Schedule) -> None:
+        super().__init__(chosen)
+        self.seen: list[tuple[PlannedStage, set[str], dict[str, float], set[str]]] = []
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: ClassificationTask, batch: object, batch_idx: int
@@ -373,26 +379,24 @@ class Watch(StagedUnfreezing):
             rates = {group["name"]: group["lr"] for group in trainer.optimizers[0].param_groups}
             blocks = pl_module.backbone.blocks.items()
             training = {b for b, layers in blocks if pl_module.backbone.get_submodule(layers[0]).training}
-            self.seen.append((trainer.current_epoch, trainable, rates, training))
+            self.seen.append((self.stage, trainable, rates, training))
 
 
 def test_each_epoch_trains_what_the_plan_says_at_the_plans_rates(data: StagedData) -> None:
     module = task()
-    plan = make_plan(staged(), describe(module))
-    watch = Watch(plan)
+    watch = Watch(staged())
     trainer = Trainer(
-        accelerator="cpu", max_epochs=plan.epochs, callbacks=[watch], logger=False, enable_checkpointing=False,
+        accelerator="cpu", max_epochs=-1, callbacks=[watch], logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, limit_train_batches=2, limit_val_batches=1,
         num_sanity_val_steps=0,
     )  # fmt: skip
     trainer.fit(module, datamodule=data)
     described = describe(module).parameters
-    for epoch, trainable, rates, training in watch.seen:
-        stage = plan.at(epoch)
+    for stage, trainable, rates, training in watch.seen:
         assert trainable == set(stage.open) == {p.name for p in described if p.block in stage.open_blocks}
         assert rates == pytest.approx(dict(stage.rates))
         assert training == set(stage.open_blocks) - {"head"}
-    assert len(watch.seen) == 4
+    assert [stage.name for stage, *_ in watch.seen] == ["head", "layer4", "layer4", "all"]
     final = {group["name"]: group["lr"] for group in trainer.optimizers[0].param_groups}
     assert final == pytest.approx(dict.fromkeys(final, 0.0))  # the cosine has come down, in every group
 
@@ -400,9 +404,8 @@ def test_each_epoch_trains_what_the_plan_says_at_the_plans_rates(data: StagedDat
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_stage_may_begin_with_a_fresh_optimizer(kept: bool, data: StagedData) -> None:
     module = task()
-    second = StageConfig("b", ["layer4"], lr=1e-3, optimizer_state="keep" if kept else "reset")
-    plan = make_plan(schedule(StageConfig("a", ["head"], lr=1e-3), second), describe(module))
-    trainer = fit(module, plan, data)
+    second = Stage("b", ["layer4"], lr=1e-3, optimizer_state="keep" if kept else "reset")
+    trainer = fit(module, schedule(Stage("a", ["head"], lr=1e-3), second), data)
     state = trainer.optimizers[0].state
     assert int(state[module.head.weight]["step"]) == (6 if kept else 3)
     assert int(state[module.backbone.layer4[0].conv1.weight]["step"]) == 3
@@ -435,7 +438,7 @@ selectors = st.lists(
 )
 random_stages = st.lists(
     st.builds(
-        StageConfig,
+        Stage,
         name=st.uuids().map(str),
         open=selectors,
         freeze=selectors,
@@ -451,23 +454,22 @@ random_stages = st.lists(
 
 @given(stages=random_stages)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
-def test_any_schedule_does_in_each_epoch_what_its_plan_says(stages: list[StageConfig]) -> None:
+def test_any_schedule_does_in_each_epoch_what_its_plan_says(stages: list[Stage]) -> None:
     module = Small()
     try:
         plan = make_plan(schedule(*stages), describe(module))
     except ScheduleError:
         assume(False)
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    watch = Watch(plan)
+    watch = Watch(schedule(*stages))
     images = [torch.randint(0, 256, (4, 3, 2, 2), dtype=torch.uint8) for _ in range(2)]
     trainer = Trainer(
-        accelerator="cpu", max_epochs=plan.epochs, callbacks=[watch], logger=False, enable_checkpointing=False,
+        accelerator="cpu", max_epochs=-1, callbacks=[watch], logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(module, DataLoader(images, batch_size=None))
-    assert [seen[0] for seen in watch.seen] == list(range(plan.epochs))
-    for epoch, trainable, rates, _ in watch.seen:
-        stage = plan.at(epoch)
+    assert [seen[0] for seen in watch.seen] == stages_by_epoch(plan)
+    for stage, trainable, rates, _ in watch.seen:
         assert trainable == set(stage.open)
         assert rates == pytest.approx(dict(stage.rates))
     held = [p for group in trainer.optimizers[0].param_groups for p in group["params"]]
@@ -489,7 +491,7 @@ def test_an_own_backbone_needs_only_named_blocks() -> None:
     module = nn.Module()
     module.backbone = Backbone(layers, {"low": ["a"], "high": ["b"]}, out_features=4)
     module.head = nn.Linear(4, 2)
-    plan = make_plan(schedule(StageConfig("x", ["high", "head"], lr=1.0, lr_decay=0.5)), describe(module))
+    plan = make_plan(schedule(Stage("x", ["high", "head"], lr=1.0, lr_decay=0.5)), describe(module))
     assert plan.stages[0].rates == {
         "backbone.low": 0.0, "backbone.low/no_decay": 0.0, "backbone.high/no_decay": 0.5,
         "head": 1.0, "head/no_decay": 1.0,

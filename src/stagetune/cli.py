@@ -33,7 +33,7 @@ def show_plan(overrides: Sequence[str], picture: Path | None) -> None:
     from stagetune.report.figures import draw_plan
     from stagetune.run.build import build_task
     from stagetune.schedule.freezing import describe
-    from stagetune.schedule.plan import make_plan
+    from stagetune.schedule.resolve import make_plan
     from stagetune.schedule.table import plan_text
     from stagetune.schedule.timeline import rate_timeline
 
@@ -43,9 +43,8 @@ def show_plan(overrides: Sequence[str], picture: Path | None) -> None:
     print(plan_text(plan))
     path = picture or Path("outputs") / "plans" / f"{plan.name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    blocks, rates = rate_timeline(plan)
-    stages = [{"name": stage.name, "start_epoch": stage.start_epoch, "epochs": stage.epochs} for stage in plan.stages]
-    draw_plan(blocks, rates, stages, path)
+    timeline = rate_timeline(plan)
+    draw_plan(timeline.blocks, timeline.rates, timeline.stages, path)
     print(path)
 
 

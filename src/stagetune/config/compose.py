@@ -14,8 +14,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from stagetune.config.convert import key_problem
 from stagetune.config.schema import Config
-from stagetune.config.validate import key_problem, validate
+from stagetune.config.validate import validate
 from stagetune.errors import ConfigError, did_you_mean
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -90,7 +91,7 @@ def _override_problems(override: Override) -> Iterator[str]:
         if key in ("experiment", "sweep") and not override.is_add():
             yield f"{override.input_line}: write +{override.input_line}"
         return
-    if problem := key_problem(key):
+    if problem := key_problem(key, Config):
         groups = sorted(path.name for path in CONF.iterdir() if path.is_dir())
         yield f"{key}: no such key or group; {did_you_mean(key, groups)}" if "." not in key else problem
 

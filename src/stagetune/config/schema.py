@@ -1,5 +1,6 @@
 """The whole vocabulary of the configuration, as dataclasses. What a key does is said in conf/."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,7 +8,9 @@ BLOCKS = ("stem", "layer1", "layer2", "layer3", "layer4")
 HEAD = "head"
 SELECTORS = ("last", "fraction", "index", "match", "params")
 
-LOWER_IS_BETTER = ("loss", "eer")
+LR_SCHEDULERS = ("constant", "linear", "cosine", "one_cycle", "plateau")
+
+LOWER_IS_BETTER = ("loss", "eer", "error")
 METRICS = {
     "classifier": ("val/loss", "val/accuracy", "val/top5", "val/f1"),
     "siamese": ("val/loss", "val/auc", "val/eer", "val/accuracy"),
@@ -15,9 +18,15 @@ METRICS = {
 LOSSES = {"classifier": ("cross_entropy",), "siamese": ("contrastive", "triplet", "bce")}
 
 
-def choice(default: str, *others: str) -> Any:
+def mode_of(metric: str) -> str:
+    """`min` for losses and error rates, `max` for all else."""
+    return "min" if re.split("[/_]", metric)[-1] in LOWER_IS_BETTER else "max"
+
+
+def choice(default: str | None, *others: str) -> Any:
     """A string field that takes one of the given values."""
-    return field(default=default, metadata={"choices": (default, *others)})
+    given = others if default is None else (default, *others)
+    return field(default=default, metadata={"choices": given})
 
 
 def number(default: float | None, low: float, high: float = float("inf")) -> Any:
@@ -74,27 +83,61 @@ class LossConfig:
 
 
 @dataclass
-class StageConfig:
+class Until:
+    monitor: str | None = None  # the schedule's, if not said
+    mode: str | None = choice(None, "min", "max")  # by the metric's name, if not said
+    patience: int = number(3, 1)
+    min_delta: float = number(0.0, 0)
+    max_epochs: int = number(20, 1)
+
+
+@dataclass
+class Stage:
     name: str = ""
     open: list[Any] = field(default_factory=list)  # selectors: a block, or {last: 20}, {match: "*.bn*"}, ...
     freeze: list[Any] = field(default_factory=list)  # selectors, taken away from what is open
-    epochs: int = number(1, 1)
+    epochs: int | None = number(None, 1)  # one of epochs, steps and until; 1 epoch if none is said
+    steps: int | None = number(None, 1)
+    until: Until | None = None
+    restore_best: bool = False
     lr: float | None = number(None, 0)
     lr_decay: float = number(1.0, 0)
     lr_range: list[float] | None = None
     lrs: dict[str, Any] | None = None
-    lr_scheduler: str = choice("constant", "cosine", "linear")
+    lr_scheduler: Any = "constant"  # a name of LR_SCHEDULERS, or {_target_: torch.optim.lr_scheduler.StepLR, ...}
     warmup: float = number(0.0, 0)
+    warmup_steps: int | None = number(None, 1)
     optimizer_state: str = choice("keep", "reset")
     batch_norm: str = choice("auto", "frozen", "train")
     weight_decay: float | None = number(None, 0)
 
 
 @dataclass
-class ScheduleConfig:
+class BackboneFinetuning:
+    unfreeze_backbone_at_epoch: int = number(10, 1)
+    backbone_initial_ratio_lr: float | None = number(0.1, 0)
+    backbone_initial_lr: float | None = number(None, 0)
+    lambda_func: float = number(2.0, 0)
+    should_align: bool = True
+    initial_denom_lr: float = number(10.0, 0)
+    train_bn: bool = True
+    lr: float = number(1e-3, 0)
+    epochs: int = number(20, 1)
+
+
+@dataclass
+class Schedule:
     name: str = "schedule"
     leave_frozen: bool = False
-    stages: list[StageConfig] = field(default_factory=list)
+    stages: list[Stage] = field(default_factory=list)
+    monitor: str | None = None
+    file: str | None = None
+    backbone_finetuning: BackboneFinetuning | None = None
+
+
+@dataclass
+class CheckpointConfig:
+    every_n_steps: int | None = number(None, 1)
 
 
 @dataclass
@@ -111,9 +154,12 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    schedule: Schedule = field(default_factory=Schedule)
     optimizer: dict[str, Any] = field(default_factory=dict)
     precision: str = choice("auto", "fp32", "bf16", "fp16")
     accumulation: int = number(1, 1)
     trainer: dict[str, Any] = field(default_factory=dict)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    resume: str | None = None
+    resume_with_new_schedule: bool = False

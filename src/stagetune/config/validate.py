@@ -1,17 +1,18 @@
 """A composed configuration, checked and typed: every problem is found before the first is reported."""
 
-import types
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
-from stagetune.config.schema import BLOCKS, HEAD, LOSSES, METRICS, SELECTORS, Config, ScheduleConfig, StageConfig
+from stagetune.config.convert import typed
+from stagetune.config.schedule_rules import schedule_rules
+from stagetune.config.schema import BLOCKS, LOSSES, METRICS, Config, Schedule
 from stagetune.errors import ConfigError, did_you_mean
 
 # Arguments of lightning.pytorch.Trainer that a person may set; all others are decided by the framework.
 TRAINER = (
-    "accelerator", "devices", "limit_train_batches", "gradient_clip_val", "gradient_clip_algorithm", "deterministic",
+    "accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm",
+    "limit_train_batches", "gradient_clip_val", "gradient_clip_algorithm", "deterministic",
     "benchmark", "log_every_n_steps", "profiler", "detect_anomaly",
 )  # fmt: skip
 TRAINER_OWNED = {
@@ -28,84 +29,16 @@ TRAINER_OWNED = {
 def validate(values: Mapping[str, Any]) -> Config:
     """The typed configuration of plain nested `values`; raises `ConfigError` with all problems."""
     problems: list[str] = []
-    config = _convert(Config, values, "", problems)
+    config = typed(Config, values, "", problems)
     if not problems:
+        if config.schedule.file is not None:  # stands for the stages of the group that was chosen
+            config.schedule = Schedule(Path(config.schedule.file).stem, True, file=config.schedule.file)
         problems.extend(_rules(config))
     if problems:
         raise ConfigError(problems)
     assert isinstance(config, Config)
+    config.schedule.monitor = config.schedule.monitor or config.task.monitor
     return config
-
-
-def key_problem(key: str, kind: Any = Config, path: str = "") -> str | None:
-    """What is wrong with the dotted `key`, such as `data.image_sizee`; None if it names a setting."""
-    first, _, rest = key.partition(".")
-    if is_dataclass(kind):
-        hints = get_type_hints(kind)
-        if first not in hints:
-            where = f" in {path}" if path else ""
-            return f"{_join(path, first)}: no such key{where}; {did_you_mean(first, list(hints), _dot(path))}"
-        kind = hints[first]
-    elif get_origin(kind) is list:
-        kind = get_args(kind)[0]
-    else:  # a free mapping, or a plain value below which nothing can stand
-        return None
-    return key_problem(rest, kind, _join(path, first)) if rest else None
-
-
-def _convert(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
-    """`value` as the annotated type `kind`; what does not fit is added to `problems`."""
-    if get_origin(kind) in (Union, types.UnionType):
-        if value is None:
-            return None
-        kind = next(option for option in get_args(kind) if option is not types.NoneType)
-    if is_dataclass(kind):
-        return _convert_mapping(kind, value, path, problems)
-    if get_origin(kind) is list:
-        if not isinstance(value, list | tuple):
-            problems.append(f"{path}: expects a list, got {value!r}")
-            return value
-        (item,) = get_args(kind)
-        if item is Any:
-            return list(value)
-        return [_convert(item, entry, f"{path}[{i}]", problems) for i, entry in enumerate(value)]
-    if get_origin(kind) is dict:
-        if not isinstance(value, Mapping):
-            problems.append(f"{path}: expects keys and values, got {value!r}")
-            return value
-        return dict(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-        problems.append(f"{path}: expects {words[kind]}, got {value!r}")
-    return value
-
-
-def _convert_mapping(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
-    if not isinstance(value, Mapping):
-        problems.append(f"{path or 'configuration'}: expects keys and values, got {value!r}")
-        return value
-    hints = get_type_hints(kind)
-    for key in value:
-        if problem := key_problem(str(key), kind, path):
-            problems.append(problem)
-    converted = {}
-    for entry in fields(kind):
-        if entry.name not in value:
-            continue
-        where, before = _join(path, entry.name), len(problems)
-        item = _convert(hints[entry.name], value[entry.name], where, problems)
-        converted[entry.name] = item
-        if len(problems) > before or item is None:
-            continue
-        choices, allowed = entry.metadata.get("choices"), entry.metadata.get("range")
-        if choices and item not in choices:
-            problems.append(f"{where}={item}: no such choice; {did_you_mean(item, choices)}")
-        if allowed and not allowed[0] <= item <= allowed[1]:
-            upper = "" if allowed[1] == float("inf") else f" and at most {allowed[1]}"
-            problems.append(f"{where}={item}: must be at least {allowed[0]}{upper}")
-    return kind(**converted)
 
 
 def _rules(config: Config) -> Iterator[str]:
@@ -148,60 +81,20 @@ def _rules(config: Config) -> Iterator[str]:
             yield f"trainer.{key}: is decided by {owner}; remove it"
         elif key not in TRAINER:
             yield f"trainer.{key}: cannot be set; {did_you_mean(key, TRAINER, 'trainer.')}"
-    if config.trainer.get("devices", 1) != 1:
-        yield f"trainer.devices={config.trainer['devices']}: a run trains on one device; set trainer.devices=1"
+    yield from _process_rules(config.trainer)
     if config.logger.lightning is not None and "_target_" not in config.logger.lightning:
         yield "logger.lightning._target_: is missing; choose logger=tensorboard, or name a Lightning logger"
-    yield from _schedule_rules(config.schedule)
+    yield from schedule_rules(config.schedule, BLOCKS, METRICS[task.name])
 
 
-def _schedule_rules(schedule: ScheduleConfig) -> Iterator[str]:
-    if not schedule.stages:
-        yield "schedule.stages: is empty; choose schedule=staged, or list at least one stage"
-    valid = (*BLOCKS, HEAD, "all")
-    names: set[str] = set()
-    opened: set[str] = set()  # blocks; what finer selectors open is known only with the model
-    for i, stage in enumerate(schedule.stages):
-        where = f"schedule.stages[{i}]"
-        if not stage.name:
-            yield f"{where}.name: is missing; every stage has a name"
-        elif stage.name in names:
-            yield f"{where}.name={stage.name}: stands twice; every stage has a name of its own"
-        names.add(stage.name)
-        for key, selectors in (("open", stage.open), ("freeze", stage.freeze)):
-            for selector in selectors:
-                if isinstance(selector, str) and selector not in valid:
-                    yield f"{where}.{key}: no block named {selector}; {did_you_mean(selector, valid)}"
-                elif isinstance(selector, Mapping):
-                    for kind in selector:
-                        if kind not in SELECTORS:
-                            yield f"{where}.{key}: no selector named {kind}; {did_you_mean(str(kind), SELECTORS)}"
-        yield from _idle(where, stage, opened)
-        if stage.lr is None and stage.lr_range is None and not stage.lrs:
-            yield f"{where} ({stage.name}): has no learning rate; give lr, lr_range or lrs"
-        if stage.lr == 0 or stage.lr_decay == 0:
-            yield f"{where} ({stage.name}): lr and lr_decay must be greater than 0"
-        if stage.warmup > stage.epochs:
-            yield f"{where}.warmup={stage.warmup}: is longer than the stage's {stage.epochs} epochs"
-
-
-def _idle(where: str, stage: StageConfig, opened: set[str]) -> Iterator[str]:
-    """A stage that unfreezes nothing, as far as it is said in blocks; `opened` is brought up to date."""
-    asked = {*BLOCKS, HEAD} if "all" in stage.open else {name for name in stage.open if isinstance(name, str)}
-    remedy = "name a block that is still frozen, or remove the stage"
-    if not stage.open and not opened:
-        yield f"{where} ({stage.name}): unfreezes nothing, its open is empty; {remedy}"
-    if asked and len(asked) >= len(stage.open) and asked <= opened:
-        yield f"{where} ({stage.name}): unfreezes nothing, {', '.join(stage.open)} is open already; {remedy}"
-    opened |= asked
-    opened.difference_update(name for name in stage.freeze if isinstance(name, str))
-    if any(not isinstance(name, str) for name in stage.open):
-        opened.add("part of a block")
-
-
-def _dot(path: str) -> str:
-    return f"{path}." if path else ""
-
-
-def _join(path: str, key: str) -> str:
-    return f"{path}[{key}]" if key.isdigit() else f"{_dot(path)}{key}"
+def _process_rules(trainer: Mapping[str, Any]) -> Iterator[str]:
+    """What a run on several devices needs."""
+    devices, strategy = trainer.get("devices", 1), trainer.get("strategy", "auto")
+    if strategy == "fsdp":
+        yield "trainer.strategy=fsdp: FSDP binds parameters together that stages free singly; use trainer=ddp"
+    elif strategy not in ("auto", "ddp"):
+        yield f"trainer.strategy={strategy}: is not supported; use trainer=ddp, or leave it out"
+    if isinstance(devices, bool) or not isinstance(devices, int) or devices < 1:
+        yield f"trainer.devices={devices}: expects a whole number of at least 1"
+    elif devices > 1 and strategy == "auto":
+        yield f"trainer.devices={devices}: several devices train together with trainer=ddp; add it"

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from stagetune.data.samplers import (
     EpochBatches,
     Key,
+    Share,
     batch_shape,
     identity_batches,
     shuffled_batches,
@@ -20,6 +21,7 @@ from stagetune.data.samplers import (
 from stagetune.data.source import IntArray, Source
 from stagetune.data.splits import Split
 from stagetune.data.transforms import augment, prepare
+from stagetune.errors import DataError
 
 
 @dataclass
@@ -74,25 +76,42 @@ class StagedData(LightningDataModule):
         images_per_identity: int | None = None,
         num_workers: int = 0,
         seed: int = 0,
+        share: Share = (0, 1),
     ) -> None:
         super().__init__()
+        smallest, processes = min(map(len, split.parts().values())), share[1]
+        if processes > 1 and smallest < 2 * processes:
+            raise DataError(f"{smallest} images in a part of the split are too few for {processes} processes")
         self.source, self.split, self.seed = source, split, seed
         self.image_size, self.batch_size, self.augment = image_size, batch_size, augment
-        self.num_workers = num_workers
+        self.num_workers, self.share = num_workers, share
         self.shape: tuple[int, int] | None = None
         if images_per_identity is not None:
             identities = len(np.unique(source.labels[split.train]))
-            self.shape = batch_shape(identities, batch_size, images_per_identity)
+            if processes > 1 and identities < 2 * processes:
+                raise DataError(f"{identities} identities are too few for {processes} processes, each needs two")
+            self.shape = batch_shape(identities, batch_size, images_per_identity, processes)
 
     def train_batches(self, epoch: int) -> list[list[int]]:
-        """The positions of each batch of an epoch."""
+        """The positions of each batch of an epoch, this process's share."""
+        order = {"seed": self.seed, "epoch": epoch}
         if self.shape is None:
-            return shuffled_batches(len(self.split.train), self.batch_size, seed=self.seed, epoch=epoch)
-        labels = self.source.labels[self.split.train]
-        return identity_batches(labels, *self.shape, seed=self.seed, epoch=epoch)
+            return shuffled_batches(len(self.split.train), self.batch_size, **order, share=self.share)
+        return identity_batches(self.source.labels[self.split.train], *self.shape, **order, share=self.share)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        return self._loader(self.split.train, EpochBatches(self.train_batches), self.augment)
+        epoch, done = self._position()
+        return self._loader(self.split.train, EpochBatches(self.train_batches, epoch=epoch, done=done), self.augment)
+
+    def _position(self) -> tuple[int, int]:
+        """The epoch in which training begins or goes on, and how many of its batches are done."""
+        if self.trainer is None:
+            return 0, 0
+        # Lightning takes the first batch before it says the epoch, so a restart has to be looked up
+        fit = self.trainer.fit_loop
+        epochs: Any = fit.epoch_progress.current
+        done = fit.epoch_loop.batch_progress.current.ready if epochs.ready > epochs.processed else 0
+        return epochs.processed, done
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self._ordered(self.split.val)
@@ -102,7 +121,7 @@ class StagedData(LightningDataModule):
 
     def _ordered(self, indices: IntArray) -> DataLoader[Batch]:
         # mixed, so that a batch is not all of one class; always the same; twice as many fit without a backward pass
-        draw = partial(_first_epoch, len(indices), 2 * self.batch_size)
+        draw = partial(_first_epoch, len(indices), 2 * self.batch_size, self.share)
         return self._loader(indices, EpochBatches(draw), "none")
 
     def _loader(self, indices: IntArray, batches: EpochBatches, augment: str) -> DataLoader[Batch]:
@@ -118,8 +137,8 @@ class StagedData(LightningDataModule):
         )
 
 
-def _first_epoch(count: int, batch_size: int, epoch: int) -> list[list[int]]:
-    return shuffled_batches(count, batch_size, seed=0, epoch=0)
+def _first_epoch(count: int, batch_size: int, share: Share, epoch: int) -> list[list[int]]:
+    return shuffled_batches(count, batch_size, seed=0, epoch=0, share=share)
 
 
 def _as_is(batch: Any) -> Any:

@@ -3,6 +3,7 @@
 import heapq
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -11,47 +12,66 @@ from stagetune.data.source import IntArray
 
 Key = tuple[int, int]  # epoch, position within the split: all that an augmented image depends on, beside the seed
 Batches = list[list[int]]
+Share = tuple[int, int]  # this process, and how many there are
+
+T = TypeVar("T")
 
 
 class EpochBatches(Sampler[list[Key]]):
-    """Yields a batch at a time as keys; `draw` gives the batches of an epoch, Lightning says which epoch."""
+    """Yields a batch at a time as keys; `draw` gives the batches of an epoch, Lightning says which epoch.
 
-    def __init__(self, draw: Callable[[int], Batches]) -> None:
+    Training that goes on within epoch `epoch` begins behind the `done` batches of it.
+    """
+
+    def __init__(self, draw: Callable[[int], Batches], *, epoch: int = 0, done: int = 0) -> None:
         self._draw = lru_cache(maxsize=1)(draw)
-        self._epoch = 0
+        self._epoch = self._first_epoch = epoch
+        self._done = done
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[list[Key]]:
         epoch = self._epoch
-        return iter([[(epoch, position) for position in batch] for batch in self._draw(epoch)])
+        done = self._done if epoch == self._first_epoch else 0
+        return iter([[(epoch, position) for position in batch] for batch in self._draw(epoch)[done:]])
 
     def __len__(self) -> int:
         return len(self._draw(self._epoch))
 
 
-def shuffled_batches(count: int, batch_size: int, *, seed: int, epoch: int) -> Batches:
-    """Every position once, in random order; a last batch of one joins the batch before it (BatchNorm)."""
+def shuffled_batches(count: int, batch_size: int, *, seed: int, epoch: int, share: Share = (0, 1)) -> Batches:
+    """Every position once, in random order, and of each batch this process's share.
+
+    `batch_size` is each process's. A last batch with less than two images for each joins the one before it
+    (BatchNorm).
+    """
+    process, processes = share
     order = np.random.default_rng([seed, epoch, 3]).permutation(count).tolist()
-    batches = [order[start : start + batch_size] for start in range(0, count, batch_size)]
-    if len(batches) > 1 and len(batches[-1]) == 1:
+    size = batch_size * processes
+    batches = [order[start : start + size] for start in range(0, count, size)]
+    if len(batches) > 1 and len(batches[-1]) < 2 * processes:
         batches[-2].extend(batches.pop())
-    return batches
+    return [_share_of(batch, process, processes) for batch in batches]
 
 
-def batch_shape(identities: int, batch_size: int, images_per_identity: int) -> tuple[int, int]:
-    """Identities and images of each that fill a batch: P as large as K allows, then K as large as fits."""
-    count = max(2, min(identities, batch_size // images_per_identity))
+def batch_shape(identities: int, batch_size: int, images_per_identity: int, processes: int = 1) -> tuple[int, int]:
+    """Identities and images of each that fill a process's batch: P as large as K allows, then K as large as fits."""
+    count = max(2, min(identities // processes, batch_size // images_per_identity))
     return count, max(2, batch_size // count)
 
 
-def identity_batches(labels: IntArray, identities: int, images: int, *, seed: int, epoch: int) -> Batches:
+def identity_batches(
+    labels: IntArray, identities: int, images: int, *, seed: int, epoch: int, share: Share = (0, 1)
+) -> Batches:
     """Batches of `identities` different identities with up to `images` different images of each.
 
+    Several processes have different identities at any time; this one gets its share.
     Every image comes at least once. An identity's last chunk is filled up with other images of its own; one
     with fewer than `images` images gives what it has, since a twin of itself would teach nothing.
     """
+    process, processes = share
+    together = identities * processes
     rng = np.random.default_rng([seed, epoch, 4])
     waiting: dict[int, Batches] = {}
     for label in np.unique(labels).tolist():
@@ -65,13 +85,19 @@ def identity_batches(labels: IntArray, identities: int, images: int, *, seed: in
     heapq.heapify(heap)
     batches: Batches = []
     while heap:
-        chosen = [heapq.heappop(heap)[2] for _ in range(min(identities, len(heap)))]
+        chosen = [heapq.heappop(heap)[2] for _ in range(min(together, len(heap)))]
         chunks = [waiting[label].pop() for label in chosen]
-        if len(chosen) < identities:
+        if len(chosen) < together:
             others = sorted(spare.keys() - set(chosen))
-            chunks += [spare[label] for label in rng.permutation(others).tolist()[: identities - len(chosen)]]
-        batches.append([position for chunk in chunks for position in chunk])
+            chunks += [spare[label] for label in rng.permutation(others).tolist()[: together - len(chosen)]]
+        batches.append([position for chunk in _share_of(chunks, process, processes) for position in chunk])
         for label in chosen:
             if waiting[label]:
                 heapq.heappush(heap, (-len(waiting[label]), rng.random(), label))
     return [batches[i] for i in rng.permutation(len(batches)).tolist()]
+
+
+def _share_of(items: list[T], process: int, processes: int) -> list[T]:
+    """The process's part of the items, in their order; the parts differ by one at most."""
+    edges = [len(items) * i // processes for i in range(processes + 1)]
+    return items[edges[process] : edges[process + 1]]

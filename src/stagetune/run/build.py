@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
@@ -26,6 +27,7 @@ from stagetune.losses.triplet import TripletLoss
 from stagetune.models.backbone import Backbone
 from stagetune.models.heads import EmbeddingHead, hidden_head, linear_head
 from stagetune.models.weights import Weights
+from stagetune.run.checkpoints import AtomicCheckpoints
 from stagetune.run.precision import LIGHTNING
 from stagetune.run.targets import build, check_target
 from stagetune.tasks.classification import ClassificationTask
@@ -56,7 +58,7 @@ def build_source(data: DataConfig) -> Source:
     return ImageFolder(data.root, on_error=data.on_error)
 
 
-def build_data(config: Config) -> StagedData:
+def build_data(config: Config, share: tuple[int, int] = (0, 1)) -> StagedData:
     data, task = config.data, config.task
     source = build_source(data)
     split = make_split(
@@ -79,7 +81,16 @@ def build_data(config: Config) -> StagedData:
         images_per_identity=task.images_per_identity if task.name == "siamese" else None,
         num_workers=loader_workers(data) if data.num_workers is None else data.num_workers,
         seed=config.seed,
+        share=share,
     )
+
+
+def write_config(config: Config, run_dir: Path) -> None:
+    """config.yaml in one piece: what the run was asked to do, all of it."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    draft = run_dir / "config.yaml.tmp"
+    draft.write_text(yaml.safe_dump(asdict(config), sort_keys=False))
+    os.replace(draft, run_dir / "config.yaml")
 
 
 def loader_workers(data: DataConfig) -> int:
@@ -128,21 +139,20 @@ def build_task(config: Config, backbone: Backbone, classes: int, card: dict[str,
     return ClassificationTask(backbone, head, cost, classes=classes, **shared)
 
 
-def build_trainer(
-    config: Config, *, epochs: int, precision: str, callbacks: list[Callback], run_dir: Path
-) -> Trainer:
+def build_trainer(config: Config, *, precision: str, callbacks: list[Callback], run_dir: Path) -> Trainer:
     loggers: list[Logger] = []
     if config.logger.lightning:
         loggers.append(build(config.logger.lightning, save_dir=str(run_dir))())
     try:
         return Trainer(
             **config.trainer,
-            max_epochs=epochs,
+            max_epochs=-1,  # the schedule's
             precision=LIGHTNING[precision],  # type: ignore[arg-type]
             accumulate_grad_batches=config.accumulation,
             callbacks=callbacks,
             logger=loggers or False,
             default_root_dir=run_dir,
+            plugins=[AtomicCheckpoints()],
             num_sanity_val_steps=0,
             use_distributed_sampler=False,  # our samplers say themselves which images come
             enable_progress_bar=False,  # StageLines draws it

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from lightning.pytorch import Trainer, seed_everything
 
-from stagetune.config.schema import Config
+from stagetune.config.schema import Config, mode_of
 from stagetune.data.datamodule import StagedData
-from stagetune.errors import Interrupted, ResultError
+from stagetune.errors import Interrupted, ResultError, StagetuneError
 from stagetune.models.backbone import build_backbone
-from stagetune.models.weights import load_into
-from stagetune.report.result import FILE, RunResult, config_hash, write_result
+from stagetune.models.weights import Weights, load_into
+from stagetune.report.result import FILE, RunResult, config_hash, read_result, write_result
+from stagetune.run import processes
 from stagetune.run.build import (
     build_data,
     build_task,
@@ -25,18 +25,22 @@ from stagetune.run.build import (
     check_targets,
     check_unseen,
     part_sizes,
+    write_config,
 )
-from stagetune.run.checkpoints import checkpoint_callbacks, mode_of
+from stagetune.run.checkpoints import LAST, BestCheckpoint, LastCheckpoint, read_last
 from stagetune.run.environment import environment
 from stagetune.run.leftover import LeftoverBatches
 from stagetune.run.pictures import draw_run
 from stagetune.run.precision import device_type, resolve_precision
 from stagetune.run.pretrained import find_weights
 from stagetune.run.recorder import Recorder
+from stagetune.run.repeatable import SeededBatches
+from stagetune.run.resume import check_same, check_unfinished
 from stagetune.run.screen import Screen, StageLines, quiet_libraries
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.freezing import describe
-from stagetune.schedule.plan import Plan, make_plan
+from stagetune.schedule.plan import Plan
+from stagetune.schedule.resolve import make_plan
 from stagetune.schedule.table import count_words, plan_table, plan_text
 from stagetune.tasks.staged_task import StagedTask
 
@@ -46,42 +50,60 @@ SPLIT_WORDS = {
 }
 
 
-def run_experiment(config: Config, run_dir: Path) -> RunResult:
-    """Run one experiment in `run_dir` and return its result; whatever happens, result.json says it.
+def run_experiment(config: Config, run_dir: Path, *, resume: bool = False) -> RunResult:
+    """Run one experiment in `run_dir`, or go on with the one there; whatever happens, result.json says it.
 
     Raises `ResultError` if the directory already holds a result, and any `StagetuneError` of its parts.
     """
-    if (run_dir / FILE).exists():
+    if resume:
+        check_unfinished(run_dir)
+    elif (run_dir / FILE).exists():
         raise ResultError(f"{run_dir} already holds a {FILE}; choose another directory with hydra.run.dir=...")
     quiet_libraries()
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False))
+    several = processes.wants_several(config.trainer)
+    if several and not processes.are_started():
+        return _start_processes(config, run_dir, resume=resume)
+    number, count = processes.join(config.trainer)
+    run_dir = Path(processes.from_first(str(run_dir), count))
     began = time.monotonic()
-    run = _Run(config, run_dir, Screen())
+    run = _Run(config, run_dir, Screen(quiet=number > 0), share=(number, count))
     try:
-        run.everything()
+        run.everything(resume=resume)
         run.result.status = "completed"
     except (KeyboardInterrupt, SystemExit, Interrupted) as stop:  # Lightning turns Ctrl-C into an exit
         run.result.status = "interrupted"
         signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored
-        last = run_dir / "checkpoints" / "last.ckpt"
-        kept = f"; {last} has the weights so far" if last.exists() else ""
-        raise Interrupted(f"interrupted{kept}; {run_dir / FILE} says so") from stop
+        raise Interrupted(f"interrupted; go on with python train.py resume={run_dir}") from stop
     except Exception as error:
         run.result.error = {"type": type(error).__name__, "message": str(error)}
         raise
     finally:
         run.result.timing["total_seconds"] = round(time.monotonic() - began, 3)
-        write_result(run.result, run_dir)
+        if number == 0:
+            write_result(run.result, run_dir)
     run.screen.line("results", str(run_dir))
     return run.result
+
+
+def _start_processes(config: Config, run_dir: Path, *, resume: bool) -> RunResult:
+    """The same in several processes on this machine; a result is written even if they all die."""
+    write_config(config, run_dir)
+    run = _Run(config, run_dir, Screen(), share=(0, 1))
+    try:
+        processes.start(config.trainer, run_dir, resume=resume)
+    except StagetuneError as error:
+        if not (run_dir / FILE).exists():
+            run.result.error = {"type": type(error).__name__, "message": str(error)}
+            write_result(run.result, run_dir)
+        raise
+    return read_result(run_dir)
 
 
 class _Run:
     """The state of one run, so that the result can be written from wherever it stops."""
 
-    def __init__(self, config: Config, run_dir: Path, screen: Screen) -> None:
-        self.config, self.run_dir, self.screen = config, run_dir, screen
+    def __init__(self, config: Config, run_dir: Path, screen: Screen, *, share: tuple[int, int]) -> None:
+        self.config, self.run_dir, self.screen, self.share = config, run_dir, screen, share
         self.result = RunResult(
             status="failed",  # until it is not
             experiment=config.name,
@@ -92,57 +114,87 @@ class _Run:
             precision=config.precision,
             batch_size=config.data.batch_size,
             accumulation=config.accumulation,
-            effective_batch_size=config.data.batch_size * config.accumulation,
+            effective_batch_size=config.data.batch_size * config.accumulation * share[1],
             weights={"requested": config.model.weights, "used": ""},
             timing={"cache_seconds": 0.0},
         )
 
-    def everything(self) -> None:
+    @property
+    def writes(self) -> bool:
+        """Whether this is the process that writes files."""
+        return self.share[0] == 0
+
+    def everything(self, *, resume: bool) -> None:
         config, result, line = self.config, self.result, self.screen.line
         line("run", f"{config.name}, seed {config.seed}")
         check_targets(config)
         self.device = device_type(str(config.trainer.get("accelerator", "auto")))
         result.precision = resolve_precision(config.precision, self.device)
-        data = build_data(config)
+        last = read_last(self.run_dir) if resume else None
+        if last:
+            check_same(last["stagetune"]["config"], asdict(config))
+        if self.writes:
+            write_config(config, self.run_dir)
+        data = build_data(config, self.share)
         self._say_data(data)
-        weights = find_weights(config, self.screen, run_experiment)
-        check_unseen(data, weights, config.data.split)
         seed_everything(config.seed, workers=True, verbose=False)
         backbone = build_backbone(config.model.arch, stem=config.model.stem)
-        weights = load_into(backbone, weights)
-        result.weights["used"] = weights.used
-        task = build_task(config, backbone, len(data.source.classes), card_of(config, data, weights))
+        if last:  # has all weights
+            card = {**last["stagetune"], "config": asdict(config)}
+        else:
+            weights = self._find_weights()
+            check_unseen(data, weights, config.data.split)
+            card = card_of(config, data, load_into(backbone, weights))
+        result.weights["used"] = card["weights"]
+        task = build_task(config, backbone, len(data.source.classes), card)
         plan = make_plan(config.schedule, describe(task))
-        (self.run_dir / "plan.txt").write_text(plan_text(plan))
+        if self.writes:
+            (self.run_dir / "plan.txt").write_text(plan_text(plan))
         line(
             "model",
-            f"{config.model.arch}, {count_words(plan.total_parameters)} parameters; weights {weights.used}",
+            f"{config.model.arch}, {count_words(plan.total_parameters)} parameters; weights {result.weights['used']}",
         )
-        self._fit_and_test(task, data, plan)
+        self._fit_and_test(task, data, plan, resume_from=self.run_dir / LAST if last else None)
 
-    def _fit_and_test(self, task: StagedTask, data: StagedData, plan: Plan) -> None:
+    def _find_weights(self) -> Weights:
+        """The pretrained weights; of several processes the first makes them, if need be, and the others wait."""
+        if self.writes:
+            weights = find_weights(self.config, self.screen, run_experiment)
+        processes.from_first(None, self.share[1])
+        return weights if self.writes else find_weights(self.config, self.screen, run_experiment)
+
+    def _fit_and_test(self, task: StagedTask, data: StagedData, plan: Plan, *, resume_from: Path | None) -> None:
         config, result = self.config, self.result
-        recorder = Recorder(plan, self.run_dir / "metrics.csv" if config.logger.csv else None)
-        best, checkpoints = checkpoint_callbacks(self.run_dir / "checkpoints", config.task.monitor)
-        lines = StageLines(self.screen, plan, config.task.monitor)
+        unfreezing = StagedUnfreezing(config.schedule, resume_with_new_schedule=config.resume_with_new_schedule)
+        recorder = Recorder(unfreezing, self.run_dir / "metrics.csv" if config.logger.csv and self.writes else None)
+        best = BestCheckpoint(self.run_dir / "checkpoints", config.task.monitor)
         trainer = build_trainer(
             config,
-            epochs=plan.epochs,
             precision=result.precision,
-            callbacks=[StagedUnfreezing(plan), LeftoverBatches(), recorder, lines, *checkpoints],
+            callbacks=[
+                unfreezing,
+                SeededBatches(config.seed),
+                LeftoverBatches(),
+                recorder,
+                StageLines(self.screen, unfreezing, config.task.monitor),
+                best,
+                LastCheckpoint(self.run_dir / LAST, config.checkpoint.every_n_steps),
+            ],
             run_dir=self.run_dir,
         )
         result.environment = environment(trainer.strategy.root_device)
         self._say_set_up(data)
         self.screen.line("schedule", plan_table(plan))
+        if resume_from:
+            self.screen.line("resume", f"from {resume_from}")
         began = time.monotonic()
         try:
-            trainer.fit(task, datamodule=data)
+            trainer.fit(task, datamodule=data, ckpt_path=resume_from, weights_only=True)
         finally:
             result.timing["fit_seconds"] = round(time.monotonic() - began, 3)
             result.stages = recorder.stage_records()
             result.peak_memory_mb = max((stage["peak_memory_mb"] for stage in result.stages), default=0.0)
-            if best.best_model_path:
+            if best.best_model_path and recorder.rows:
                 result.best = self._best(best.best_model_path, recorder)
         assert result.best is not None
         row = result.best
@@ -150,7 +202,8 @@ class _Run:
             "best", f"{row['metric']} {row['value']:.4f} in epoch {row['epoch'] + 1}, stage {row['stage']}"
         )
         self._test(trainer, task, data)
-        draw_run(task, data, recorder, config.task.monitor, self.run_dir / "figures")
+        if self.writes:
+            draw_run(task, data, recorder, config.task.monitor, self.run_dir / "figures")
 
     def _best(self, path: str, recorder: Recorder) -> dict[str, Any]:
         """The epoch of best.ckpt, read from the checkpoint itself."""
@@ -198,9 +251,12 @@ class _Run:
         if data.shape:
             batch = f"{data.shape[0]} identities x {data.shape[1]} images"
             result.batch_size = data.shape[0] * data.shape[1]
-            result.effective_batch_size = result.batch_size * config.accumulation
+            result.effective_batch_size = result.batch_size * config.accumulation * self.share[1]
         else:
             batch = f"{data.batch_size} images"
         asked = f" (asked: {config.precision})" if config.precision != result.precision else ""
+        several = f" in each of {self.share[1]} processes" if self.share[1] > 1 else ""
         gather = f", a step every {config.accumulation} batches" if config.accumulation > 1 else ""
-        self.screen.line("training", f"{result.precision}{asked} on {self.device}; batches of {batch}{gather}")
+        self.screen.line(
+            "training", f"{result.precision}{asked} on {self.device}; batches of {batch}{several}{gather}"
+        )

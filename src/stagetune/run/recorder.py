@@ -14,7 +14,8 @@ from torch import Tensor
 from stagetune.data.datamodule import Batch
 from stagetune.errors import TrainingError
 from stagetune.report.metrics import Row, write_metrics
-from stagetune.schedule.plan import NO_DECAY, Plan
+from stagetune.schedule.callback import StagedUnfreezing
+from stagetune.schedule.plan import NO_DECAY
 
 FloatArray = npt.NDArray[np.floating[Any]]
 RATE_POINTS = 20  # per epoch
@@ -24,34 +25,45 @@ LOSS_CHECK_BATCHES = 50  # on a GPU the loss is looked at once in so many batche
 class Recorder(Callback):
     """What it keeps travels in the checkpoint, so that a resumed run reports all of its epochs."""
 
-    def __init__(self, plan: Plan, metrics_file: Path | None) -> None:
-        self.plan, self.metrics_file = plan, metrics_file
+    def __init__(self, unfreezing: StagedUnfreezing, metrics_file: Path | None) -> None:
+        self.unfreezing, self.metrics_file = unfreezing, metrics_file
         self.rows: list[Row] = []
         self._tallies: list[dict[str, Any]] = []  # per stage: steps, samples, seconds, ...
         self._rates: list[dict[str, float]] = []  # learning rates at points of each epoch, for the picture
-        self._losses: list[Tensor] = []
+        self._losses: list[Tensor] = []  # of the current epoch, as are those below
         self._samples = 0
-        self._epoch_began = self._batches_ended = 0.0
+        self._seconds = 0.0  # before a restart within the epoch
+        self._began = self._batches_ended = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows, "tallies": self._tallies, "rates": self._rates}
+        return {
+            "rows": self.rows,
+            "tallies": self._tallies,
+            "rates": self._rates,
+            "losses": torch.stack(self._losses).cpu() if self._losses else torch.empty(0),
+            "samples": self._samples,
+            "seconds": self._seconds + time.monotonic() - self._began,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows, self._tallies, self._rates = (state_dict[key] for key in ("rows", "tallies", "rates"))
+        self._samples, self._seconds = state_dict["samples"], state_dict["seconds"]
+        self._losses = list(state_dict["losses"])
 
     def stage_records(self) -> list[dict[str, Any]]:
         """The stages begun so far, as result.json lists them."""
         records = []
-        for stage, tally in zip(self.plan.stages, self._tallies, strict=False):
+        plan = self.unfreezing.plan
+        for stage, (start_epoch, _), tally in zip(plan.stages, self.unfreezing.began, self._tallies, strict=False):
             trained = tally["train_seconds"]
             records.append(
                 {
                     "name": stage.name,
-                    "start_epoch": stage.start_epoch,
+                    "start_epoch": start_epoch,
                     "epochs": tally["epochs"],
                     "steps": tally["steps"],
                     "trainable_params": stage.trainable_parameters,
-                    "total_params": self.plan.total_parameters,
+                    "total_params": plan.total_parameters,
                     "trainable_blocks": list(stage.open_blocks),
                     "cached_depth": 0,
                     "seconds": round(tally["seconds"], 3),
@@ -68,10 +80,14 @@ class Recorder(Callback):
         names = [name for name in self._rates[0] if name != "epoch"] if self._rates else []
         return {name: (epochs, np.array([point[name] for point in self._rates])) for name in names}
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._losses = [loss.to(pl_module.device) for loss in self._losses]
+        self._began = time.monotonic()
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._losses, self._samples = [], 0
-        self._epoch_began = time.monotonic()
-        if trainer.current_epoch == self.plan.at(trainer.current_epoch).start_epoch:
+        self._losses, self._samples, self._seconds = [], 0, 0.0
+        self._began = time.monotonic()
+        if trainer.current_epoch == self.unfreezing.began[-1][0]:
             reset_peak_memory(pl_module.device)
 
     def on_train_batch_start(
@@ -85,15 +101,15 @@ class Recorder(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         self._losses.append(outputs["loss"].detach())
-        self._samples += len(batch.target)
+        self._samples += len(batch.target) * trainer.world_size
         every = 1 if pl_module.device.type == "cpu" else LOSS_CHECK_BATCHES
-        if len(self._losses) % every == 0 or trainer.is_last_batch:
+        if len(self._losses) % every == 0:
             self._check(trainer, self._losses[-every:])
-        if trainer.is_last_batch:
-            self._batches_ended = time.monotonic()
+        self._batches_ended = time.monotonic()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        stage, epoch = self.plan.at(trainer.current_epoch), trainer.current_epoch
+        self._check(trainer, self._losses)
+        stage, epoch = self.unfreezing.stage, trainer.current_epoch
         loss = torch.stack(self._losses).mean()
         # those of the last batch: the scheduler has already stepped on
         rates = {f"lr/{name}": rate for name, rate in self._rates[-1].items() if name != "epoch"}
@@ -103,22 +119,23 @@ class Recorder(Callback):
         self.rows.append({"epoch": epoch, "stage": stage.name, "step": trainer.global_step, **measured, **rates})
         if self.metrics_file:
             write_metrics(self.rows, self.metrics_file)
-        if epoch == stage.start_epoch:
-            self._tallies.append(dict.fromkeys(("epochs", "steps", "samples", "train_seconds", "seconds"), 0))
+        if len(self._tallies) < len(self.unfreezing.began):
+            keys = ("epochs", "steps", "samples", "train_seconds", "seconds", "peak_memory_mb")
+            self._tallies.append(dict.fromkeys(keys, 0))
         tally = self._tallies[-1]
         tally["epochs"] += 1
-        tally["steps"] = trainer.global_step - sum(earlier["steps"] for earlier in self._tallies[:-1])
+        tally["steps"] = trainer.global_step - self.unfreezing.began[-1][1]
         tally["samples"] += self._samples
-        tally["train_seconds"] += self._batches_ended - self._epoch_began
-        tally["seconds"] += time.monotonic() - self._epoch_began
-        tally["peak_memory_mb"] = peak_memory_mb(pl_module.device)
+        tally["train_seconds"] += self._seconds + self._batches_ended - self._began
+        tally["seconds"] += self._seconds + time.monotonic() - self._began
+        tally["peak_memory_mb"] = max(tally["peak_memory_mb"], peak_memory_mb(pl_module.device))
         tally["val"] = val
 
     def _check(self, trainer: Trainer, losses: list[Tensor]) -> None:
         bad = (~torch.isfinite(torch.stack(losses))).nonzero()
         if len(bad):
             batch = len(self._losses) - len(losses) + int(bad[0]) + 1
-            stage = self.plan.at(trainer.current_epoch)
+            stage = self.unfreezing.stage
             rates = ", ".join(f"{name} {rate:.1e}" for name, rate in _rates(trainer).items() if rate)
             raise TrainingError(
                 f"the loss is {float(losses[int(bad[0])])} in stage {stage.name}, epoch {trainer.current_epoch + 1}, "

@@ -10,15 +10,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from stagetune.schedule.plan import Plan, Stage
+from stagetune.schedule.callback import StagedUnfreezing
+from stagetune.schedule.plan import PlannedStage
 from stagetune.schedule.table import count_words
 
 
 class Screen:
     """Lines with a left column that says what they are about."""
 
-    def __init__(self) -> None:
-        self.console = Console(highlight=False, soft_wrap=True)
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Console(highlight=False, soft_wrap=True, quiet=quiet)
 
     def line(self, about: str, text: str) -> None:
         first, *rest = text.splitlines()
@@ -49,8 +50,8 @@ def quiet_libraries() -> None:
 class StageLines(Callback):
     """A line at each change of stage, and a progress bar in between where the output is a terminal."""
 
-    def __init__(self, screen: Screen, plan: Plan, monitor: str) -> None:
-        self.screen, self.plan, self.monitor = screen, plan, monitor
+    def __init__(self, screen: Screen, unfreezing: StagedUnfreezing, monitor: str) -> None:
+        self.screen, self.unfreezing, self.monitor = screen, unfreezing, monitor
         self._progress: Progress | None = None
         self._task: Any = None
         self._began = 0.0
@@ -64,26 +65,27 @@ class StageLines(Callback):
                 TimeRemainingColumn(),
             )
             self._progress = Progress(*columns, console=self.screen.console, transient=True)
-            total = int(trainer.num_training_batches) * self.plan.epochs
-            done = int(trainer.num_training_batches) * trainer.current_epoch
-            self._task = self._progress.add_task("", total=total, completed=done)
+            batches, epochs = int(trainer.num_training_batches), self.unfreezing.plan.epochs
+            done = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+            total = batches * epochs if epochs else None
+            self._task = self._progress.add_task(self._description(trainer), total=total, completed=done)
             self._progress.start()
+        self._began = time.monotonic()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        stage = self.plan.at(trainer.current_epoch)
-        if trainer.current_epoch == stage.start_epoch:
+        stage = self.unfreezing.stage
+        if trainer.current_epoch == self.unfreezing.began[-1][0]:
             self._began = time.monotonic()
-            self.screen.line(f"stage {stage.index + 1}/{len(self.plan.stages)}", self._opening(stage))
+            self.screen.line(f"stage {stage.index + 1}/{len(self.unfreezing.plan.stages)}", self._opening(stage))
         if self._progress:
-            self._progress.update(self._task, description=self._description(trainer, stage))
+            self._progress.update(self._task, description=self._description(trainer))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if self._progress:
             self._progress.advance(self._task)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        stage = self.plan.at(trainer.current_epoch)
-        if trainer.current_epoch == stage.end_epoch - 1:
+        if self.unfreezing.is_last_epoch(trainer):
             value = float(trainer.callback_metrics[self.monitor])
             self.screen.line("", f"{self.monitor} {value:.4f} after {time.monotonic() - self._began:.0f} s")
 
@@ -98,8 +100,8 @@ class StageLines(Callback):
             self._progress.stop()
             self._progress = None
 
-    def _opening(self, stage: Stage) -> str:
-        before = set(self.plan.stages[stage.index - 1].open) if stage.index else set()
+    def _opening(self, stage: PlannedStage) -> str:
+        before = set(self.unfreezing.plan.stages[stage.index - 1].open) if stage.index else set()
         opened, closed = (self._blocks_of(names) for names in (set(stage.open) - before, before - set(stage.open)))
         changes = [f"unfroze {', '.join(opened)}"] if opened else []
         changes += [f"froze {', '.join(closed)}"] if closed else []
@@ -109,14 +111,17 @@ class StageLines(Callback):
     def _blocks_of(self, names: Set[str]) -> list[str]:
         """The blocks that the parameters belong to, in forward order; one of which not all are named is marked."""
         found: dict[str, bool] = {}
-        for group in self.plan.groups:
+        for group in self.unfreezing.plan.groups:
             inside = [name in names for name in group.parameters]
             if any(inside) or group.block in found:
                 found[group.block] = found.get(group.block, True) and all(inside)
-        partly = {g.block for g in self.plan.groups if not any(name in names for name in g.parameters)}
+        partly = {g.block for g in self.unfreezing.plan.groups if not any(name in names for name in g.parameters)}
         return [block if whole and block not in partly else f"part of {block}" for block, whole in found.items()]
 
-    def _description(self, trainer: Trainer, stage: Stage) -> str:
-        text = f"{stage.name}, epoch {trainer.current_epoch + 1} of {self.plan.epochs}"
+    def _description(self, trainer: Trainer) -> str:
+        epochs = self.unfreezing.plan.epochs
+        text = f"{self.unfreezing.stage.name}, epoch {trainer.current_epoch + 1}" + (
+            f" of {epochs}" if epochs else ""
+        )
         value = trainer.callback_metrics.get(self.monitor)
         return text if value is None else f"{text}, {self.monitor} {float(value):.4f}"

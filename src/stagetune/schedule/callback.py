@@ -1,54 +1,193 @@
 """`StagedUnfreezing`: applies the plan wherever training begins or continues."""
 
-import math
-from functools import partial
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.types import LRSchedulerConfig
-from torch.optim.lr_scheduler import LambdaLR
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from stagetune.config.presets import as_schedule
+from stagetune.config.schema import Schedule, Stage
 from stagetune.errors import ScheduleError
-from stagetune.schedule.freezing import open_only
-from stagetune.schedule.param_groups import regroup, set_rates
-from stagetune.schedule.plan import Plan, Stage
+from stagetune.schedule.freezing import Blocks, describe, open_only
+from stagetune.schedule.lr_schedulers import build_lr_scheduler
+from stagetune.schedule.param_groups import carry_over, regroup, set_rates, settings_of
+from stagetune.schedule.plan import Plan, PlannedStage, differences
+from stagetune.schedule.progress import is_best
+from stagetune.schedule.resolve import make_plan
+
+UNSET_MAX_EPOCHS = (None, -1, 1000)  # 1000 is what Lightning takes if nobody says
 
 
 class StagedUnfreezing(Callback):
-    """Opens and freezes blocks and sets their rates as the plan says; remembers nothing but that plan."""
+    """Opens and freezes blocks of `module.backbone` and sets their rates, stage by stage.
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    `schedule` is a schedule, a list of stages, the name of a preset or the path of a YAML file. `blocks` names the
+    backbone's blocks in forward order, by default its `blocks` or its layers. `monitor` is the metric that stages
+    look at which end by one. Raises `ScheduleError` as fitting begins for what cannot be done.
+    """
+
+    plan: Plan  # from `setup` on
+
+    def __init__(
+        self,
+        schedule: Schedule | Sequence[Stage] | str | Path,
+        *,
+        blocks: Blocks | Sequence[str] | None = None,
+        monitor: str | None = None,
+        resume_with_new_schedule: bool = False,
+    ) -> None:
+        self.schedule = as_schedule(schedule, monitor)
+        self.blocks, self.accepts_new_schedule = blocks, resume_with_new_schedule
+        self.began: list[tuple[int, int]] = []  # epoch and optimizer step at which each stage so far began
+        self._values: dict[int, float] = {}  # the monitored metric in each epoch of the stage
+        self._best: dict[str, Tensor] | None = None  # the weights to go back to at the end of the stage
+        self._cuts_epoch = False
+        self._resumed: dict[str, Any] | None = None  # the checkpoint, until training goes on from it
+
+    @property
+    def stage(self) -> PlannedStage:
+        """The stage that is being trained."""
+        return self.plan.stages[len(self.began) - 1]
+
+    def is_last_epoch(self, trainer: Trainer) -> bool:
+        """Whether the stage is over when the current epoch is; known at its end."""
+        return self._is_over(trainer.current_epoch + 1, trainer.global_step)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            kind = type(trainer.strategy)
+            if not issubclass(kind, SingleDeviceStrategy | DDPStrategy) or issubclass(kind, DeepSpeedStrategy):
+                raise ScheduleError(f"{kind.__name__} binds parameters together that stages free singly; use 'ddp'")
+            self.plan = make_plan(self.schedule, describe(pl_module, self.blocks))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"fingerprint": self.plan.fingerprint()}
+        return {"plan": self.plan.as_data(), "began": self.began, "values": self._values, "best": self._best}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if state_dict["fingerprint"] != self.plan.fingerprint():
-            raise ScheduleError("the checkpoint was trained with another schedule or model; start a new run")
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn != TrainerFn.FITTING:
+            return  # validate() between two fits does not move training
+        state = checkpoint["callbacks"].get(self.state_key)
+        if state is None:
+            raise ScheduleError("the checkpoint was made without StagedUnfreezing; load its weights and start anew")
+        changed = differences(state["plan"], self.plan.as_data())
+        if changed and not (self.accepts_new_schedule and len(state["began"]) <= len(self.plan.stages)):
+            raise ScheduleError(
+                f"the checkpoint was trained with another schedule: {'; '.join(changed[:3])}; take the old one, "
+                "start a new run, or say resume_with_new_schedule=true"
+            )
+        self.began = [(epoch, step) for epoch, step in state["began"]]
+        self._values, self._best = dict(state["values"]), state["best"]
+        self._resumed = {**checkpoint, "new_schedule": bool(changed)}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if len(trainer.optimizers) != 1 or trainer.lr_scheduler_configs:
+            raise ScheduleError("configure_optimizers must give one optimizer and no scheduler; stages bring theirs")
         (optimizer,) = trainer.optimizers
         regroup(optimizer, pl_module, self.plan)
+        self._given = settings_of(optimizer)
+        if self._resumed and self._resumed["new_schedule"]:
+            states = self._resumed["optimizer_states"]  # the very list that Lightning is about to load
+            states[0] = carry_over(states[0], optimizer)
+        epochs = self.plan.epochs
+        if trainer.max_epochs not in (*UNSET_MAX_EPOCHS, epochs):
+            raise ScheduleError(f"Trainer(max_epochs={trainer.max_epochs}): the schedule has {epochs}; leave it out")
+        trainer.fit_loop.max_epochs = -1 if epochs is None else epochs
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # a restart within an epoch gets here, but not to on_train_epoch_start
-        self._apply(trainer, pl_module, self.plan.at(trainer.current_epoch))
+        if self._resumed is None and trainer.global_step == 0:
+            self.began, self._values, self._best = [], {}, None
+        if not self.began or self._is_over(trainer.current_epoch, trainer.global_step):
+            self._begin_next(trainer, pl_module)
+        else:  # a restart, perhaps within an epoch, where on_train_epoch_start is not called
+            self._apply(trainer, pl_module)
+        self._resumed = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        stage = self.plan.at(trainer.current_epoch)
-        if trainer.current_epoch == stage.start_epoch:
-            if stage.optimizer_state == "reset":
-                trainer.optimizers[0].state.clear()
-            self._apply(trainer, pl_module, stage)
+        if self._is_over(trainer.current_epoch, trainer.global_step):
+            self._begin_next(trainer, pl_module)
+        elif not self.stage.target:
+            self._bring_scheduler(trainer)  # what validation said may have lowered the rates
 
-    def _apply(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
-        """Make model, optimizer and learning-rate scheduler what `stage` says; may be repeated."""
-        open_only(pl_module, set(stage.open), stage.batch_norm)
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if self.stage.steps is not None and not trainer.should_stop and self.is_last_epoch(trainer):
+            trainer.should_stop = self._cuts_epoch = True  # Lightning validates and ends the epoch here
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._record(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.enable_validation:
+            self._record(trainer, pl_module)
+        value = self._values.get(trainer.current_epoch)
+        for config in trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, ReduceLROnPlateau) and value is not None:
+                config.scheduler.step(value)
+        if self._cuts_epoch:
+            trainer.should_stop = self._cuts_epoch = False
+        if self.stage is self.plan.stages[-1] and self.is_last_epoch(trainer):
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._best is not None and self._is_over(trainer.current_epoch, trainer.global_step):
+            pl_module.load_state_dict(self._best)
+
+    def _is_over(self, epoch: int, step: int) -> bool:
+        first_epoch, first_step = self.began[-1]
+        return self.stage.is_over(epoch - first_epoch, step - first_step, list(self._values.values()))
+
+    def _record(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the metric that the stage looks at and, where it may go back to them, the best weights."""
+        if not self.stage.is_watched:
+            return
+        if self.stage.monitor not in trainer.callback_metrics:
+            measured = ", ".join(sorted(trainer.callback_metrics)) or "none"
+            raise ScheduleError(f"stage {self.stage.name} looks at {self.stage.monitor}, measured are: {measured}")
+        value = float(trainer.callback_metrics[self.stage.monitor])
+        self._values[trainer.current_epoch] = trainer.strategy.broadcast(value)
+        if self.stage.restore_best and is_best(list(self._values.values()), str(self.stage.mode)):
+            self._best = {name: tensor.detach().cpu().clone() for name, tensor in pl_module.state_dict().items()}
+
+    def _begin_next(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if len(self.began) == len(self.plan.stages):
+            trainer.should_stop = True  # the checkpoint is from the very end
+            return
+        self.began.append((trainer.current_epoch, trainer.global_step))
+        if self._best is not None:
+            pl_module.load_state_dict(self._best)
+        self._values, self._best = {}, None
+        if self.stage.optimizer_state == "reset":
+            trainer.optimizers[0].state.clear()
+        self._apply(trainer, pl_module)
+
+    def _apply(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make model, optimizer and learning-rate scheduler what the stage says; may be repeated."""
+        open_only(pl_module, set(self.stage.open), self.stage.batch_norm, self.blocks)
+        if isinstance(trainer.strategy, DDPStrategy):  # its reducer knows only what was trainable when it wrapped
+            trainer.strategy.model = trainer.strategy.lightning_module
+            trainer.strategy.configure_ddp()
         (optimizer,) = trainer.optimizers
-        set_rates(optimizer, stage)
-        steps_per_epoch = math.ceil(int(trainer.num_training_batches) / trainer.accumulate_grad_batches)
-        done = trainer.global_step - stage.start_epoch * steps_per_epoch
-        factor = partial(stage.lr_factor, steps_per_epoch)
-        scheduler = LambdaLR(optimizer, factor, last_epoch=done - 1)
-        trainer.strategy.lr_scheduler_configs = [LRSchedulerConfig(scheduler, interval="step")]
+        if self._resumed and self.stage.target and not self._resumed["new_schedule"]:
+            loaded = settings_of(optimizer)
+            self._bring_scheduler(trainer)
+            trainer.lr_scheduler_configs[0].scheduler.load_state_dict(self._resumed["lr_schedulers"][0])
+            for group, settings in zip(optimizer.param_groups, loaded, strict=True):
+                group.update(settings)
+        else:
+            set_rates(optimizer, self._given, self.stage)
+            self._bring_scheduler(trainer)
+
+    def _bring_scheduler(self, trainer: Trainer) -> None:
+        scheduler = build_lr_scheduler(
+            self.stage,
+            trainer.optimizers[0],
+            steps_per_epoch=trainer.num_training_batches / trainer.accumulate_grad_batches,
+            done=trainer.global_step - self.began[-1][1],
+            values=lambda: list(self._values.values()),
+        )
+        trainer.strategy.lr_scheduler_configs = [scheduler]

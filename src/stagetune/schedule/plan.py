@@ -1,22 +1,15 @@
-"""A schedule resolved against one model. Pure data and pure functions, no torch: `plan.at(epoch)` says all."""
+"""What a schedule comes to on one model. Pure data and pure functions, no torch."""
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import ParamSpec, TypeVar
+from typing import Any
 
-from stagetune.config.schema import ScheduleConfig, StageConfig
-from stagetune.errors import ScheduleError
-from stagetune.schedule.model import Model
-from stagetune.schedule.rates import stage_rates
-from stagetune.schedule.selectors import select_all
+from stagetune.config.schema import Until
+from stagetune.schedule.progress import plateau_factor, shape, stalled
 
 NO_DECAY = "/no_decay"
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -30,38 +23,67 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Stage:
+class PlannedStage:
     """One phase of training with a fixed trainable set."""
 
     index: int
     name: str
-    start_epoch: int
-    epochs: int
+    start_epoch: int | None  # None behind a stage whose end only training shows
+    epochs: int | None  # its length, the longest if `until`; None if it is given in steps
+    steps: int | None  # optimizer steps
+    until: Until | None
+    monitor: str | None  # the metric that until, restore_best and plateaus look at
+    mode: str | None  # min | max
+    restore_best: bool  # the next stage begins from the weights that were best in this one
     open: tuple[str, ...]  # names of the trainable parameters, in the model's order
     open_blocks: tuple[str, ...]  # blocks of which anything is trainable, in forward order, the head last
     frozen_prefix: int  # how many leading blocks are wholly frozen
     trainable_parameters: int
     rates: Mapping[str, float]  # group name -> learning rate; 0 for a frozen group
-    lr_scheduler: str
+    lr_scheduler: str | Mapping[str, Any]  # a shape by name, or a torch class by _target_
     warmup: float  # epochs over which the rates rise from 0
+    warmup_steps: int | None  # the same in optimizer steps
     optimizer_state: str  # keep | reset: what the optimizer remembers of earlier stages
     batch_norm: str  # auto | frozen | train
     weight_decay: float | None  # None: the optimizer's own
 
     @property
-    def end_epoch(self) -> int:
-        """The first epoch after this stage."""
-        return self.start_epoch + self.epochs
+    def is_watched(self) -> bool:
+        """Whether its course depends on the monitored metric."""
+        plateau = self.lr_scheduler == "plateau" or self.target.endswith("ReduceLROnPlateau")
+        return self.until is not None or self.restore_best or plateau
 
-    def lr_factor(self, steps_per_epoch: int, step: int) -> float:
-        """The share of the stage's rates at its optimizer step `step`, counted from 0."""
-        rise = round(self.warmup * steps_per_epoch)
+    @property
+    def target(self) -> str:
+        """The class of its learning-rate scheduler; empty for a shape by name."""
+        return "" if isinstance(self.lr_scheduler, str) else str(self.lr_scheduler["_target_"])
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Optimizer steps that it takes, at most."""
+        return self.steps if self.steps is not None else (self.epochs or 0) * steps_per_epoch
+
+    def lr_factor(self, steps_per_epoch: int, values: Sequence[float], step: int) -> float:
+        """The share of the stage's rates at its optimizer step `step`, counted from 0.
+
+        `values` are those of the monitored metric so far, one for each epoch of the stage.
+        """
+        rise = self.warmup_steps if self.warmup_steps is not None else round(self.warmup * steps_per_epoch)
         if step < rise:
             return (step + 1) / (rise + 1)
-        progress = min((step - rise) / max(self.epochs * steps_per_epoch - rise, 1), 1.0)
-        if self.lr_scheduler == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * progress))
-        return 1 - progress if self.lr_scheduler == "linear" else 1.0
+        if self.lr_scheduler == "plateau":
+            return plateau_factor(values, str(self.mode))
+        left = max(self.total_steps(steps_per_epoch) - rise, 1)
+        return shape(str(self.lr_scheduler), (step - rise) / left)
+
+    def is_over(self, epochs: int, steps: int, values: Sequence[float]) -> bool:
+        """Whether it ends after so many epochs and optimizer steps, with these values of the metric."""
+        if self.steps is not None:
+            return steps >= self.steps
+        if self.until is not None and stalled(
+            values, str(self.mode), patience=self.until.patience, min_delta=self.until.min_delta
+        ):
+            return True
+        return epochs >= (self.epochs or 0)
 
 
 @dataclass(frozen=True)
@@ -71,114 +93,43 @@ class Plan:
     name: str
     blocks: tuple[str, ...]
     groups: tuple[Group, ...]
-    stages: tuple[Stage, ...]
+    stages: tuple[PlannedStage, ...]
     total_parameters: int
 
     @property
-    def epochs(self) -> int:
-        return self.stages[-1].end_epoch
+    def epochs(self) -> int | None:
+        """Epochs of all stages, at most; None if one of them is given in steps."""
+        counts = [stage.epochs for stage in self.stages]
+        return None if None in counts else sum(count or 0 for count in counts)
 
-    def at(self, epoch: int) -> Stage:
-        """The stage that `epoch` belongs to; the last one for any epoch after the end."""
-        return next((stage for stage in self.stages if epoch < stage.end_epoch), self.stages[-1])
+    def as_data(self) -> dict[str, Any]:
+        """Plain containers, for a checkpoint; `differences` compares them."""
+        data: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return data
 
     def fingerprint(self) -> str:
-        """Equal for equal plans; a checkpoint carries it."""
+        """Equal for equal plans."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def make_plan(schedule: ScheduleConfig, model: Model) -> Plan:
-    """Resolve a schedule against a model; raises `ScheduleError` for anything in it that the model cannot do."""
-    if not schedule.stages:
-        raise ScheduleError(f"schedule {schedule.name} has no stages; list at least one")
-    opened = _open_sets(schedule, model)
-    rates = [
-        _in_stage(config, stage_rates, config, names, model)
-        for config, names in zip(schedule.stages, opened, strict=True)
-    ]
-    groups = _make_groups(model, rates)
-    stages: list[Stage] = []
-    for config, names, rate in zip(schedule.stages, opened, rates, strict=True):
-        open_blocks = tuple(
-            b for b in model.ordered_blocks if any(p.block == b for p in model.parameters if p.name in names)
-        )
-        stages.append(
-            Stage(
-                index=len(stages),
-                name=config.name,
-                start_epoch=stages[-1].end_epoch if stages else 0,
-                epochs=config.epochs,
-                open=tuple(p.name for p in model.parameters if p.name in names),
-                open_blocks=open_blocks,
-                frozen_prefix=next((i for i, b in enumerate(model.blocks) if b in open_blocks), len(model.blocks)),
-                trainable_parameters=sum(p.numel for p in model.parameters if p.name in names),
-                rates={group.name: rate.get(group.parameters[0], 0.0) for group in groups},
-                lr_scheduler=config.lr_scheduler,
-                warmup=config.warmup,
-                optimizer_state=config.optimizer_state,
-                batch_norm=config.batch_norm,
-                weight_decay=config.weight_decay,
-            )
-        )
-    return Plan(schedule.name, model.blocks, groups, tuple(stages), sum(p.numel for p in model.parameters))
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two plans' data, in words; empty if nothing does."""
+    return list(_differences(before, now))
 
 
-def _open_sets(schedule: ScheduleConfig, model: Model) -> list[frozenset[str]]:
-    """Per stage the trainable parameters: what earlier stages opened, what it opens, less what it freezes."""
-    norms = frozenset(p.name for p in model.parameters if p.norm)
-    opened: frozenset[str] = frozenset()
-    sets = []
-    for config in schedule.stages:
-        adds = _in_stage(config, select_all, config.open, model)
-        takes = _in_stage(config, select_all, config.freeze, model)
-        if both := sorted(adds & takes):
-            raise ScheduleError(f"stage {config.name} opens and freezes {both[0]}; leave one of the two out")
-        if config.open and not adds - opened:
-            raise ScheduleError(
-                f"stage {config.name} of schedule {schedule.name} unfreezes nothing, it is all open already; "
-                "name what is still frozen, or leave open out"
-            )
-        opened = (opened | adds) - takes
-        # batch_norm: train means all of them, also those of frozen blocks, and only for this stage
-        trainable = opened | norms if config.batch_norm == "train" else opened
-        if not trainable:
-            raise ScheduleError(
-                f"stage {config.name} of schedule {schedule.name} trains nothing; let it open a block"
-            )
-        sets.append(trainable)
-    never = [p.name for p in model.parameters if not any(p.name in names for names in sets)]
-    if never and not schedule.leave_frozen:
-        raise ScheduleError(
-            f"schedule {schedule.name} never opens {len(never)} parameters, such as {never[0]}; "
-            "open them in a stage, or say leave_frozen: true"
-        )
-    return sets
-
-
-def _make_groups(model: Model, rates: Sequence[Mapping[str, float]]) -> tuple[Group, ...]:
-    """Every parameter in exactly one group: those of a block that have the same rates throughout.
-
-    Weights that decay stand apart from norms and biases. A block whose parameters go different ways is divided
-    into parts, numbered in forward order: backbone.layer3.part1, backbone.layer3.part2, ...
-    """
-    groups = []
-    for block in model.ordered_blocks:
-        members = [p for p in model.parameters if p.block == block]
-        course = {p.name: tuple(rate.get(p.name, 0.0) for rate in rates) for p in members}
-        parts = list(dict.fromkeys(course.values()))
-        name = block if block == model.ordered_blocks[-1] else f"backbone.{block}"
-        for number, part in enumerate(parts, start=1):
-            label = name if len(parts) == 1 else f"{name}.part{number}"
-            for decays in (True, False):
-                names = tuple(p.name for p in members if course[p.name] == part and (p.ndim > 1) == decays)
-                if names:
-                    groups.append(Group(label if decays else label + NO_DECAY, block, names, decays))
-    return tuple(groups)
-
-
-def _in_stage(config: StageConfig, resolve: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call `resolve`; its error says in which stage it happened."""
-    try:
-        return resolve(*args, **kwargs)
-    except ScheduleError as error:
-        raise ScheduleError(f"stage {config.name}: {error}") from error
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    if before["blocks"] != now["blocks"] or before["total_parameters"] != now["total_parameters"]:
+        yield "the model is another"
+    if len(before["stages"]) != len(now["stages"]):
+        yield f"it has {len(now['stages'])} stages, not {len(before['stages'])}"
+    for old, new in zip(before["stages"], now["stages"], strict=False):
+        for key in old.keys() & new.keys() - {"index", "start_epoch", "open_blocks", "frozen_prefix"}:
+            if old[key] == new[key]:
+                continue
+            if key in ("open", "rates"):
+                changed = sorted(set(old[key]) ^ set(new[key])) or [k for k in old[key] if old[key][k] != new[key][k]]
+                yield (
+                    f"stage {new['name']}: {key} of {changed[0]} and others" if changed else f"{key} in another order"
+                )
+            else:
+                yield f"stage {new['name']}: {key} is {new[key]}, was {old[key]}"

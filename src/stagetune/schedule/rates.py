@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Set
 
-from stagetune.config.schema import StageConfig
+from stagetune.config.schema import SELECTORS, Stage
 from stagetune.errors import ScheduleError
 from stagetune.schedule.model import Model
 from stagetune.schedule.selectors import ALL, select
 
 
-def stage_rates(config: StageConfig, opened: Set[str], model: Model) -> Mapping[str, float]:
+def stage_rates(config: Stage, opened: Set[str], model: Model) -> Mapping[str, float]:
     """Learning rate by parameter, for those that are open.
 
     `lrs` goes first: the rate of the first of its keys that names the parameter. Others get `lr` at the head and
@@ -34,7 +34,7 @@ def stage_rates(config: StageConfig, opened: Set[str], model: Model) -> Mapping[
     return rates
 
 
-def _block_rates(config: StageConfig, opened: Set[str], model: Model) -> dict[str, float]:
+def _block_rates(config: Stage, opened: Set[str], model: Model) -> dict[str, float]:
     blocks = model.ordered_blocks
     if config.lr is not None:
         return {block: config.lr * config.lr_decay**depth for depth, block in enumerate(reversed(blocks))}
@@ -52,7 +52,10 @@ def _block_rates(config: StageConfig, opened: Set[str], model: Model) -> dict[st
 
 
 def _named(key: str, model: Model) -> frozenset[str]:
-    """A key of `lrs`: a block, a range of layers such as 0%:25%, or a glob."""
+    """A key of `lrs`: a block, a glob, a range of layers such as 0%:25%, or a selector such as last:20."""
     if key in (*model.ordered_blocks, ALL):
         return select(key, model)
-    return select({"index" if ":" in key else "match": key}, model)
+    kind, colon, value = key.partition(":")
+    if colon and kind in SELECTORS:
+        return select({kind: value}, model)
+    return select({"index" if colon else "match": key}, model)

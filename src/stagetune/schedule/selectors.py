@@ -79,12 +79,14 @@ def _match(value: Any, model: Model) -> frozenset[str]:
 
 
 def _params(value: Any, model: Model) -> frozenset[str]:
-    patterns = [re.compile(str(pattern)) for pattern in _listed(value)]
-    return frozenset(
-        p.name
-        for p in model.parameters
-        if any(pattern.match(name) for name in _spellings(p.name) for pattern in patterns)
-    )
+    return frozenset().union(*(_param(str(pattern), model) for pattern in _listed(value)))
+
+
+def _param(pattern: str, model: Model) -> frozenset[str]:
+    """One name in full, else all that the pattern matches from their beginning."""
+    fits = re.compile(pattern).match
+    exact = frozenset(p.name for p in model.parameters if pattern in _spellings(p.name))
+    return exact or frozenset(p.name for p in model.parameters if any(map(fits, _spellings(p.name))))
 
 
 _RESOLVE: Mapping[str, Callable[[Any, Model], frozenset[str]]] = {

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from stagetune.schedule.plan import NO_DECAY, Plan, Stage
+from stagetune.schedule.plan import NO_DECAY, Plan, PlannedStage
 
 
 def plan_table(plan: Plan) -> str:
@@ -13,14 +13,14 @@ def plan_table(plan: Plan) -> str:
 
 def plan_text(plan: Plan) -> str:
     """plan.txt: the table with BatchNorm and the frozen prefix, then the rate of every group in every stage."""
-    heading = ("stage", "epochs", "open", "trainable", "learning rate", "BatchNorm", "frozen prefix")
+    heading = ("stage", "epochs", "open", "trainable", "learning rate", "BatchNorm", "cached depth")
     rates = [("group", "parameters", *(stage.name for stage in plan.stages))]
     for group in plan.groups:
         own = (f"{stage.rates[group.name]:.2e}" if stage.rates[group.name] else "frozen" for stage in plan.stages)
         rates.append((group.name, str(len(group.parameters)), *own))
     return "\n".join(
         [
-            f"schedule {plan.name}: {len(plan.stages)} stages, {plan.epochs} epochs",
+            f"schedule {plan.name}: {len(plan.stages)} stages, {length_words(plan)}",
             "",
             *_columns([heading, *(_row(plan, stage) for stage in plan.stages)]),
             "",
@@ -40,35 +40,58 @@ def count_words(count: int) -> str:
     return str(count)
 
 
-def _row(plan: Plan, stage: Stage) -> tuple[str, ...]:
+def length_words(plan: Plan) -> str:
+    """How long it takes: 9 epochs, at most 40 epochs, 4 epochs and 500 steps."""
+    most = "at most " if any(stage.until for stage in plan.stages) else ""
+    epochs = sum(stage.epochs or 0 for stage in plan.stages)
+    steps = sum(stage.steps or 0 for stage in plan.stages)
+    return " and ".join([*([f"{most}{epochs} epochs"] if epochs else []), *([f"{steps} steps"] if steps else [])])
+
+
+def _epochs_words(stage: PlannedStage) -> str:
+    if stage.steps is not None:
+        return f"{stage.steps} steps"
+    if stage.until is not None:
+        return f"at most {stage.epochs}, until {stage.monitor} stalls for {stage.until.patience}"
+    if stage.start_epoch is None or stage.epochs is None:
+        return f"{stage.epochs} more"
+    return (
+        f"{stage.start_epoch}" if stage.epochs == 1 else f"{stage.start_epoch}-{stage.start_epoch + stage.epochs - 1}"
+    )
+
+
+def _row(plan: Plan, stage: PlannedStage) -> tuple[str, ...]:
     share = stage.trainable_parameters / plan.total_parameters
     rates = [rate for name, rate in stage.rates.items() if rate and not name.endswith(NO_DECAY)]
     rates = rates or [rate for rate in stage.rates.values() if rate]
     low, high = min(rates), max(rates)
     rate = f"{high:.1e}" if low == high else f"{low:.1e} to {high:.1e}"
-    shape = "" if stage.lr_scheduler == "constant" else f" {stage.lr_scheduler}"
-    rise = f", warm-up {stage.warmup:g}" if stage.warmup else ""
-    last = stage.end_epoch - 1
+    name = stage.target.rpartition(".")[2] or stage.lr_scheduler
+    shape = "" if name == "constant" else f" {name}"
+    rise = f", warm-up {stage.warmup_steps} steps" if stage.warmup_steps else ""
+    rise = f", warm-up {stage.warmup:g}" if stage.warmup else rise
     return (
         stage.name,
-        f"{stage.start_epoch}" if stage.epochs == 1 else f"{stage.start_epoch}-{last}",
+        _epochs_words(stage),
         "everything" if share == 1 else _open_words(plan, stage),
         f"{count_words(stage.trainable_parameters)} ({share:.0%})",
         rate + shape + rise,
-        {"auto": "eval where frozen", "frozen": "eval everywhere", "train": "trains everywhere"}[stage.batch_norm],
+        {"auto": "eval where frozen", "frozen": "frozen everywhere", "train": "trains everywhere"}[stage.batch_norm],
         _prefix_words(plan, stage),
     )
 
 
-def _open_words(plan: Plan, stage: Stage) -> str:
+def _open_words(plan: Plan, stage: PlannedStage) -> str:
     """The open blocks; one that is open in part is marked."""
     frozen = {group.block for group in plan.groups if not stage.rates[group.name]}
     return ", ".join(f"{block} in part" if block in frozen else block for block in stage.open_blocks)
 
 
-def _prefix_words(plan: Plan, stage: Stage) -> str:
+def _prefix_words(plan: Plan, stage: PlannedStage) -> str:
     blocks = plan.blocks[: stage.frozen_prefix]
-    return "none" if not blocks else blocks[0] if len(blocks) == 1 else f"{blocks[0]} to {blocks[-1]}"
+    if not blocks:
+        return "0, images"
+    return f"{len(blocks)}, output of {blocks[-1]}"
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -15,36 +15,39 @@ class ClassificationTask(StagedTask):
 
     def __init__(self, *args: Any, classes: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # outputs are gathered already: metrics that gather too would count each image once per process
+        alone: Any = {"sync_on_compute": False}
         measures = MetricCollection(
             {
-                "accuracy": MulticlassAccuracy(classes, average="micro"),
-                "top5": MulticlassAccuracy(classes, average="micro", top_k=min(5, classes)),
-                "f1": MulticlassF1Score(classes, average="macro"),
+                "accuracy": MulticlassAccuracy(classes, average="micro", **alone),
+                "top5": MulticlassAccuracy(classes, average="micro", top_k=min(5, classes), **alone),
+                "f1": MulticlassF1Score(classes, average="macro", **alone),
             }
         )
         self.val_metrics = measures.clone(prefix="val/")
         self.test_metrics = measures.clone(prefix="test/")
-        self.eval_loss = MeanMetric()
-        self.confusion = MulticlassConfusionMatrix(classes)  # of the test; rows are the true classes
+        self.eval_loss = MeanMetric(**alone)
+        self.confusion = MulticlassConfusionMatrix(classes, **alone)  # of the test; rows are the true classes
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.val_metrics.update(self._measured(batch), batch.target)
+        self.val_metrics.update(*self._measured(batch))
 
     def on_validation_epoch_end(self) -> None:
         self._log("val/", self.val_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        logits = self._measured(batch)
-        self.test_metrics.update(logits, batch.target)
-        self.confusion.update(logits, batch.target)
+        logits, target = self._measured(batch)
+        self.test_metrics.update(logits, target)
+        self.confusion.update(logits, target)
 
     def on_test_epoch_end(self) -> None:
         self._log("test/", self.test_metrics)
 
-    def _measured(self, batch: Batch) -> Tensor:
-        logits: Tensor = self(batch.inputs, batch.depth).float()
-        self.eval_loss.update(self.loss(logits, batch.target), weight=len(batch.target))
-        return logits
+    def _measured(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        logits, target = self.run(batch)
+        logits = logits.float()
+        self.eval_loss.update(self.loss(logits, target), weight=len(target))
+        return logits, target
 
     def _log(self, prefix: str, metrics: MetricCollection) -> None:
         self.log_dict({f"{prefix}loss": self.eval_loss.compute(), **metrics.compute()})

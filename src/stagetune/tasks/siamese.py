@@ -56,9 +56,9 @@ class SiameseTask(StagedTask):
         )
 
     def _encode(self, batch: Batch) -> None:
-        embeddings = self(batch.inputs, batch.depth)
-        self._losses.append(self.loss(embeddings, batch.target) * len(batch.target))
-        self._encoded.append((embeddings.cpu(), batch.target.cpu()))
+        embeddings, target = self.run(batch)
+        self._losses.append(self.loss(embeddings, target) * len(target))
+        self._encoded.append((embeddings.cpu(), target.cpu()))
 
     def _drain(self) -> tuple[Tensor, Tensor, Tensor]:
         """Mean loss, and distance and `is_same` of the fixed pairs of all images encoded since the last call."""

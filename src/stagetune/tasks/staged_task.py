@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from stagetune.data.datamodule import Batch
 from stagetune.models.backbone import Backbone
+from stagetune.tasks.gather import gather_rows
 
 MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
 
@@ -37,8 +38,15 @@ class StagedTask(LightningModule):
         output: Tensor = self.head(self.backbone(inputs, start=depth))
         return output
 
+    def run(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Outputs and targets of the batch; of several processes, of all their batches together.
+
+        So every process has the loss of the whole, with pairs across processes, and metrics count each image once.
+        """
+        return gather_rows(self, self(batch.inputs, batch.depth)), gather_rows(self, batch.target)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        cost: Tensor = self.loss(self(batch.inputs, batch.depth), batch.target)
+        cost: Tensor = self.loss(*self.run(batch))
         return cost
 
     def configure_optimizers(self) -> Optimizer:

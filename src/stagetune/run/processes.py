@@ -1,0 +1,100 @@
+"""A run on several processes: starting them, finding each other, and one result."""
+
+import os
+import sys
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from torch import distributed
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from stagetune.errors import ConfigError, Interrupted, StagetuneError
+
+
+def are_started() -> bool:
+    """Whether this is one of several processes that torchrun or SLURM has started."""
+    return TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
+
+
+def wants_several(trainer: Mapping[str, Any]) -> bool:
+    """Whether the trainer's settings ask for more than one process."""
+    return int(trainer.get("devices", 1)) * int(trainer.get("num_nodes", 1)) > 1
+
+
+def start(trainer: Mapping[str, Any], run_dir: Path, *, resume: bool) -> None:
+    """Run what `run_dir/config.yaml` says on this machine's processes, and wait; raises the first one's error."""
+    count = int(trainer["devices"])
+    if int(trainer.get("num_nodes", 1)) > 1:
+        raise ConfigError(["trainer.num_nodes: several machines are started by torchrun or srun; see the README"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    settings = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        run_id=uuid.uuid4().hex,
+        max_restarts=0,
+        monitor_interval=0.2,
+    )
+    arguments = ["-m", "stagetune.run.processes", str(run_dir), *(["--resume"] if resume else [])]
+    try:
+        elastic_launch(settings, sys.executable)(*arguments)
+    except ChildFailedError as failed:
+        kind, _, text = _message(failed.get_first_failure()[1].message).partition(": ")
+        raise (Interrupted(text) if kind == "Interrupted" else StagetuneError(text or kind)) from failed
+
+
+def join(trainer: Mapping[str, Any]) -> tuple[int, int]:
+    """This process's number and how many there are, once they have found each other."""
+    if not wants_several(trainer):
+        return 0, 1
+    environment: ClusterEnvironment = SLURMEnvironment() if SLURMEnvironment.detect() else TorchElasticEnvironment()
+    wanted = int(trainer["devices"]) * int(trainer.get("num_nodes", 1))
+    if environment.world_size() != wanted:
+        raise ConfigError(
+            [f"trainer: devices x num_nodes is {wanted}, but {environment.world_size()} processes were started"]
+        )
+    if not distributed.is_initialized():
+        os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = environment.main_address, str(environment.main_port)
+        backend = "nccl" if torch.cuda.is_available() and trainer.get("accelerator") != "cpu" else "gloo"
+        if backend == "nccl":
+            torch.cuda.set_device(environment.local_rank())
+        distributed.init_process_group(backend, rank=environment.global_rank(), world_size=environment.world_size())
+    return distributed.get_rank(), distributed.get_world_size()
+
+
+def from_first(value: Any, processes: int) -> Any:
+    """The first process's value, in all of them."""
+    if processes == 1:
+        return value
+    box = [value]
+    distributed.broadcast_object_list(box)
+    return box[0]
+
+
+def _message(message: Any) -> str:
+    text = message.get("message", message) if isinstance(message, Mapping) else message
+    return str(text)
+
+
+@record
+def _worker() -> None:
+    from stagetune.config.validate import validate
+    from stagetune.run.experiment import run_experiment
+
+    run_dir = Path(sys.argv[1])
+    config = validate(yaml.safe_load((run_dir / "config.yaml").read_text()))
+    run_experiment(config, run_dir, resume="--resume" in sys.argv)
+
+
+if __name__ == "__main__":
+    _worker()

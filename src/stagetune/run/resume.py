@@ -1,0 +1,39 @@
+"""Going on with a run that stopped: what is known of it, and what may be another than it was."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from stagetune.errors import ConfigError, ResultError
+from stagetune.report.result import FILE, read_result
+
+# the schedule is checked by the callback, against the plan that the checkpoint was trained by
+MAY_CHANGE = (
+    "schedule", "logger", "checkpoint", "resume", "data.num_workers", "trainer.profiler", "trainer.accelerator",
+)  # fmt: skip
+
+
+def check_unfinished(run_dir: Path) -> None:
+    """Raise `ResultError` for a run that is completed."""
+    if (run_dir / FILE).exists() and read_result(run_dir).status == "completed":
+        raise ResultError(f"{run_dir} is completed, there is nothing to go on with; {run_dir / FILE} has its numbers")
+
+
+def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for settings that differ from those of the run so far and would make it another run."""
+    problems = [
+        f"{key}={new}: the run was begun with {old}; leave it so, or start a new run"
+        for key, old, new in _changed(before, now)
+        if not key.startswith(MAY_CHANGE)
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    for key in dict.fromkeys([*before, *now]):
+        old, new, where = before.get(key), now.get(key), f"{path}{key}"
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from _changed(old, new, f"{where}.")
+        elif old != new:
+            yield where, old, new

@@ -1,0 +1,84 @@
+"""A stage's learning-rate scheduler, built afresh over the complete groups."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib import import_module
+from typing import Any, Literal, cast
+
+from lightning.pytorch.utilities.types import LRSchedulerConfig
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+
+from stagetune.errors import ScheduleError
+from stagetune.schedule.plan import PlannedStage
+
+OWN_STEP = cast(Literal["step", "epoch"], "own")  # an interval at which Lightning does nothing
+
+
+def build_lr_scheduler(
+    stage: PlannedStage,
+    optimizer: Optimizer,
+    *,
+    steps_per_epoch: float,
+    done: int,
+    values: Callable[[], Sequence[float]],
+) -> LRSchedulerConfig:
+    """The scheduler of `stage`, `done` optimizer steps into it; `values` gives the metric's so far.
+
+    A shape by name is a pure function of these. A torch class starts at its beginning; whoever resumes loads its
+    state. `steps_per_epoch` is infinite for data without a length. Raises `ScheduleError` for a stage that needs
+    it then, and if the class refuses its arguments.
+    """
+    counts_epochs = stage.steps is None and (stage.warmup or stage.lr_scheduler not in ("constant", "plateau"))
+    if math.isinf(steps_per_epoch) and counts_epochs:
+        raise ScheduleError(f"stage {stage.name} needs the length of an epoch, the data has none; give it steps")
+    per_epoch = math.ceil(steps_per_epoch) if math.isfinite(steps_per_epoch) else stage.steps or 1
+    if not stage.target:
+        return LRSchedulerConfig(
+            LambdaLR(optimizer, lambda step: stage.lr_factor(per_epoch, values(), step), last_epoch=done - 1),
+            interval="step",
+        )
+    assert isinstance(stage.lr_scheduler, Mapping)
+    settings = {key: value for key, value in stage.lr_scheduler.items() if key != "interval"}
+    target = load_target(stage.target)
+    by_step = stage.lr_scheduler.get("interval", "step" if target in (OneCycleLR, CyclicLR) else "epoch") == "step"
+    steps = stage.total_steps(per_epoch)
+    total = steps if by_step else math.ceil(steps / per_epoch)
+    try:
+        scheduler = _built(settings, optimizer, total)
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise ScheduleError(f"stage {stage.name}: lr_scheduler {stage.target}: {error}") from error
+    if isinstance(scheduler, ReduceLROnPlateau):
+        # Lightning would step it behind the epoch's checkpoint, and a resumed run would miss that step
+        return LRSchedulerConfig(scheduler, interval=OWN_STEP, reduce_on_plateau=True, monitor=stage.monitor)
+    return LRSchedulerConfig(scheduler, interval="step" if by_step else "epoch")
+
+
+def load_target(path: str) -> Any:
+    """What a dotted path names; raises `ScheduleError` if there is no such thing."""
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        raise ScheduleError(f"lr_scheduler._target_={path}: cannot be imported") from None
+
+
+def _built(settings: Any, optimizer: Optimizer, total: int) -> Any:
+    """Settings with every `_target_` in them built; schedulers get the optimizer, and what only the stage knows."""
+    if isinstance(settings, Mapping) and "_target_" in settings:
+        target = load_target(str(settings["_target_"]))
+        arguments = {key: _built(value, optimizer, total) for key, value in settings.items() if key != "_target_"}
+        if not (inspect.isclass(target) and issubclass(target, LRScheduler)):
+            return partial(target, **arguments) if arguments.pop("_partial_", False) else target(**arguments)
+        known = {"total_steps": total, "T_max": total, "max_lr": [group["lr"] for group in optimizer.param_groups]}
+        accepted = inspect.signature(target).parameters
+        if "epochs" in arguments and "steps_per_epoch" in arguments:
+            del known["total_steps"]
+        return target(optimizer, **{key: value for key, value in known.items() if key in accepted} | arguments)
+    if isinstance(settings, Mapping):
+        return {key: _built(value, optimizer, total) for key, value in settings.items()}
+    if isinstance(settings, list | tuple):
+        return [_built(value, optimizer, total) for value in settings]
+    return settings
