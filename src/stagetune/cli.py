@@ -29,16 +29,15 @@ def show_plan(overrides: Sequence[str], picture: Path | None) -> None:
     # only now: a mistake above is answered without torch
     import torch
 
-    from stagetune.models.backbone import build_backbone
     from stagetune.report.figures import draw_plan
-    from stagetune.run.build import build_task
+    from stagetune.run.build import build_network, build_task
     from stagetune.schedule.freezing import describe
     from stagetune.schedule.resolve import make_plan
     from stagetune.schedule.table import plan_text
     from stagetune.schedule.timeline import rate_timeline
 
     with torch.device("meta"):  # shapes without memory
-        task = build_task(config, build_backbone(config.model.arch, stem=config.model.stem), CLASSES, {})
+        task = build_task(config, build_network(config.model), CLASSES, {})
     plan = make_plan(config.schedule, describe(task))
     print(plan_text(plan))
     path = picture or Path("outputs") / "plans" / f"{plan.name}.png"

@@ -49,10 +49,20 @@ class TaskConfig:
 @dataclass
 class ModelConfig:
     arch: str = choice(
-        "resnet50", "resnet18", "resnet34", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2", "vgg16"
+        "resnet50",
+        "resnet18",
+        "resnet34",
+        "resnet101",
+        "resnet152",
+        "resnext50_32x4d",
+        "wide_resnet50_2",
+        "vgg16",
+        "own",
     )
     stem: str = choice("imagenet", "small_images")
     weights: str = "auto"
+    network: dict[str, Any] | None = None
+    blocks: Any = None  # of an own network: names of layers, or lists of them by block
 
 
 @dataclass

@@ -6,7 +6,7 @@ from typing import Any
 
 from stagetune.config.convert import typed
 from stagetune.config.schedule_rules import schedule_rules
-from stagetune.config.schema import BLOCKS, LOSSES, METRICS, Config, Schedule
+from stagetune.config.schema import BLOCKS, LOSSES, METRICS, Config, ModelConfig, Schedule
 from stagetune.errors import ConfigError, did_you_mean
 
 # Arguments of lightning.pytorch.Trainer that a person may set; all others are decided by the framework.
@@ -84,7 +84,22 @@ def _rules(config: Config) -> Iterator[str]:
     yield from _process_rules(config.trainer)
     if config.logger.lightning is not None and "_target_" not in config.logger.lightning:
         yield "logger.lightning._target_: is missing; choose logger=tensorboard, or name a Lightning logger"
-    yield from schedule_rules(config.schedule, BLOCKS, METRICS[task.name])
+    yield from _network_rules(model)
+    blocks = list(model.blocks) if model.arch == "own" and model.blocks else BLOCKS
+    yield from schedule_rules(config.schedule, blocks, METRICS[task.name])
+
+
+def _network_rules(model: ModelConfig) -> Iterator[str]:
+    if model.arch != "own":
+        if model.network or model.blocks:
+            yield f"model.network and model.blocks: model={model.arch} has its own; choose model=own"
+        return
+    if not model.network or "_target_" not in model.network:
+        yield "model.network._target_: is missing; name the class of your network, my_package.MyNetwork"
+    if not model.blocks or not isinstance(model.blocks, list | Mapping):
+        yield "model.blocks: is missing; list the network's layers in forward order, model.blocks=[conv1,layer1]"
+    if model.weights == "imagenet":
+        yield "model.weights=imagenet: an own network loads its own; use auto (as its class builds it), or a file"
 
 
 def _process_rules(trainer: Mapping[str, Any]) -> Iterator[str]:

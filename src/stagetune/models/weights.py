@@ -12,11 +12,10 @@ from urllib.request import urlopen
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model_weights
 
 from stagetune.errors import WeightsError
-from stagetune.models.backbone import Backbone
 
 CONNECT_SECONDS = 3.0
 _CLASSIFIER = ("fc.", "classifier.")  # torchvision's own head, which a backbone does not have
@@ -82,7 +81,7 @@ def file_weights(path: str | Path) -> Weights:
     return Weights(str(path), own or state, card.get("trained_on", {}), frozenset(card.get("images", ())))
 
 
-def load_into(backbone: Backbone, weights: Weights) -> Weights:
+def load_into(backbone: nn.Module, weights: Weights) -> Weights:
     """Copy the weights into the backbone; what was used, with anything that stayed random said in it.
 
     Only ImageNet's first convolution may differ in shape (`stem=small_images`); it then stays random. Raises

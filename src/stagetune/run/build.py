@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
-from stagetune.config.schema import Config, DataConfig
+from stagetune.config.schema import Config, DataConfig, ModelConfig
 from stagetune.data.datamodule import StagedData
 from stagetune.data.digits import Digits
 from stagetune.data.glyphs import Glyphs
@@ -24,8 +24,9 @@ from stagetune.data.splits import Split, check_pairs, make_split
 from stagetune.errors import ConfigError, DataError
 from stagetune.losses.pairs import BCELoss, ContrastiveLoss
 from stagetune.losses.triplet import TripletLoss
-from stagetune.models.backbone import Backbone
+from stagetune.models.backbone import Backbone, build_backbone
 from stagetune.models.heads import EmbeddingHead, hidden_head, linear_head
+from stagetune.models.own import OwnBackbone, own_backbone
 from stagetune.models.weights import Weights
 from stagetune.run.checkpoints import AtomicCheckpoints
 from stagetune.run.precision import LIGHTNING
@@ -38,6 +39,8 @@ from stagetune.tasks.staged_task import StagedTask
 def check_targets(config: Config) -> None:
     """Raise `ConfigError` for anything that the configuration names and that does not exist or fit."""
     problems = check_target("optimizer", config.optimizer)
+    if config.model.network:
+        problems += check_target("model.network", config.model.network)
     if config.logger.lightning:
         problems += check_target("logger.lightning", config.logger.lightning)
     if problems:
@@ -118,7 +121,14 @@ def check_unseen(data: StagedData, weights: Weights, split_by: str) -> None:
             )
 
 
-def build_task(config: Config, backbone: Backbone, classes: int, card: dict[str, Any]) -> StagedTask:
+def build_network(model: ModelConfig) -> Backbone | OwnBackbone:
+    """The backbone with its initial weights; raises `ConfigError` for an own network that does not fit."""
+    if model.network is None:
+        return build_backbone(model.arch, stem=model.stem)
+    return own_backbone(build(model.network)(), model.blocks)
+
+
+def build_task(config: Config, backbone: Backbone | OwnBackbone, classes: int, card: dict[str, Any]) -> StagedTask:
     task, loss = config.task, config.loss
     shared = {"make_optimizer": build(config.optimizer, lr=0.0), "card": card}
     if task.name == "siamese":

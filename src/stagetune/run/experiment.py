@@ -13,12 +13,12 @@ from lightning.pytorch import Trainer, seed_everything
 from stagetune.config.schema import Config, mode_of
 from stagetune.data.datamodule import StagedData
 from stagetune.errors import Interrupted, ResultError, StagetuneError
-from stagetune.models.backbone import build_backbone
 from stagetune.models.weights import Weights, load_into
 from stagetune.report.result import FILE, RunResult, config_hash, read_result, write_result
 from stagetune.run import processes
 from stagetune.run.build import (
     build_data,
+    build_network,
     build_task,
     build_trainer,
     card_of,
@@ -138,7 +138,7 @@ class _Run:
         data = build_data(config, self.share)
         self._say_data(data)
         seed_everything(config.seed, workers=True, verbose=False)
-        backbone = build_backbone(config.model.arch, stem=config.model.stem)
+        backbone = build_network(config.model)
         if last:  # has all weights
             card = {**last["stagetune"], "config": asdict(config)}
         else:

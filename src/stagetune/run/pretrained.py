@@ -25,6 +25,8 @@ def find_weights(config: Config, screen: Screen, pretrain: Pretrain) -> Weights:
     Raises `WeightsError` where they cannot be had.
     """
     model = config.model
+    if model.network and model.weights in ("auto", "random"):
+        return Weights(f"as {model.network['_target_']} builds them", None)
     if model.weights == "random":
         return random_weights()
     if model.weights not in ("auto", "imagenet"):

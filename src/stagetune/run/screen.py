@@ -41,6 +41,7 @@ def quiet_libraries() -> None:
         ".*number of training batches.*smaller than the logging interval.*",
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
         ".*lr_scheduler.step\\(\\)` before `optimizer.step.*",  # a stage's scheduler is built between two steps
+        ".*dataloader is not resumable.*",  # ours goes on where it was
         ".*srun.*command is available.*",
         ".*Glyph .* missing from font.*",  # of a class name in a picture
     ):

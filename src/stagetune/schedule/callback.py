@@ -160,7 +160,7 @@ class StagedUnfreezing(Callback):
         self.began.append((trainer.current_epoch, trainer.global_step))
         if self._best is not None:
             pl_module.load_state_dict(self._best)
-        self._values, self._best = {}, None
+        self._values, self._best, self._resumed = {}, None, None
         if self.stage.optimizer_state == "reset":
             trainer.optimizers[0].state.clear()
         self._apply(trainer, pl_module)

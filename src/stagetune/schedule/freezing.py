@@ -26,7 +26,7 @@ def blocks_of(module: nn.Module, given: Blocks | Sequence[str] | None = None) ->
     if not isinstance(given, Mapping):
         names = given if isinstance(given, list | tuple) else [name for name, _ in backbone.named_children()]
         given = {str(name): [str(name)] for name in names}
-    known = [name for name, _ in backbone.named_modules() if name]
+    known = [name for name, _ in (*backbone.named_modules(), *backbone.named_parameters()) if name]
     for layers in given.values():
         for layer in layers:
             if layer not in known:
@@ -41,10 +41,11 @@ def describe(module: nn.Module, blocks: Blocks | Sequence[str] | None = None) ->
     norms = {name for name, layer in module.named_modules() if isinstance(layer, _BatchNorm)}
     parameters = []
     for name, value in module.named_parameters():
-        owners = (name[:end] for end, letter in enumerate(name) if letter == ".")
+        owners = (name[:end] for end, letter in enumerate(f"{name}.") if letter == ".")
         block = next((block_of[owner] for owner in owners if owner in block_of), HEAD)
         parameters.append(Parameter(name, block, value.numel(), value.ndim, name.rpartition(".")[0] in norms))
-    return Model(tuple(blocks), tuple(parameters))
+    order = [*blocks, HEAD]
+    return Model(tuple(blocks), tuple(sorted(parameters, key=lambda parameter: order.index(parameter.block))))
 
 
 def open_only(
@@ -76,9 +77,13 @@ def open_only(
 
 def _frozen_layers(module: nn.Module, blocks: Blocks) -> Iterator[nn.Module]:
     """Every layer that belongs to a wholly frozen block, or none of whose own parameters is open."""
+    backbone = module.get_submodule("backbone")
+    known = {**dict(backbone.named_parameters()), **dict(backbone.named_modules())}
     for layers in blocks.values():
-        members = [module.get_submodule(f"backbone.{layer}") for layer in layers]
-        if not any(parameter.requires_grad for member in members for parameter in member.parameters()):
+        members = [member for layer in layers if isinstance(member := known[layer], nn.Module)]
+        bare = [member for layer in layers if isinstance(member := known[layer], nn.Parameter)]
+        inner = [parameter for member in members for parameter in member.parameters()]
+        if not any(parameter.requires_grad for parameter in (*bare, *inner)):
             for member in members:  # with its parameterless layers, such as dropout
                 yield from member.modules()
         else:

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from stagetune.data.datamodule import Batch
 from stagetune.models.backbone import Backbone
+from stagetune.models.own import OwnBackbone
 from stagetune.tasks.gather import gather_rows
 
 MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
@@ -19,7 +20,7 @@ class StagedTask(LightningModule):
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: Backbone | OwnBackbone,
         head: nn.Module,
         loss: nn.Module,
         *,

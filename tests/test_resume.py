@@ -1,0 +1,94 @@
+"""A run that was killed at any moment and goes on ends as if nothing had happened, bit for bit."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import crashing
+from stagetune.config.schema import CheckpointConfig, Config, ModelConfig, Stage, Until
+from stagetune.report.result import read_result
+
+STAGES = [
+    Stage("head", ["head"], until=Until("val/accuracy", "max", patience=1, max_epochs=2), restore_best=True, lr=0.1),
+    Stage("layer4", ["layer4"], steps=3, lr=1e-3, lr_scheduler={"_target_": "torch.optim.lr_scheduler.OneCycleLR"}),
+    Stage("layer3", ["layer3"], epochs=2, lr=1e-3, lr_scheduler="plateau", warmup=0.5, optimizer_state="reset"),
+    Stage("all", ["all"], epochs=1, lr=1e-3, lr_decay=0.5, lr_scheduler="cosine"),
+]
+
+
+@pytest.fixture
+def eventful(tiny: Callable[..., Config]) -> Config:
+    """Four stages of every length, dropout, augmentation, accumulation with a leftover, a checkpoint each step."""
+    config = tiny(
+        "+experiment=classifier_staged",
+        "task.head=hidden",
+        "task.dropout=0.3",
+        "data.augment=affine",
+        "data.batch_size=8",
+    )
+    config.model = ModelConfig(
+        "own", network={"_target_": "crashing.Net"}, blocks=["stem", "layer2", "layer3", "layer4"]
+    )
+    config.schedule.stages = STAGES
+    config.trainer["limit_train_batches"] = 5
+    config.data.val = config.data.test = 0.02
+    return replace(config, accumulation=2, checkpoint=CheckpointConfig(every_n_steps=1))
+
+
+def outcome(run_dir: Path) -> dict[str, Any]:
+    """All that a run leaves and that does not depend on how long it took."""
+    last, best = (torch.load(run_dir / "checkpoints" / f"{n}.ckpt", weights_only=True) for n in ("last", "best"))
+    result = read_result(run_dir)
+    untimed = [
+        {k: v for k, v in stage.items() if k not in ("seconds", "samples_per_second", "peak_memory_mb")}
+        for stage in result.stages
+    ]
+    for scheduler in last["lr_schedulers"]:
+        scheduler.pop("_step_count")  # how often this object was stepped, it has no effect
+    keys = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")
+    return {
+        **{key: last[key] for key in keys},
+        "best": best["state_dict"],
+        "metrics": (run_dir / "metrics.csv").read_text(),
+        "result": json.dumps([result.status, result.best, result.test, untimed]),
+    }
+
+
+def assert_equal(ours: Any, expected: Any, path: str = "") -> None:
+    if isinstance(expected, torch.Tensor):
+        assert torch.equal(ours, expected), path
+    elif isinstance(expected, dict):
+        assert ours.keys() == expected.keys(), path
+        for key, value in expected.items():
+            assert_equal(ours[key], value, f"{path}/{key}")
+    elif isinstance(expected, list | tuple):
+        assert len(ours) == len(expected), path
+        for i, value in enumerate(expected):
+            assert_equal(ours[i], value, f"{path}/{i}")
+    else:
+        assert ours == expected, path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "kills"), [(0, 30), (2, 4)])
+def test_a_run_killed_at_random_points_ends_bit_for_bit_as_one_that_was_not(
+    workers: int, kills: int, eventful: Config, tmp_path: Path
+) -> None:
+    """In a stage, at its boundary, in validation, in writing a checkpoint: every hook and write is a point."""
+    config = replace(eventful, data=replace(eventful.data, num_workers=workers))
+    assert crashing.run(config, tmp_path / "whole") == 0
+    expected = outcome(tmp_path / "whole")
+    events = int((tmp_path / "whole" / "events").read_text())
+    points = np.random.default_rng(workers).choice(np.arange(1, events), kills, replace=False)
+    for point in points.tolist():
+        run_dir = tmp_path / f"killed_{point}"
+        assert crashing.run(config, run_dir, kill_at=point) == -9
+        began = (run_dir / "config.yaml").exists()
+        assert crashing.run(config, run_dir, resume=began) == 0, point
+        assert_equal(outcome(run_dir), expected, f"killed at {point} of {events}: ")
