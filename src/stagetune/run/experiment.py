@@ -3,6 +3,7 @@
 import signal
 import textwrap
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ from stagetune.run.resume import check_same, check_unfinished
 from stagetune.run.screen import Screen, StageLines, quiet_libraries
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.freezing import describe
-from stagetune.schedule.plan import Plan
+from stagetune.schedule.plan import Plan, check_same_plan
 from stagetune.schedule.resolve import make_plan
 from stagetune.schedule.table import count_words, plan_table, plan_text
 from stagetune.tasks.staged_task import StagedTask
@@ -67,8 +68,11 @@ def run_experiment(config: Config, run_dir: Path, *, resume: bool = False) -> Ru
     run_dir = Path(processes.from_first(str(run_dir), count))
     began = time.monotonic()
     run = _Run(config, run_dir, Screen(quiet=number > 0), share=(number, count))
+    last = read_last(run_dir) if resume else None
+    if last is None:
+        run.accept()
     try:
-        run.everything(resume=resume)
+        run.everything(last)
         run.result.status = "completed"
     except (KeyboardInterrupt, SystemExit, Interrupted) as stop:  # Lightning turns Ctrl-C into an exit
         run.result.status = "interrupted"
@@ -79,7 +83,7 @@ def run_experiment(config: Config, run_dir: Path, *, resume: bool = False) -> Ru
         raise
     finally:
         run.result.timing["total_seconds"] = round(time.monotonic() - began, 3)
-        if number == 0:
+        if number == 0 and run.is_accepted:
             write_result(run.result, run_dir)
     run.screen.line("results", str(run_dir))
     return run.result
@@ -104,6 +108,7 @@ class _Run:
 
     def __init__(self, config: Config, run_dir: Path, screen: Screen, *, share: tuple[int, int]) -> None:
         self.config, self.run_dir, self.screen, self.share = config, run_dir, screen, share
+        self.is_accepted = False  # until then a run that was to go on stays as it was
         self.result = RunResult(
             status="failed",  # until it is not
             experiment=config.name,
@@ -124,17 +129,15 @@ class _Run:
         """Whether this is the process that writes files."""
         return self.share[0] == 0
 
-    def everything(self, *, resume: bool) -> None:
+    def everything(self, last: Mapping[str, Any] | None) -> None:
+        """Build, fit and test; `last` is the checkpoint to go on from."""
         config, result, line = self.config, self.result, self.screen.line
         line("run", f"{config.name}, seed {config.seed}")
         check_targets(config)
         self.device = device_type(str(config.trainer.get("accelerator", "auto")))
         result.precision = resolve_precision(config.precision, self.device)
-        last = read_last(self.run_dir) if resume else None
         if last:
             check_same(last["stagetune"]["config"], asdict(config))
-        if self.writes:
-            write_config(config, self.run_dir)
         data = build_data(config, self.share)
         self._say_data(data)
         seed_everything(config.seed, workers=True, verbose=False)
@@ -148,6 +151,9 @@ class _Run:
         result.weights["used"] = card["weights"]
         task = build_task(config, backbone, len(data.source.classes), card)
         plan = make_plan(config.schedule, describe(task))
+        if last and not config.resume_with_new_schedule:
+            check_same_plan(last["callbacks"][StagedUnfreezing.__name__]["plan"], plan)
+        self.accept()
         if self.writes:
             (self.run_dir / "plan.txt").write_text(plan_text(plan))
         line(
@@ -155,6 +161,12 @@ class _Run:
             f"{config.model.arch}, {count_words(plan.total_parameters)} parameters; weights {result.weights['used']}",
         )
         self._fit_and_test(task, data, plan, resume_from=self.run_dir / LAST if last else None)
+
+    def accept(self) -> None:
+        """From here on the directory says what this run does."""
+        self.is_accepted = True
+        if self.writes:
+            write_config(self.config, self.run_dir)
 
     def _find_weights(self) -> Weights:
         """The pretrained weights; of several processes the first makes them, if need be, and the others wait."""

@@ -72,12 +72,15 @@ class StageLines(Callback):
             self._task = self._progress.add_task(self._description(trainer), total=total, completed=done)
             self._progress.start()
         self._began = time.monotonic()
+        stage = self.unfreezing.stage
+        if self.unfreezing.began[-1] != (trainer.current_epoch, trainer.global_step):
+            self.screen.line(self._number(stage), f"{stage.name}: goes on in epoch {trainer.current_epoch + 1}")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         stage = self.unfreezing.stage
         if trainer.current_epoch == self.unfreezing.began[-1][0]:
             self._began = time.monotonic()
-            self.screen.line(f"stage {stage.index + 1}/{len(self.unfreezing.plan.stages)}", self._opening(stage))
+            self.screen.line(self._number(stage), self._opening(stage))
         if self._progress:
             self._progress.update(self._task, description=self._description(trainer))
 
@@ -100,6 +103,9 @@ class StageLines(Callback):
         if self._progress:
             self._progress.stop()
             self._progress = None
+
+    def _number(self, stage: PlannedStage) -> str:
+        return f"stage {stage.index + 1}/{len(self.unfreezing.plan.stages)}"
 
     def _opening(self, stage: PlannedStage) -> str:
         before = set(self.unfreezing.plan.stages[stage.index - 1].open) if stage.index else set()

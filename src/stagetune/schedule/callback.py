@@ -16,7 +16,7 @@ from stagetune.errors import ScheduleError
 from stagetune.schedule.freezing import Blocks, describe, open_only
 from stagetune.schedule.lr_schedulers import build_lr_scheduler
 from stagetune.schedule.param_groups import carry_over, regroup, set_rates, settings_of
-from stagetune.schedule.plan import Plan, PlannedStage, differences
+from stagetune.schedule.plan import Plan, PlannedStage, check_same_plan
 from stagetune.schedule.progress import is_best
 from stagetune.schedule.resolve import make_plan
 
@@ -74,15 +74,12 @@ class StagedUnfreezing(Callback):
         state = checkpoint["callbacks"].get(self.state_key)
         if state is None:
             raise ScheduleError("the checkpoint was made without StagedUnfreezing; load its weights and start anew")
-        changed = differences(state["plan"], self.plan.as_data())
-        if changed and not (self.accepts_new_schedule and len(state["began"]) <= len(self.plan.stages)):
-            raise ScheduleError(
-                f"the checkpoint was trained with another schedule: {'; '.join(changed[:3])}; take the old one, "
-                "start a new run, or say resume_with_new_schedule=true"
-            )
+        is_new = state["plan"] != self.plan.as_data()
+        if is_new and not (self.accepts_new_schedule and len(state["began"]) <= len(self.plan.stages)):
+            check_same_plan(state["plan"], self.plan)
         self.began = [(epoch, step) for epoch, step in state["began"]]
         self._values, self._best = dict(state["values"]), state["best"]
-        self._resumed = {**checkpoint, "new_schedule": bool(changed)}
+        self._resumed = {**checkpoint, "new_schedule": is_new}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if len(trainer.optimizers) != 1 or trainer.lr_scheduler_configs:

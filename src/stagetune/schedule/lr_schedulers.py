@@ -46,6 +46,8 @@ def build_lr_scheduler(
     by_step = stage.lr_scheduler.get("interval", "step" if target in (OneCycleLR, CyclicLR) else "epoch") == "step"
     steps = stage.total_steps(per_epoch)
     total = steps if by_step else math.ceil(steps / per_epoch)
+    for group in optimizer.param_groups:
+        group.pop("initial_lr", None)  # of an earlier scheduler, CyclicLR would begin there
     try:
         scheduler = _built(settings, optimizer, total)
     except (TypeError, ValueError, AttributeError, KeyError) as error:

@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from stagetune.config.schema import Until
+from stagetune.errors import ScheduleError
 from stagetune.schedule.progress import plateau_factor, shape, stalled
 
 NO_DECAY = "/no_decay"
+_FOLLOWS = ("index", "start_epoch", "open_blocks", "frozen_prefix", "trainable_parameters")  # from other keys
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class PlannedStage:
         if self.lr_scheduler == "plateau":
             return plateau_factor(values, str(self.mode))
         left = max(self.total_steps(steps_per_epoch) - rise, 1)
-        return shape(str(self.lr_scheduler), (step - rise) / left)
+        return shape(str(self.lr_scheduler), step - rise, left)
 
     def is_over(self, epochs: int, steps: int, values: Sequence[float]) -> bool:
         """Whether it ends after so many epochs and optimizer steps, with these values of the metric."""
@@ -103,7 +105,7 @@ class Plan:
         return None if None in counts else sum(count or 0 for count in counts)
 
     def as_data(self) -> dict[str, Any]:
-        """Plain containers, for a checkpoint; `differences` compares them."""
+        """Plain containers, for a checkpoint; `check_same_plan` compares them."""
         data: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return data
 
@@ -112,24 +114,29 @@ class Plan:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two plans' data, in words; empty if nothing does."""
-    return list(_differences(before, now))
+def check_same_plan(before: Mapping[str, Any], now: Plan) -> None:
+    """Raise `ScheduleError` if training by the plan `before`, as data, cannot go on by this one unnoticed."""
+    if changed := list(_differences(before, now.as_data())):
+        raise ScheduleError(
+            f"the run was begun with another schedule: {'; '.join(changed[:3])}; take the old one, start a new run, "
+            "or say resume_with_new_schedule=true"
+        )
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """What differs between two plans' data, in words."""
     if before["blocks"] != now["blocks"] or before["total_parameters"] != now["total_parameters"]:
         yield "the model is another"
     if len(before["stages"]) != len(now["stages"]):
         yield f"it has {len(now['stages'])} stages, not {len(before['stages'])}"
     for old, new in zip(before["stages"], now["stages"], strict=False):
-        for key in old.keys() & new.keys() - {"index", "start_epoch", "open_blocks", "frozen_prefix"}:
-            if old[key] == new[key]:
-                continue
-            if key in ("open", "rates"):
-                changed = sorted(set(old[key]) ^ set(new[key])) or [k for k in old[key] if old[key][k] != new[key][k]]
-                yield (
-                    f"stage {new['name']}: {key} of {changed[0]} and others" if changed else f"{key} in another order"
-                )
-            else:
-                yield f"stage {new['name']}: {key} is {new[key]}, was {old[key]}"
+        where = f"stage {new['name']}:"
+        for key in ("name", *(key for key in new if key not in ("name", *_FOLLOWS))):
+            if key == "open" and old[key] != new[key]:
+                other = sorted(set(old[key]) ^ set(new[key]))[0]
+                yield f"{where} {other} is {'open' if other in new[key] else 'frozen'}, was not"
+            elif key == "rates":
+                for group in [group for group in new[key] if old[key].get(group) != new[key][group]][:1]:
+                    yield f"{where} the rate of {group} is {new[key][group]:g}, was {old[key].get(group, 0.0):g}"
+            elif old[key] != new[key]:
+                yield f"{where} {key} is {new[key]}, was {old[key]}"

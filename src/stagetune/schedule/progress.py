@@ -7,21 +7,22 @@ ONE_CYCLE_RISE, ONE_CYCLE_START, ONE_CYCLE_END = 0.3, 1 / 25, 1 / 25 / 1e4
 PLATEAU_PATIENCE, PLATEAU_FACTOR = 2, 0.1
 
 
-def shape(name: str, progress: float) -> float:
-    """The share of the full rate at `progress` from 0 to 1.
+def shape(name: str, step: int, steps: int) -> float:
+    """The share of the full rate at `step`, counted from 0, of `steps`.
 
-    `one_cycle` rises by a half cosine over the first 30% from 1/25 and falls by another to 1/250,000 (Smith &
-    Topin 2018, with the defaults of torch's OneCycleLR; momentum stays as it is).
+    `one_cycle` rises by a half cosine over the first 30% from 1/25 and falls by another to 1/250,000: Smith &
+    Topin 2018, as torch's OneCycleLR, except that momentum stays as it is.
     """
-    progress = min(progress, 1.0)
+    step = min(step, steps)
     if name == "cosine":
-        return _half_cosine(1.0, 0.0, progress)
+        return _half_cosine(1.0, 0.0, step / steps)
     if name == "linear":
-        return 1 - progress
+        return 1 - step / steps
     if name == "one_cycle":
-        if progress < ONE_CYCLE_RISE:
-            return _half_cosine(ONE_CYCLE_START, 1.0, progress / ONE_CYCLE_RISE)
-        return _half_cosine(1.0, ONE_CYCLE_END, (progress - ONE_CYCLE_RISE) / (1 - ONE_CYCLE_RISE))
+        peak, last = ONE_CYCLE_RISE * steps - 1, steps - 1
+        if step <= peak or last <= peak:
+            return _half_cosine(ONE_CYCLE_START, 1.0, step / peak if peak > 0 else 1.0)
+        return _half_cosine(1.0, ONE_CYCLE_END, min((step - peak) / (last - peak), 1.0))
     return 1.0
 
 
