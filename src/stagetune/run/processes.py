@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from torch import distributed
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from stagetune.errors import ConfigError, Interrupted, StagetuneError
@@ -45,7 +44,7 @@ def start(trainer: Mapping[str, Any], run_dir: Path, *, resume: bool) -> None:
         max_restarts=0,
         monitor_interval=0.2,
     )
-    arguments = ["-m", "stagetune.run.processes", str(run_dir), *(["--resume"] if resume else [])]
+    arguments = ["-m", "stagetune.run", str(run_dir), *(["--resume"] if resume else [])]
     try:
         elastic_launch(settings, sys.executable)(*arguments)
     except ChildFailedError as failed:
@@ -84,17 +83,3 @@ def from_first(value: Any, processes: int) -> Any:
 def _message(message: Any) -> str:
     text = message.get("message", message) if isinstance(message, Mapping) else message
     return str(text)
-
-
-@record
-def _worker() -> None:
-    from stagetune.config.validate import validate
-    from stagetune.run.experiment import run_experiment
-
-    run_dir = Path(sys.argv[1])
-    config = validate(yaml.safe_load((run_dir / "config.yaml").read_text()))
-    run_experiment(config, run_dir, resume="--resume" in sys.argv)
-
-
-if __name__ == "__main__":
-    _worker()

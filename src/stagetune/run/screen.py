@@ -42,6 +42,8 @@ def quiet_libraries() -> None:
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
         ".*lr_scheduler.step\\(\\)` before `optimizer.step.*",  # a stage's scheduler is built between two steps
         ".*dataloader is not resumable.*",  # ours goes on where it was
+        ".*It is recommended to use `self.log.*sync_dist=True.*",  # what is logged is of all processes already
+        ".*functional.all_gather is deprecated.*",
         ".*srun.*command is available.*",
         ".*Glyph .* missing from font.*",  # of a class name in a picture
     ):
