@@ -70,6 +70,7 @@ class Events:
 def _run(config: Config, run_dir: Path, resume: bool, kill_at: int | None, cache: str) -> None:
     os.environ["STAGETUNE_CACHE"] = cache
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # of loader workers, which then die with this process
     from stagetune.run import run_experiment
 
     events = Events(kill_at)

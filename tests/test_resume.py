@@ -76,7 +76,7 @@ def assert_equal(ours: Any, expected: Any, path: str = "") -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("workers", "kills"), [(0, 30), (2, 4)])
+@pytest.mark.parametrize(("workers", "kills"), [(0, 30), (2, 10)])
 def test_a_run_killed_at_random_points_ends_bit_for_bit_as_one_that_was_not(
     workers: int, kills: int, eventful: Config, tmp_path: Path
 ) -> None:

@@ -125,3 +125,110 @@ def test_a_data_error_ends_a_run_in_one_line_and_is_recorded(tmp_path: Path) -> 
     )
     (path,) = tmp_path.rglob("result.json")
     assert json.loads(path.read_text())["error"]["type"] == "DataError"
+
+
+OWN_NET = (
+    "+experiment=classifier_staged", "model=own", "model.network._target_=crashing.Net",
+    "model.blocks=[stem,layer2,layer3,layer4]", "data.image_size=32", "precision=fp32", "trainer.accelerator=cpu",
+    "+trainer.limit_train_batches=3", "schedule=head_only",
+)  # fmt: skip
+
+
+@pytest.fixture
+def _own_net(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+
+
+def until_exists(name: str, folder: Path) -> Path:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if found := list(folder.rglob(name)):
+            return found[0]
+        time.sleep(0.05)
+    raise AssertionError(f"no {name} came")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_own_net")
+def test_a_killed_run_goes_on_in_its_directory_and_nothing_else_is_made_of_it(tmp_path: Path) -> None:
+    """And whatever would make it another run is refused, and leaves it as it was."""
+    process = start(*OWN_NET, "schedule.stages.0.epochs=60", "checkpoint.every_n_steps=2", cwd=tmp_path)
+    run_dir = until_exists("last.ckpt", tmp_path).parents[1]
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    before = (run_dir / "config.yaml").read_text()
+    refusals = {
+        "seed=1": "  seed=1: the run was begun with 0; leave it so, or start a new run",
+        "schedule.stages.0.lr=0.5": "stagetune: the run was begun with another schedule: stage head: the rate of "
+        "head is 0.5, was 0.001; take the old one, start a new run, or say resume_with_new_schedule=true",
+        "+experiment=siamese_staged": "  +experiment=siamese_staged: cannot be said to a resumed run; leave it out",
+    }
+    for override, message in refusals.items():
+        code, _, err = train(f"resume={run_dir}", override, cwd=tmp_path)
+        assert (code, err.splitlines()[-1]) == (1, message)
+        assert not (run_dir / "result.json").exists()
+    assert (run_dir / "config.yaml").read_text() == before
+    code, out, err = train(f"resume={run_dir}", cwd=tmp_path)
+    assert (code, err) == (0, "")
+    assert f"resume    from {run_dir}/checkpoints/last.ckpt\n" in out
+    assert "stage 1/1 head: goes on in epoch " in out
+    assert json.loads((run_dir / "result.json").read_text())["stages"][0]["epochs"] == 60
+    assert [path.parent for path in tmp_path.rglob("result.json")] == [run_dir]
+    assert list((tmp_path / "outputs" / "classifier_staged").iterdir()) == [run_dir]
+    code, _, err = train(f"resume={run_dir}", cwd=tmp_path)
+    assert (code, err) == (
+        1,
+        f"stagetune: {run_dir} is completed, there is nothing to go on with; {run_dir}/result.json has its numbers\n",
+    )
+
+
+def test_a_directory_without_a_run_cannot_be_resumed(tmp_path: Path) -> None:
+    code, _, err = train("resume=outputs/nothing", cwd=tmp_path)
+    assert code == 1
+    assert "  resume=" in err
+    assert f"config.yaml does not exist (looked in {tmp_path})" in err
+    assert not (tmp_path / "outputs" / "nothing").exists()
+    code, _, err = train("-m", "resume=outputs/nothing", cwd=tmp_path)
+    assert (code, err) == (1, "stagetune: resume= goes on with one run; leave -m out\n")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_own_net")
+def test_two_processes_leave_one_directory_one_result_and_one_log_also_in_a_multirun(tmp_path: Path) -> None:
+    code, out, err = train("-m", *OWN_NET, "trainer=ddp", "schedule.stages.0.epochs=2", "seed=0,1", cwd=tmp_path)
+    assert (code, err) == (0, "")
+    assert [line for line in out.splitlines() if line.startswith("run ")] == [
+        "run       classifier_staged, seed 0",
+        "run       classifier_staged, seed 1",
+    ]
+    results = sorted(tmp_path.rglob("result.json"))
+    assert [path.parent.name for path in results] == ["seed-0", "seed-1"]
+    for path in results:
+        result = json.loads(path.read_text())
+        assert result["status"] == "completed"
+        assert result["effective_batch_size"] == 2 * result["batch_size"]
+        rows = (path.parent / "metrics.csv").read_text().splitlines()
+        assert len(rows) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_own_net")
+def test_processes_that_torchrun_started_leave_one_directory_too(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [str(ROOT / "train.py"), *OWN_NET, "trainer=ddp", "schedule.stages.0.epochs=1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120)
+    (run_dir,) = (tmp_path / "outputs" / "classifier_staged").iterdir()
+    assert json.loads((run_dir / "result.json").read_text())["status"] == "completed"
+    assert done.stdout.count("best      val/accuracy") == 1
+
+
+@pytest.mark.slow
+def test_an_error_in_several_processes_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    arguments = ("data=image_folder", f"data.root={tmp_path}/empty", "trainer=ddp", "trainer.accelerator=cpu")
+    code, _, err = train(*arguments, cwd=tmp_path)
+    assert code == 1
+    assert err.startswith(f"stagetune: data.root={tmp_path}/empty: holds no images; expected root/<class>")
+    assert err.count("\n") == 1
+    (path,) = tmp_path.rglob("result.json")
+    assert json.loads(path.read_text())["status"] == "failed"

@@ -1,5 +1,6 @@
 """A run on several processes: starting them, finding each other, and one result."""
 
+import logging
 import os
 import sys
 import uuid
@@ -12,6 +13,7 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from torch import distributed
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -45,8 +47,12 @@ def start(trainer: Mapping[str, Any], run_dir: Path, *, resume: bool) -> None:
         monitor_interval=0.2,
     )
     arguments = ["-m", "stagetune.run", str(run_dir), *(["--resume"] if resume else [])]
+    for name in ("agent.server.api", "multiprocessing.api"):  # how the run ended is shown by us
+        logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.CRITICAL)
     try:
         elastic_launch(settings, sys.executable)(*arguments)
+    except SignalException as stop:
+        raise Interrupted(f"interrupted; go on with python train.py resume={run_dir}") from stop
     except ChildFailedError as failed:
         kind, _, text = _message(failed.get_first_failure()[1].message).partition(": ")
         raise (Interrupted(text) if kind == "Interrupted" else StagetuneError(text or kind)) from failed
