@@ -40,6 +40,7 @@ def test_every_group_option_composes_and_validates(path: Path, tmp_path: Path) -
         "data=image_folder": [f"data.root={tmp_path}"],
         "task=siamese": ["loss=contrastive"],
         "precision=fp16": ["trainer=gpu"],
+        "model=own": ["model.network._target_=a.Net", "model.blocks=[low,layer4]"],
     }
     if option.startswith("loss=") and option != "loss=cross_entropy":
         needs[option] = ["task=siamese"]
@@ -126,10 +127,6 @@ def test_a_value_typo_of_a_sweep_is_found_among_its_values() -> None:
         ),
         (["schedule.stages=[]"], "schedule.stages: is empty; choose schedule=staged, or list at least one stage"),
         (
-            ["+schedule.stages.0.lr_scheduler=cosin"],
-            "schedule.stages[0].lr_scheduler=cosin: no such choice; did you mean cosine?",
-        ),
-        (
             ["schedule.stages.0.lr_decay=0.5"],
             "schedule.stages.0.lr_decay: does not stand in the file that it would change; "
             "add it with a plus, +schedule.stages.0.lr_decay=...",
@@ -177,6 +174,44 @@ def test_a_value_typo_of_a_sweep_is_found_among_its_values() -> None:
         (
             ["+logger.lightning={name: x}"],
             "logger.lightning._target_: is missing; choose logger=tensorboard, or name a Lightning logger",
+        ),
+        (
+            ["schedule.stages=[{name: a, open: [head], epochs: 2, steps: 3, lr: 1}]"],
+            "schedule.stages[0] (a): gives both epochs and steps; a stage has one length",
+        ),
+        (
+            ["schedule.stages=[{name: a, open: [head], until: {monitor: val/acuracy, patiense: 2}, lr: 1}]"],
+            "schedule.stages[0].until.patiense: no such key in schedule.stages[0].until; "
+            "did you mean schedule.stages[0].until.patience?",
+        ),
+        (
+            ["schedule.stages=[{name: a, open: [head], until: {monitor: val/acuracy}, lr: 1}]"],
+            "schedule.stages[0].until.monitor=val/acuracy: no such metric; did you mean val/accuracy?",
+        ),
+        (
+            ["schedule.stages=[{name: a, open: [head], steps: 9, warmup: 1, lr: 1}]"],
+            "schedule.stages[0].warmup=1.0: counts epochs, the stage counts steps; use warmup_steps",
+        ),
+        (
+            ["+schedule.stages.0.lr_scheduler=cosin"],
+            "schedule.stages[0].lr_scheduler=cosin: no such choice; did you mean cosine?",
+        ),
+        (
+            ["+schedule.stages.0.lr_scheduler={gamma: 1}"],
+            "schedule.stages[0].lr_scheduler._target_: is missing; name a class of torch.optim.lr_scheduler",
+        ),
+        (["trainer=ddp", "trainer.devices=0"], "trainer.devices=0: expects a whole number of at least 1"),
+        (
+            ["model=own", "model.blocks=[low,layer4]"],
+            "model.network._target_: is missing; name the class of your network, my_package.MyNetwork",
+        ),
+        (
+            ["model=own", "model.network._target_=a.B", "model.blocks=[low,high]"],
+            "schedule.stages[1].open: no block named layer4; valid: low, high, head, all",
+        ),
+        (
+            ["+model.blocks=[layer4]"],
+            "model.network and model.blocks: model=resnet50 has its own; choose model=own",
         ),
         (["+trainer.max_epochs=3"], "trainer.max_epochs: is decided by the schedule's epochs; remove it"),
         (["+optimizer.lr=0.1"], "optimizer.lr: learning rates belong to the stages; set lr in schedule.stages"),

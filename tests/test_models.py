@@ -1,6 +1,7 @@
 """Backbones keep torchvision's names and numbers; weights are loaded whole or refused."""
 
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import pytest
@@ -10,12 +11,13 @@ from torch import Tensor, nn
 from torchvision import models
 
 from stagetune.config.compose import CONF, load
-from stagetune.errors import WeightsError
+from stagetune.errors import ConfigError, WeightsError
 from stagetune.models import weights as weights_module
 from stagetune.models.backbone import IMAGENET_MEAN, IMAGENET_STD, build_backbone
 from stagetune.models.heads import EmbeddingHead, Similarity
+from stagetune.models.own import own_backbone
 from stagetune.models.weights import file_weights, imagenet_file, imagenet_weights, load_into
-from stagetune.schedule.freezing import describe
+from stagetune.schedule.freezing import describe, open_only
 from stagetune.schedule.resolve import make_plan
 
 
@@ -25,7 +27,7 @@ def images(count: int = 2, size: int = 64) -> Tensor:
     )
 
 
-ARCHS = [path.stem for path in sorted((CONF / "model").glob("*.yaml"))]
+ARCHS = [path.stem for path in sorted((CONF / "model").glob("*.yaml")) if path.stem != "own"]
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -159,3 +161,60 @@ def test_weights_of_another_shape_or_kind_are_refused(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "w.pt")
     with pytest.raises(WeightsError, match=r"holds no state dict; expected names such as layer1\.0\.conv1\.weight"):
         file_weights(tmp_path / "w.pt")
+
+
+class Own(nn.Module):
+    """Not a sequence: its head comes first in its own order, and a parameter stands by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top = nn.Conv2d(4, 6, 3)
+        self.bottom = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5))
+        self.shift = nn.Parameter(torch.zeros(1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.top(self.bottom(images)) + self.shift + (1.0 if self.training else 0.0)
+
+
+def test_a_network_of_ones_own_keeps_its_names_and_follows_its_mode() -> None:
+    network = Own()
+    backbone = own_backbone(network, {"low": ["bottom"], "high": ["top", "shift"]})
+    assert backbone.out_features == 6
+    assert [name for name, _ in backbone.named_parameters()] == [name for name, _ in network.named_parameters()]
+    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    normalised = (images.float() / 255 - backbone.mean) / backbone.std
+    backbone.eval()
+    assert torch.equal(backbone(images), network(normalised).mean((2, 3)))
+    module = nn.Module()
+    module.backbone, module.head = backbone, nn.Linear(6, 2)
+    described = describe(module)
+    assert [p.block for p in described.parameters][-4:] == ["high", "high", "head", "head"]  # in the order given
+    assert described.layers[-2:] == ("backbone", "backbone.top")  # what `last: 2` names
+    open_only(module, {"backbone.shift", "head.weight"})
+    module.train()
+    assert not any(layer.training for layer in network.bottom.modules())
+    assert (network.training, backbone.training) == (True, True)
+    open_only(module, {"head.weight"})
+    module.train()
+    assert (network.training, backbone.training) == (False, False)
+    open_only(module, {name for name, _ in module.named_parameters()})
+    assert (network.training, network.bottom.training) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("network", "blocks", "message"),
+    [
+        (Own(), ["bottom", "toop"], r"model\.blocks: the network has no toop; did you mean top\?"),
+        (Own(), ["bottom", "top"], r"model\.blocks: shift is in no block; name the layer that it belongs to"),
+        (nn.Linear(3, 4), ["weight", "bias"], r"model\.network: Linear cannot take images \[2, 3, 64, 64\]: "),
+        (
+            nn.Flatten(0),
+            [],
+            r"Flatten must give features \[n, f\] or maps \[n, f, h, w\], got \[24576\]",
+        ),
+        ("text", [], r"model\.network: is a str, no torch\.nn\.Module"),
+    ],
+)
+def test_a_network_that_cannot_be_a_backbone_is_said_with_its_reason(network: Any, blocks: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        own_backbone(network, blocks)

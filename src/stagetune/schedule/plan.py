@@ -136,7 +136,16 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
                 other = sorted(set(old[key]) ^ set(new[key]))[0]
                 yield f"{where} {other} is {'open' if other in new[key] else 'frozen'}, was not"
             elif key == "rates":
-                for group in [group for group in new[key] if old[key].get(group) != new[key][group]][:1]:
-                    yield f"{where} the rate of {group} is {new[key][group]:g}, was {old[key].get(group, 0.0):g}"
+                was, now_is = (_rates_by_block(plan, stage) for plan, stage in ((before, old), (now, new)))
+                for block in [block for block in now_is if now_is[block] != was.get(block)][:1]:
+                    yield f"{where} the rate of {block} is {now_is[block]:g}, was {was.get(block, 0.0):g}"
             elif old[key] != new[key]:
                 yield f"{where} {key} is {new[key]}, was {old[key]}"
+
+
+def _rates_by_block(plan: Mapping[str, Any], stage: Mapping[str, Any]) -> dict[str, float]:
+    """The highest rate in each block, whatever groups it is divided into."""
+    highest: dict[str, float] = {}
+    for group in plan["groups"]:
+        highest[group["block"]] = max(highest.get(group["block"], 0.0), stage["rates"][group["name"]])
+    return highest
