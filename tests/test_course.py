@@ -303,9 +303,13 @@ def test_warm_up_may_be_counted_in_steps() -> None:
      {"_target_": f"{LR}.ReduceLROnPlateau", "patience": 0}, {"_target_": f"{LR}.MultiStepLR", "milestones": [1]}],
     ids=lambda spec: spec if isinstance(spec, str) else spec["_target_"].rpartition(".")[2],
 )  # fmt: skip
-@pytest.mark.parametrize("every", [{"every_n_epochs": 1}, {"every_n_train_steps": 3}])
+@pytest.mark.parametrize(
+    "every",
+    [{"every_n_epochs": 1}, {"every_n_epochs": 1, "save_on_train_epoch_end": False}, {"every_n_train_steps": 3}],
+    ids=["at the epoch's end", "behind validation", "within the epoch"],
+)
 def test_a_resumed_run_has_the_rates_of_one_that_was_never_stopped(
-    spec: Any, every: dict[str, int], tmp_path: Path
+    spec: Any, every: dict[str, Any], tmp_path: Path
 ) -> None:
     """In the stage and at its boundary, with patience counted over the restart; loaded with weights_only."""
     stages = (

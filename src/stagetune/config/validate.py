@@ -94,7 +94,7 @@ def _network_rules(model: ModelConfig) -> Iterator[str]:
         if model.network or model.blocks:
             yield f"model.network and model.blocks: model={model.arch} has its own; choose model=own"
         return
-    if not model.network or "_target_" not in model.network:
+    if not model.network or not model.network.get("_target_"):
         yield "model.network._target_: is missing; name the class of your network, my_package.MyNetwork"
     if not model.blocks or not isinstance(model.blocks, list | Mapping):
         yield "model.blocks: is missing; list the network's layers in forward order, model.blocks=[conv1,layer1]"

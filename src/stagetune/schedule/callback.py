@@ -14,7 +14,7 @@ from stagetune.config.presets import as_schedule
 from stagetune.config.schema import Schedule, Stage
 from stagetune.errors import ScheduleError
 from stagetune.schedule.freezing import Blocks, describe, open_only
-from stagetune.schedule.lr_schedulers import build_lr_scheduler
+from stagetune.schedule.lr_schedulers import bring_lr_scheduler
 from stagetune.schedule.param_groups import carry_over, regroup, set_rates, settings_of
 from stagetune.schedule.plan import Plan, PlannedStage, check_same_plan
 from stagetune.schedule.progress import is_best
@@ -98,9 +98,11 @@ class StagedUnfreezing(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._resumed is None and trainer.global_step == 0:
             self.began, self._values, self._best = [], {}, None
-        if not self.began or self._is_over(trainer.current_epoch, trainer.global_step):
+        epochs: Any = trainer.fit_loop.epoch_progress.current
+        is_within_epoch = epochs.ready > epochs.processed  # a restart there gets no on_train_epoch_start
+        if not self.began or (self._is_over(trainer.current_epoch, trainer.global_step) and not is_within_epoch):
             self._begin_next(trainer, pl_module)
-        else:  # a restart, perhaps within an epoch, where on_train_epoch_start is not called
+        else:
             self._apply(trainer, pl_module)
         self._resumed = None
 
@@ -168,23 +170,11 @@ class StagedUnfreezing(Callback):
         if isinstance(trainer.strategy, DDPStrategy):  # its reducer knows only what was trainable when it wrapped
             trainer.strategy.model = trainer.strategy.lightning_module
             trainer.strategy.configure_ddp()
-        (optimizer,) = trainer.optimizers
         if self._resumed and self.stage.target and not self._resumed["new_schedule"]:
-            loaded = settings_of(optimizer)
-            self._bring_scheduler(trainer)
-            trainer.lr_scheduler_configs[0].scheduler.load_state_dict(self._resumed["lr_schedulers"][0])
-            for group, settings in zip(optimizer.param_groups, loaded, strict=True):
-                group.update(settings)
+            self._bring_scheduler(trainer, self._resumed["lr_schedulers"][0])
         else:
-            set_rates(optimizer, self._given, self.stage)
+            set_rates(trainer.optimizers[0], self._given, self.stage)
             self._bring_scheduler(trainer)
 
-    def _bring_scheduler(self, trainer: Trainer) -> None:
-        scheduler = build_lr_scheduler(
-            self.stage,
-            trainer.optimizers[0],
-            steps_per_epoch=trainer.num_training_batches / trainer.accumulate_grad_batches,
-            done=trainer.global_step - self.began[-1][1],
-            values=lambda: list(self._values.values()),
-        )
-        trainer.strategy.lr_scheduler_configs = [scheduler]
+    def _bring_scheduler(self, trainer: Trainer, saved: dict[str, Any] | None = None) -> None:
+        bring_lr_scheduler(trainer, self.stage, self.began[-1][1], lambda: list(self._values.values()), saved)

@@ -7,30 +7,49 @@ from functools import partial
 from importlib import import_module
 from typing import Any, Literal, cast
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from stagetune.errors import ScheduleError
+from stagetune.schedule.param_groups import settings_of
 from stagetune.schedule.plan import PlannedStage
 
 OWN_STEP = cast(Literal["step", "epoch"], "own")  # an interval at which Lightning does nothing
 
 
-def build_lr_scheduler(
+def bring_lr_scheduler(
+    trainer: Trainer,
+    stage: PlannedStage,
+    first_step: int,
+    values: Callable[[], Sequence[float]],
+    saved: Mapping[str, Any] | None = None,
+) -> None:
+    """Give the trainer the scheduler of `stage`, which began at the optimizer step `first_step`.
+
+    A shape by name is a pure function of the steps since then and of `values`, those of the metric so far. A torch
+    class starts at its beginning, or goes on from its `saved` state, with the groups as they were loaded. Raises
+    `ScheduleError` if it refuses its arguments, and for a stage that counts epochs over data without a length.
+    """
+    (optimizer,) = trainer.optimizers
+    loaded = settings_of(optimizer)
+    steps_per_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
+    config = _build(stage, optimizer, steps_per_epoch, trainer.global_step - first_step, values)
+    if saved is not None:
+        config.scheduler.load_state_dict(dict(saved))
+        for group, settings in zip(optimizer.param_groups, loaded, strict=True):
+            group.update(settings)
+    trainer.strategy.lr_scheduler_configs = [config]
+
+
+def _build(
     stage: PlannedStage,
     optimizer: Optimizer,
-    *,
     steps_per_epoch: float,
     done: int,
     values: Callable[[], Sequence[float]],
 ) -> LRSchedulerConfig:
-    """The scheduler of `stage`, `done` optimizer steps into it; `values` gives the metric's so far.
-
-    A shape by name is a pure function of these. A torch class starts at its beginning; whoever resumes loads its
-    state. `steps_per_epoch` is infinite for data without a length. Raises `ScheduleError` for a stage that needs
-    it then, and if the class refuses its arguments.
-    """
     counts_epochs = stage.steps is None and (stage.warmup or stage.lr_scheduler not in ("constant", "plateau"))
     if math.isinf(steps_per_epoch) and counts_epochs:
         raise ScheduleError(f"stage {stage.name} needs the length of an epoch, the data has none; give it steps")
