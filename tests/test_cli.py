@@ -10,6 +10,7 @@ from PIL import Image
 
 from stagetune.cli import main
 from stagetune.schedule.freezing import describe
+from stagetune.schedule.lr_schedulers import simulate
 from stagetune.schedule.resolve import make_plan
 from stagetune.schedule.timeline import rate_timeline
 from test_schedule import Stage, schedule, task
@@ -41,10 +42,24 @@ def test_the_timeline_is_blank_where_frozen_and_follows_the_shape() -> None:
         Stage("a", ["head"], lr=1.0),
         Stage("b", ["layer4"], lr=1.0, lr_decay=0.5, lr_scheduler="linear"),
     ]
-    timeline = rate_timeline(make_plan(schedule(*stages), describe(task())), points_per_epoch=4)
+    timeline = rate_timeline(make_plan(schedule(*stages), describe(task())), simulate, points_per_epoch=4)
     rates = timeline.rates
     assert timeline.blocks == ["stem", "layer1", "layer2", "layer3", "layer4", "head"]
     assert np.isnan(rates[:4]).all()
     assert np.isnan(rates[4, :4]).all()
     assert rates[4, 4:].tolist() == [0.5, 0.375, 0.25, 0.125]
     assert rates[5].tolist() == [1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
+
+
+def test_the_timeline_shows_the_course_of_a_torch_class_and_of_steps() -> None:
+    step = {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 1, "gamma": 0.5}
+    stages = [
+        Stage("a", ["head"], steps=80, lr=1.0, lr_scheduler="linear"),
+        Stage("b", ["layer4"], epochs=2, lr=1.0, lr_decay=0.5, lr_scheduler=step),
+    ]
+    timeline = rate_timeline(make_plan(schedule(*stages), describe(task())), simulate, points_per_epoch=4)
+    assert timeline.rates[5].tolist() == [1, 0.75, 0.5, 0.25, 1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5]
+    assert timeline.rates[4, 4:].tolist() == [0.5] * 4 + [0.25] * 4
+    assert [(stage["name"], stage["start_epoch"], stage["epochs"]) for stage in timeline.stages] == [
+        ("a (80 steps)", 0, 1), ("b", 1, 2),
+    ]  # fmt: skip

@@ -67,7 +67,7 @@ def fit(
     trace = Trace(unfreezing)
     trainer = Trainer(
         accelerator="cpu", callbacks=[unfreezing, trace, *more], logger=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0, enable_checkpointing=bool(more), **settings,
+        enable_model_summary=False, num_sanity_val_steps=0, enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in more), **settings,
     )  # fmt: skip
     images = torch.rand(8 * batches, 3, generator=torch.Generator().manual_seed(0))
     trainer.fit(module, DataLoader(images, 8), DataLoader(images[:8], 8), ckpt_path=ckpt_path)

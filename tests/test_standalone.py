@@ -61,7 +61,8 @@ def train(
 ) -> Trainer:
     ckpt_path = settings.pop("ckpt_path", None)
     unfreezing = StagedUnfreezing(schedule, blocks=LAYERS, resume_with_new_schedule=settings.pop("new", False))
-    trainer = Trainer(callbacks=[unfreezing, *more], **{"enable_checkpointing": bool(more), **QUIET, **settings})
+    keeps = any(isinstance(callback, ModelCheckpoint) for callback in more)
+    trainer = Trainer(callbacks=[unfreezing, *more], enable_checkpointing=keeps, **QUIET, **settings)
     trainer.fit(Module() if module is None else module, loader(), loader(), ckpt_path=ckpt_path)
     return trainer
 

@@ -30,19 +30,21 @@ def show_plan(overrides: Sequence[str], picture: Path | None) -> None:
     import torch
 
     from stagetune.report.figures import draw_plan
-    from stagetune.run.build import build_network, build_task
+    from stagetune.run.build import build_network, build_task, check_targets
     from stagetune.schedule.freezing import describe
+    from stagetune.schedule.lr_schedulers import simulate
     from stagetune.schedule.resolve import make_plan
     from stagetune.schedule.table import plan_text
     from stagetune.schedule.timeline import rate_timeline
 
+    check_targets(config)
     with torch.device("meta"):  # shapes without memory
         task = build_task(config, build_network(config.model), CLASSES, {})
     plan = make_plan(config.schedule, describe(task))
     print(plan_text(plan))
     path = picture or Path("outputs") / "plans" / f"{plan.name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    timeline = rate_timeline(plan)
+    timeline = rate_timeline(plan, simulate)
     draw_plan(timeline.blocks, timeline.rates, timeline.stages, path)
     print(path)
 

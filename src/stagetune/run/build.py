@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
+from stagetune.config.recipes import expand
 from stagetune.config.schema import Config, DataConfig, ModelConfig
 from stagetune.data.datamodule import StagedData
 from stagetune.data.digits import Digits
@@ -43,6 +44,10 @@ def check_targets(config: Config) -> None:
         problems += check_target("model.network", config.model.network)
     if config.logger.lightning:
         problems += check_target("logger.lightning", config.logger.lightning)
+    for i, stage in enumerate(expand(config.schedule).stages):
+        if isinstance(stage.lr_scheduler, Mapping):
+            settings = {key: value for key, value in stage.lr_scheduler.items() if key != "interval"}
+            problems += check_target(f"schedule.stages[{i}].lr_scheduler", settings)
     if problems:
         raise ConfigError(problems)
 

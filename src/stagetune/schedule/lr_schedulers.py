@@ -3,13 +3,16 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from typing import Any, Literal, cast
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.types import LRSchedulerConfig
-from torch.optim import Optimizer
+from torch import nn
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from stagetune.errors import ScheduleError
@@ -75,6 +78,24 @@ def _build(
         # Lightning would step it behind the epoch's checkpoint, and a resumed run would miss that step
         return LRSchedulerConfig(scheduler, interval=OWN_STEP, reduce_on_plateau=True, monitor=stage.monitor)
     return LRSchedulerConfig(scheduler, interval="step" if by_step else "epoch")
+
+
+def simulate(stage: PlannedStage, steps_per_epoch: int) -> list[list[float]]:
+    """The rates [steps][groups] that a torch class gives over a stage, as far as no metric has a say."""
+    groups: list[dict[str, Any]] = [
+        {"params": [nn.Parameter(torch.zeros(()))], "lr": rate} for rate in stage.rates.values()
+    ]
+    optimizer = SGD(groups, momentum=0.9)
+    config = _build(stage, optimizer, steps_per_epoch, 0, list)
+    course = []
+    for step in range(1, stage.total_steps(steps_per_epoch) + 1):
+        course.append([float(group["lr"]) for group in optimizer.param_groups])
+        optimizer.step()
+        moves = config.interval == "step" or step % steps_per_epoch == 0
+        if moves and not isinstance(config.scheduler, ReduceLROnPlateau):
+            with suppress(ValueError):  # OneCycleLR refuses the step behind its last
+                config.scheduler.step()
+    return course
 
 
 def load_target(path: str) -> Any:

@@ -1,5 +1,6 @@
 """The learning rate of each block over the epochs, for a picture. Pure, no torch."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from stagetune.config.schema import HEAD
 from stagetune.schedule.plan import Plan, PlannedStage
 
 FloatArray = npt.NDArray[np.float64]
+Simulate = Callable[[PlannedStage, int], Sequence[Sequence[float]]]  # of a torch class: rates [steps][groups]
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Timeline:
     stages: list[dict[str, str | int]]
 
 
-def rate_timeline(plan: Plan, points_per_epoch: int = 40) -> Timeline:
+def rate_timeline(plan: Plan, simulate: Simulate, points_per_epoch: int = 40) -> Timeline:
     """Blocks from the deepest to the head, and their rates.
 
     A block that is open in part, or at several rates, shows its highest. A stage that a metric ends is as long as
@@ -33,13 +35,20 @@ def rate_timeline(plan: Plan, points_per_epoch: int = 40) -> Timeline:
         start = sum(int(earlier["epochs"]) for earlier in stages)
         stages.append({"name": _label(stage), "start_epoch": start, "epochs": stage.epochs or 1})
         points = (stage.epochs or 1) * points_per_epoch
-        scale = (stage.steps or points) / points
-        factors = np.array(
-            [1.0 if stage.target else stage.lr_factor(points_per_epoch, [], int(i * scale)) for i in range(points)]
-        )
-        highest = [max((stage.rates[g.name] for g in plan.groups if g.block == b), default=0.0) for b in blocks]
-        parts.append(np.array([[rate or np.nan] for rate in highest]) * factors)
+        seen = (np.arange(points) * (stage.steps or points) / points).astype(int)
+        if stage.target:
+            course = np.array(simulate(stage, points_per_epoch)).T[:, seen]  # [groups, points]
+        else:
+            factors = [stage.lr_factor(points_per_epoch, [], int(step)) for step in seen]
+            course = np.array([[stage.rates[group.name]] for group in plan.groups]) * factors
+        parts.append(np.array([_highest(plan, stage, block, course) for block in blocks]))
     return Timeline(blocks, np.concatenate(parts, axis=1), stages)
+
+
+def _highest(plan: Plan, stage: PlannedStage, block: str, course: FloatArray) -> FloatArray:
+    """The highest rate of the block's open groups, out of the course of all groups."""
+    rows = [i for i, group in enumerate(plan.groups) if group.block == block and stage.rates[group.name]]
+    return course[rows].max(axis=0) if rows else np.full(course.shape[1], np.nan)
 
 
 def _label(stage: PlannedStage) -> str:
