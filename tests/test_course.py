@@ -65,9 +65,10 @@ def fit(
     ckpt_path = settings.pop("ckpt_path", None)
     unfreezing = StagedUnfreezing(Schedule(stages=list(stages), leave_frozen=True, monitor="val_loss"))
     trace = Trace(unfreezing)
+    keeps = any(isinstance(callback, ModelCheckpoint) for callback in more)
     trainer = Trainer(
         accelerator="cpu", callbacks=[unfreezing, trace, *more], logger=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0, enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in more), **settings,
+        enable_model_summary=False, num_sanity_val_steps=0, enable_checkpointing=keeps, **settings,
     )  # fmt: skip
     images = torch.rand(8 * batches, 3, generator=torch.Generator().manual_seed(0))
     trainer.fit(module, DataLoader(images, 8), DataLoader(images[:8], 8), ckpt_path=ckpt_path)
