@@ -19,8 +19,9 @@ MAY_IMPORT = {
     "schedule": {"errors", "config"},
     "evaluation": {"errors", "config"},
     "report": {"errors"},
-    "tasks": {"errors", "config", "data", "models", "losses", "schedule", "evaluation"},
-    "run": {"errors", "config", "data", "models", "losses", "schedule", "evaluation", "tasks", "report"},
+    "cache": {"errors", "config", "data", "models", "schedule"},
+    "tasks": {"errors", "config", "data", "models", "losses", "schedule", "evaluation", "cache"},
+    "run": {"errors", "config", "data", "models", "losses", "schedule", "evaluation", "cache", "tasks", "report"},
 }  # fmt: skip
 
 

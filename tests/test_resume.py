@@ -46,7 +46,7 @@ def outcome(run_dir: Path) -> dict[str, Any]:
     last, best = (torch.load(run_dir / "checkpoints" / f"{n}.ckpt", weights_only=True) for n in ("last", "best"))
     result = read_result(run_dir)
     untimed = [
-        {k: v for k, v in stage.items() if k not in ("seconds", "samples_per_second", "peak_memory_mb")}
+        {k: v for k, v in stage.items() if k not in ("seconds", "samples_per_second", "peak_memory_mb", "cache")}
         for stage in result.stages
     ]
     for scheduler in last["lr_schedulers"]:

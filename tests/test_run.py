@@ -76,6 +76,7 @@ def test_a_run_leaves_its_directory(name: str, finished: Callable[[str], Path]) 
     assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == {
         "config.yaml",
         "plan.txt",
+        "cache.json",
         "metrics.csv",
         "result.json",
         "checkpoints/best.ckpt",

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 from stagetune.config.compose import load
@@ -18,9 +19,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     plan.add_argument("overrides", nargs="*", help="as for train.py: +experiment=siamese_staged schedule=gradual ...")
     plan.add_argument("--picture", type=Path, help="where to draw it (default: outputs/plans/<schedule>.png)")
+    cache = commands.add_parser("cache", help="list or clear the files of the feature cache")
+    cache.add_argument("action", choices=("list", "clear"))
     chosen = parser.parse_args(arguments)
     with shown():
-        show_plan(chosen.overrides, chosen.picture)
+        if chosen.command == "plan":
+            show_plan(chosen.overrides, chosen.picture)
+        else:
+            show_cache(clear=chosen.action == "clear")
+
+
+def show_cache(*, clear: bool) -> None:
+    """Print size and age of each stored table; with `clear` remove them all."""
+    from stagetune.cache.store import GB, Store
+    from stagetune.run.pretrained import cache_folder
+
+    store = Store(cache_folder() / "tables", memory_gb=0, disk_gb=0, say=print)
+    files = store.files()
+    for key, size, used in files:
+        print(f"{key}  {size / GB:8.3f} GB  used {datetime.fromtimestamp(used):%Y-%m-%d %H:%M}")
+        if clear:
+            store.remove(key)
+    total = sum(size for _, size, _ in files) / GB
+    print(f"{len(files)} tables, {total:.3f} GB in {store.folder}{', removed' if clear else ''}")
 
 
 def show_plan(overrides: Sequence[str], picture: Path | None) -> None:

@@ -146,6 +146,16 @@ class Schedule:
 
 
 @dataclass
+class CacheConfig:
+    features: str = choice("auto", "off")
+    images: str = choice("auto", "off")
+    views: int = number(0, 0)
+    device_gb: float = number(4.0, 0)
+    memory_gb: float = number(4.0, 0)
+    disk_gb: float = number(20.0, 0)
+
+
+@dataclass
 class CheckpointConfig:
     every_n_steps: int | None = number(None, 1)
 
@@ -170,6 +180,7 @@ class Config:
     accumulation: int = number(1, 1)
     trainer: dict[str, Any] = field(default_factory=dict)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     resume: str | None = None
     resume_with_new_schedule: bool = False

@@ -1,5 +1,6 @@
 """The loaders of a run, and the batch they give."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -42,12 +43,22 @@ class Batch:
         return Batch(self.index.pin_memory(), self.inputs.pin_memory(), self.depth, self.target.pin_memory())
 
 
-class Images(Dataset[Batch]):
-    """The images of one part of a split, a whole batch at a time."""
+Serve = Callable[[list[Key]], Batch]
 
-    def __init__(self, source: Source, indices: IntArray, *, size: int, augment: str, seed: int) -> None:
+
+class Images(Dataset[Batch]):
+    """The images of one part of a split, a whole batch at a time.
+
+    `views` above 0 means that augmentation repeats itself after so many epochs. `decoded`, where it is set, has the
+    images of the whole source, decoded and resized [images, 3, size, size].
+    """
+
+    def __init__(
+        self, source: Source, indices: IntArray, *, size: int, augment: str, seed: int, views: int = 0
+    ) -> None:
         self.source, self.indices = source, indices
-        self.size, self.augment, self.seed = size, augment, seed
+        self.size, self.augment, self.seed, self.views = size, augment, seed, views
+        self.decoded: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -55,11 +66,55 @@ class Images(Dataset[Batch]):
     def __getitem__(self, keys: list[Key]) -> Batch:
         index = self.indices[[position for _, position in keys]]
         images = [
-            augment(prepare(self.source.image(i), self.size), self.augment, seed=self.seed, key=key)
-            for i, key in zip(index.tolist(), keys, strict=True)
+            augment(self._decoded(i), self.augment, seed=self.seed, key=(self.view(epoch), position))
+            for i, (epoch, position) in zip(index.tolist(), keys, strict=True)
         ]
         inputs = torch.stack(images).contiguous(memory_format=torch.channels_last)
         return Batch(torch.from_numpy(index), inputs, 0, torch.from_numpy(self.source.labels[index]))
+
+    def view(self, epoch: int) -> int:
+        """Which augmentation of each image an epoch has; there is one only where nothing is augmented."""
+        if self.augment == "none":
+            return 0
+        return epoch % self.views if self.views else epoch
+
+    @property
+    def distinct_views(self) -> int:
+        """How many augmentations of each image there are; 0 for a new one in each epoch."""
+        return 1 if self.augment == "none" else self.views
+
+    def _decoded(self, i: int) -> Tensor:
+        return prepare(self.source.image(i), self.size) if self.decoded is None else self.decoded[i]
+
+
+class StagedLoader:
+    """Batches of images from torch's DataLoader or, where `served` gives it, from a cache.
+
+    Which of the two is asked when the first batch is, so that a stage decides as it begins.
+    """
+
+    batch_sampler = None  # as a DataLoader whose sampler yields whole batches
+
+    def __init__(
+        self, images: Images, sampler: EpochBatches, num_workers: int, served: Callable[[], Serve | None]
+    ) -> None:
+        self.sampler, self._served = sampler, served  # Lightning looks for a sampler to tell it the epoch
+        self._images = DataLoader(
+            images,
+            sampler=sampler,
+            batch_size=None,  # a sampler's item is a whole batch already
+            collate_fn=_as_is,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        serve = self._served()
+        yield from self._images if serve is None else map(serve, self.sampler)
 
 
 class StagedData(LightningDataModule):
@@ -77,6 +132,7 @@ class StagedData(LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         share: Share = (0, 1),
+        views: int = 0,
     ) -> None:
         super().__init__()
         smallest, processes = min(map(len, split.parts().values())), share[1]
@@ -85,6 +141,18 @@ class StagedData(LightningDataModule):
         self.source, self.split, self.seed = source, split, seed
         self.image_size, self.batch_size, self.augment = image_size, batch_size, augment
         self.num_workers, self.share = num_workers, share
+        self.parts = {
+            part: Images(
+                source,
+                indices,
+                size=image_size,
+                augment=augment if part == "train" else "none",
+                seed=seed,
+                views=views if part == "train" else 0,
+            )
+            for part, indices in split.parts().items()
+        }
+        self.served: dict[str, Serve] = {}  # parts whose batches come from the feature cache
         self.shape: tuple[int, int] | None = None
         if images_per_identity is not None:
             identities = len(np.unique(source.labels[split.train]))
@@ -99,9 +167,9 @@ class StagedData(LightningDataModule):
             return shuffled_batches(len(self.split.train), self.batch_size, **order, share=self.share)
         return identity_batches(self.source.labels[self.split.train], *self.shape, **order, share=self.share)
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> StagedLoader:
         epoch, done = self._position()
-        return self._loader(self.split.train, EpochBatches(self.train_batches, epoch=epoch, done=done), self.augment)
+        return self._loader("train", EpochBatches(self.train_batches, epoch=epoch, done=done))
 
     def _position(self) -> tuple[int, int]:
         """The epoch in which training begins or goes on, and how many of its batches are done."""
@@ -113,28 +181,19 @@ class StagedData(LightningDataModule):
         done = fit.epoch_loop.batch_progress.current.ready if epochs.ready > epochs.processed else 0
         return epochs.processed, done
 
-    def val_dataloader(self) -> DataLoader[Batch]:
-        return self._ordered(self.split.val)
+    def val_dataloader(self) -> StagedLoader:
+        return self._ordered("val")
 
-    def test_dataloader(self) -> DataLoader[Batch]:
-        return self._ordered(self.split.test)
+    def test_dataloader(self) -> StagedLoader:
+        return self._ordered("test")
 
-    def _ordered(self, indices: IntArray) -> DataLoader[Batch]:
+    def _ordered(self, part: str) -> StagedLoader:
         # mixed, so that a batch is not all of one class; always the same; twice as many fit without a backward pass
-        draw = partial(_first_epoch, len(indices), 2 * self.batch_size, self.share)
-        return self._loader(indices, EpochBatches(draw), "none")
+        draw = partial(_first_epoch, len(self.parts[part]), 2 * self.batch_size, self.share)
+        return self._loader(part, EpochBatches(draw))
 
-    def _loader(self, indices: IntArray, batches: EpochBatches, augment: str) -> DataLoader[Batch]:
-        images = Images(self.source, indices, size=self.image_size, augment=augment, seed=self.seed)
-        return DataLoader(
-            images,
-            sampler=batches,
-            batch_size=None,  # a sampler's item is a whole batch already
-            collate_fn=_as_is,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
+    def _loader(self, part: str, batches: EpochBatches) -> StagedLoader:
+        return StagedLoader(self.parts[part], batches, self.num_workers, lambda: self.served.get(part))
 
 
 def _first_epoch(count: int, batch_size: int, share: Share, epoch: int) -> list[list[int]]:

@@ -29,13 +29,17 @@ class OwnBackbone(nn.Module):
         self._parameters, self._modules, self._buffers = network._parameters, network._modules, network._buffers
         self._network = [network]  # in a list, so that it is not registered again
         self.blocks = {block: tuple(names) for block, names in blocks.items()}
+        self.starts = (0, len(self.blocks))
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
         self.out_features = self._try_out()
 
-    def forward(self, inputs: Tensor, start: int = 0) -> Tensor:
-        if start:
+    def forward(self, inputs: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
+        """Images to features; `start` behind the last block takes features, no other block can be begun at."""
+        if start not in self.starts:
             raise ValueError("a network of one's own cannot begin at a later block")
+        if start:
+            return inputs  # features already
         features: Tensor = self._network[0]((inputs.float() / 255 - self.mean) / self.std)
         return F.adaptive_avg_pool2d(features, 1).flatten(1) if features.ndim == 4 else features
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
+from stagetune.cache.features import decode
+from stagetune.cache.key import images_key
+from stagetune.cache.store import Store
 from stagetune.config.recipes import expand
 from stagetune.config.schema import Config, DataConfig, ModelConfig
 from stagetune.data.datamodule import StagedData
@@ -31,6 +34,7 @@ from stagetune.models.own import OwnBackbone, own_backbone
 from stagetune.models.weights import Weights
 from stagetune.run.checkpoints import AtomicCheckpoints
 from stagetune.run.precision import LIGHTNING
+from stagetune.run.pretrained import cache_folder
 from stagetune.run.targets import build, check_target
 from stagetune.tasks.classification import ClassificationTask
 from stagetune.tasks.siamese import SiameseTask
@@ -90,7 +94,27 @@ def build_data(config: Config, share: tuple[int, int] = (0, 1)) -> StagedData:
         num_workers=loader_workers(data) if data.num_workers is None else data.num_workers,
         seed=config.seed,
         share=share,
+        views=config.cache.views,
     )
+
+
+def build_store(config: Config, say: Callable[[str], None], *, writes: bool) -> Store:
+    cache = config.cache
+    folder = cache_folder() / "tables"
+    return Store(folder, memory_gb=cache.memory_gb, disk_gb=cache.disk_gb, say=say, writes=writes)
+
+
+def decode_once(data: StagedData, store: Store) -> None:
+    """Decode all images now, or take what an earlier run has decoded, if they fit into memory."""
+    if not store.fits(len(data.source) * 3 * data.image_size**2):
+        return
+    key = images_key(data.source.contents, data.image_size)
+    with store.lock(key):
+        table = store.get(key)
+        if table is None:
+            table = store.put(key, decode(data.source, data.image_size))
+    for images in data.parts.values():
+        images.decoded = table
 
 
 def write_config(config: Config, run_dir: Path) -> None:

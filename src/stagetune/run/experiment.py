@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer, seed_everything
 
+from stagetune.cache.callback import FeatureCaching
+from stagetune.cache.store import Store
 from stagetune.config.schema import Config, mode_of
 from stagetune.data.datamodule import StagedData
 from stagetune.errors import Interrupted, ResultError, StagetuneError
@@ -20,11 +22,13 @@ from stagetune.run import processes
 from stagetune.run.build import (
     build_data,
     build_network,
+    build_store,
     build_task,
     build_trainer,
     card_of,
     check_targets,
     check_unseen,
+    decode_once,
     part_sizes,
     write_config,
 )
@@ -140,6 +144,9 @@ class _Run:
             check_same(last["stagetune"]["config"], asdict(config))
         data = build_data(config, self.share)
         self._say_data(data)
+        store = build_store(config, lambda text: line("cache", text), writes=self.writes)
+        if config.cache.images == "auto":
+            decode_once(data, store)
         seed_everything(config.seed, workers=True, verbose=False)
         backbone = build_network(config.model)
         if last:  # has all weights
@@ -160,7 +167,7 @@ class _Run:
             "model",
             f"{config.model.arch}, {count_words(plan.total_parameters)} parameters; weights {result.weights['used']}",
         )
-        self._fit_and_test(task, data, plan, resume_from=self.run_dir / LAST if last else None)
+        self._fit_and_test(task, data, plan, store, resume_from=self.run_dir / LAST if last else None)
 
     def accept(self) -> None:
         """From here on the directory says what this run does."""
@@ -175,16 +182,20 @@ class _Run:
         processes.from_first(None, self.share[1])
         return weights if self.writes else find_weights(self.config, self.screen, run_experiment)
 
-    def _fit_and_test(self, task: StagedTask, data: StagedData, plan: Plan, *, resume_from: Path | None) -> None:
+    def _fit_and_test(
+        self, task: StagedTask, data: StagedData, plan: Plan, store: Store, *, resume_from: Path | None
+    ) -> None:
         config, result = self.config, self.result
         unfreezing = StagedUnfreezing(config.schedule, resume_with_new_schedule=config.resume_with_new_schedule)
         recorder = Recorder(unfreezing, self.run_dir / "metrics.csv" if config.logger.csv and self.writes else None)
+        caching = FeatureCaching(unfreezing, data, store, config.cache, self.run_dir / "cache.json")
         best = BestCheckpoint(self.run_dir / "checkpoints", config.task.monitor)
         trainer = build_trainer(
             config,
             precision=result.precision,
             callbacks=[
                 unfreezing,
+                caching,
                 SeededBatches(config.seed),
                 LeftoverBatches(),
                 recorder,
@@ -204,7 +215,12 @@ class _Run:
             trainer.fit(task, datamodule=data, ckpt_path=resume_from, weights_only=True)
         finally:
             result.timing["fit_seconds"] = round(time.monotonic() - began, 3)
+            result.timing["cache_seconds"] = round(caching.seconds, 3)
             result.stages = recorder.stage_records()
+            for stage in result.stages:
+                stage["cache"] = caching.of_stage(stage["name"])
+                training = stage["cache"].get("train", {"used": False})
+                stage["cached_depth"] = training["depth"] if training["used"] else 0
             result.peak_memory_mb = max((stage["peak_memory_mb"] for stage in result.stages), default=0.0)
             if best.best_model_path and recorder.rows:
                 result.best = self._best(best.best_model_path, recorder)

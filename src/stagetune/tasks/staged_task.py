@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stagetune.data.datamodule import Batch
+from stagetune.data.gather import gather_rows
 from stagetune.models.backbone import Backbone
 from stagetune.models.own import OwnBackbone
-from stagetune.tasks.gather import gather_rows
 
 MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
 

@@ -1,0 +1,1 @@
+"""The feature cache: what a frozen prefix of the backbone gives is computed once."""

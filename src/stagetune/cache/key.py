@@ -1,0 +1,37 @@
+"""What a stored table is of: equal keys mean equal rows."""
+
+import hashlib
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+VERSION = "1"  # of the format and of the way that images are prepared
+
+
+def images_key(contents: Iterable[str], size: int) -> str:
+    """The key of decoded images: their files' contents in order, and the size in pixels that they have."""
+    return _digest(VERSION, "images", str(size), *contents)
+
+
+def prefix_key(images: str, prefix: Iterable[nn.Module], *, how: str) -> str:
+    """The key of the outputs of a frozen `prefix` over images of key `images`.
+
+    Weights, statistics and structure of the prefix go into it, and `how`, which says in words all that decides the
+    numbers beside them: augmentation, normalisation, precision.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for layer in prefix:
+        digest.update(repr(layer).encode())  # a max-pool has no weights
+        for name, value in layer.state_dict().items():
+            if not name.endswith("num_batches_tracked"):
+                digest.update(name.encode())
+                digest.update(memoryview(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
+    return _digest(VERSION, images, digest.hexdigest(), how)
+
+
+def _digest(*parts: str) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(f"{len(part)}:{part}".encode())
+    return digest.hexdigest()

@@ -1,0 +1,279 @@
+"""The feature cache: the same numbers, from a prefix that is computed once."""
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stagetune.cache import features as features_module
+from stagetune.cache import store as store_module
+from stagetune.cache.features import Features, compute
+from stagetune.cache.key import images_key, prefix_key
+from stagetune.cache.store import Store, forget
+from stagetune.cli import main
+from stagetune.config.schema import CacheConfig, Config
+from stagetune.models.backbone import build_backbone
+from stagetune.report.result import read_result
+from stagetune.run import run_experiment
+from stagetune.run.build import build_data
+
+TASKS = ("+experiment=classifier_staged", "+experiment=siamese_staged")
+
+
+@pytest.fixture(autouse=True)
+def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("STAGETUNE_CACHE", str(tmp_path / "cache"))
+    forget()
+    yield
+    forget()
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Of each pass over a frozen prefix: images, and the depth reached."""
+    seen: list[tuple[int, int]] = []
+    honest = features_module.compute
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        made = honest(*args, **kwargs)
+        seen.extend((len(kwargs["rows"]), depth) for depth in made)
+        return made
+
+    monkeypatch.setattr("stagetune.cache.callback.compute", counted)
+    return seen
+
+
+def store(folder: Path, **budgets: float) -> Store:
+    said: list[str] = []
+    made = Store(folder, **{"memory_gb": 1.0, "disk_gb": 1.0, **budgets}, say=said.append)  # type: ignore[arg-type]
+    made.lines = said  # type: ignore[attr-defined]
+    return made
+
+
+def weights(run_dir: Path, name: str = "last") -> dict[str, Tensor]:
+    state: dict[str, Tensor] = torch.load(run_dir / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+    return state
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("views", [0, 2])
+@pytest.mark.parametrize("stages", [1, 2, 3])
+def test_a_run_has_the_same_numbers_with_and_without_the_cache(
+    task: str, views: int, stages: int, tiny: Callable[..., Config], tmp_path: Path
+) -> None:
+    """After each stage the weights agree to 1e-6, and so do all metrics; views are drawn once and repeat."""
+    config = tiny(task, f"data.augment={'affine' if views else 'none'}", "data.batch_size=32", stages=stages)
+    results = {}
+    for name in ("off", "auto"):
+        cache = CacheConfig(features=name, images=name, views=views)
+        results[name] = run_experiment(replace(config, cache=cache), tmp_path / name)
+    assert [stage["cached_depth"] for stage in results["auto"].stages] == [5, 4, 0][:stages]
+    assert [stage["cached_depth"] for stage in results["off"].stages] == [0, 0, 0][:stages]
+    expected = weights(tmp_path / "off")
+    for name, value in weights(tmp_path / "auto").items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-6, msg=name)
+    assert results["auto"].best is not None
+    assert results["off"].best is not None
+    assert results["auto"].best["value"] == pytest.approx(results["off"].best["value"], abs=1e-5)
+    assert results["auto"].test == pytest.approx(results["off"].test, abs=1e-5)
+
+
+def test_a_second_run_with_the_same_prefix_computes_it_zero_times(
+    calls: list[tuple[int, int]], tiny: Callable[..., Config], tmp_path: Path
+) -> None:
+    """And a later stage finds its table ready: it was made in the pass of the first."""
+    config = tiny(TASKS[0], "data.augment=none", stages=2)
+    first = run_experiment(config, tmp_path / "first")
+    whole = [call for call in calls if call[0] > 64]  # the others are trials of a batch
+    assert sorted(whole) == [(359, 4), (359, 5), (1079, 4), (1079, 5)]
+    calls.clear()
+    forget()  # as another process would have to
+    second = run_experiment(replace(config, accumulation=2), tmp_path / "second")
+    assert [call for call in calls if call[0] > 64] == []
+    assert first.stages[0]["cache"]["train"]["used"]
+    assert second.stages[1]["cached_depth"] == 4
+
+
+def test_a_training_that_draws_new_augmentations_caches_validation_alone(
+    tiny: Callable[..., Config], tmp_path: Path
+) -> None:
+    result = run_experiment(tiny(TASKS[0], "data.augment=affine", stages=1), tmp_path / "run")
+    assert result.stages[0]["cache"].keys() == {"val"}
+    assert result.stages[0]["cached_depth"] == 0
+
+
+@pytest.mark.parametrize("budgets", [{"memory_gb": 1e-7, "disk_gb": 1e-7}, {"memory_gb": 1e-7}, {"disk_gb": 1e-7}])
+def test_a_budget_of_nearly_nothing_changes_no_number(
+    budgets: dict[str, float], tiny: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny(TASKS[0], "data.augment=none", stages=1)
+    run_experiment(config, tmp_path / "whole")
+    forget()
+    result = run_experiment(replace(config, cache=CacheConfig(**budgets)), tmp_path / "little")
+    for name, value in weights(tmp_path / "whole").items():
+        torch.testing.assert_close(weights(tmp_path / "little")[name], value, rtol=0, atol=1e-6, msg=name)
+    if len(budgets) == 2:
+        assert result.stages[0]["cached_depth"] == 0
+        assert capsys.readouterr().out.count("over the cache's budget; computing instead") >= 1
+
+
+def test_a_full_disk_is_said_in_one_line_and_costs_nothing_else(
+    tiny: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store_module.Store, "_write", full)
+    result = run_experiment(tiny(TASKS[0], "data.augment=none", stages=1), tmp_path / "run")
+    assert result.stages[0]["cached_depth"] == 5
+    assert capsys.readouterr().out.count("cannot be written to (No space left on device); going on without") == 1
+
+
+def test_a_key_changes_with_every_byte_that_decides_the_numbers() -> None:
+    torch.manual_seed(0)
+    backbone = build_backbone("resnet18")
+    images = images_key(["a", "b"], 64)
+    first = [backbone.conv1, backbone.bn1, backbone.maxpool]
+    key = prefix_key(images, first, how="none")
+    assert key == prefix_key(images_key(["a", "b"], 64), first, how="none")
+    others = [
+        prefix_key(images_key(["a", "c"], 64), first, how="none"),
+        prefix_key(images_key(["b", "a"], 64), first, how="none"),
+        prefix_key(images_key(["ab"], 64), first, how="none"),
+        prefix_key(images_key(["a", "b"], 65), first, how="none"),
+        prefix_key(images, first, how="affine"),
+        prefix_key(images, first[:2], how="none"),
+        prefix_key(images, [backbone.conv1, backbone.bn1, nn.MaxPool2d(2)], how="none"),
+    ]
+    for tensor in (backbone.conv1.weight, backbone.bn1.running_var, backbone.bn1.bias):
+        with torch.no_grad():
+            kept = tensor.clone()
+            tensor[(-1,) * tensor.ndim] += 1e-6
+            others.append(prefix_key(images, first, how="none"))
+            tensor.copy_(kept)
+    assert key == prefix_key(images, first, how="none")
+    assert len({key, *others}) == 1 + len(others)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
+def test_a_table_comes_back_from_its_file_as_it_was(dtype: torch.dtype, tmp_path: Path) -> None:
+    table = torch.randint(0, 255, (5, 3, 2)).to(dtype)
+    for memory in (1.0, 0.0):  # read into memory, or mapped
+        made = store(tmp_path, memory_gb=memory)
+        made.put("key", table)
+        forget()
+        found = made.get("key")
+        assert found is not None
+        assert torch.equal(found, table)
+        assert found.dtype == dtype
+
+
+def test_a_file_torn_or_changed_at_any_byte_is_noticed_and_computed_anew(tmp_path: Path) -> None:
+    table = torch.arange(24, dtype=torch.float32).view(2, 3, 4)
+    whole = store(tmp_path)
+    for suffix in (".bin", ".json"):
+        whole.put("key", table)
+        size = (tmp_path / "key").with_suffix(suffix).stat().st_size
+        for position in range(size):
+            for tear in (True, False):
+                forget()
+                whole.put("key", table)
+                path = (tmp_path / "key").with_suffix(suffix)
+                content = bytearray(path.read_bytes())
+                if tear:
+                    content = content[:position]
+                else:
+                    content[position] ^= 1
+                path.write_bytes(content)
+                forget()
+                found = store(tmp_path).get("key")
+                assert found is None or torch.equal(found, table), (suffix, position, tear)
+                assert suffix == ".json" or found is None
+
+
+def test_the_least_recently_used_files_make_room(tmp_path: Path) -> None:
+    made = store(tmp_path, disk_gb=2.5e-6, memory_gb=0)
+    for i, key in enumerate(("a", "b", "c")):
+        made.put(key, torch.full((1000,), i, dtype=torch.uint8))
+        time.sleep(0.02)
+        if key == "b":
+            assert made.get("a") is not None
+    assert sorted(key for key, _, _ in made.files()) == ["a", "c"]
+
+
+def _race(folder: Path, counts: Any) -> None:
+    made = Store(folder, memory_gb=1, disk_gb=1, say=print)
+    with made.lock("key"):
+        if made.get("key") is None:
+            time.sleep(0.3)
+            with counts.get_lock():
+                counts.value += 1
+            made.put("key", torch.arange(1000))
+    assert torch.equal(made.get("key"), torch.arange(1000))  # type: ignore[arg-type]
+
+
+def test_of_two_processes_that_want_one_table_one_makes_it(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    counts = context.Value("i", 0)
+    racers = [context.Process(target=_race, args=(tmp_path, counts)) for _ in range(3)]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join(60)
+    assert [racer.exitcode for racer in racers] == [0, 0, 0]
+    assert counts.value == 1
+
+
+def test_views_repeat_after_so_many_epochs_and_are_what_images_have_without_a_cache(
+    tiny: Callable[..., Config],
+) -> None:
+    config = replace(tiny(TASKS[0], "data.augment=affine"), cache=CacheConfig(views=2))
+    images = build_data(config).parts["train"]
+    keys = [[(epoch, position) for position in (3, 0, 7)] for epoch in range(4)]
+    seen = [images[key].inputs for key in keys]
+    assert torch.equal(seen[0], seen[2])
+    assert torch.equal(seen[1], seen[3])
+    assert not torch.equal(seen[0], seen[1])
+    backbone = build_backbone("resnet18").eval()
+    table = compute(
+        backbone, images, [2, 5], rows=range(2 * len(images)), batch_size=256, device=torch.device("cpu"),
+        precision=nullcontext,
+    )  # fmt: skip
+    for depth in (2, 5):
+        serve = Features(table[depth], images, depth)
+        for key, inputs in zip(keys, seen, strict=True):
+            batch = serve(key)
+            with torch.inference_mode():
+                expected = backbone(inputs, stop=depth)
+            torch.testing.assert_close(batch.inputs, expected, rtol=1e-4, atol=1e-5)
+            assert batch.index.tolist() == images.indices[[3, 0, 7]].tolist()
+            assert depth == 5 or batch.inputs.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_command_lists_and_clears_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "cache" / "tables"
+    store(folder).put("abc", torch.zeros(1000))
+    main(["cache", "list"])
+    assert capsys.readouterr().out.splitlines()[-1] == f"1 tables, 0.000 GB in {folder}"
+    main(["cache", "clear"])
+    assert capsys.readouterr().out.splitlines()[-1] == f"1 tables, 0.000 GB in {folder}, removed"
+    assert list(folder.iterdir()) == []
+
+
+def test_a_result_says_what_was_decided_with_both_figures(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    run_experiment(tiny(TASKS[0], "data.augment=none", stages=1), tmp_path / "run")
+    (stage,) = read_result(tmp_path / "run").stages
+    for part in ("train", "val"):
+        decision = stage["cache"][part]
+        assert decision["used"] == (decision["read_ms"] < decision["compute_ms"])
+        assert decision["depth"] == 5
+    assert read_result(tmp_path / "run").timing["cache_seconds"] > 0
