@@ -16,11 +16,12 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from stagetune.config.compose import explain, register_schema, to_plain
-from stagetune.config.resume import resumed
+from stagetune.config.resume import check_run, is_setting, resumed
 from stagetune.config.validate import validate
 from stagetune.errors import ConfigError, Interrupted, StagetuneError, show, shown
 
 failed_jobs: list[str] = []
+kept_for_resume: list[str] = []
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -39,16 +40,23 @@ def main(composed: DictConfig) -> float | None:
 
 def run(composed: DictConfig, run_dir: Path) -> float | None:
     values = to_plain(composed)
-    try:
-        overrides = HydraConfig.get().overrides.task
-        config = resumed(run_dir, values, overrides) if values["resume"] else validate(values)
-    except ConfigError:
-        with suppress(OSError):  # a directory that was there before may hold something
-            run_dir.rmdir()  # Hydra has made it already; nothing will come into it
-        raise
+    if resume := values["resume"]:
+        run_dir = Path(str(resume)).expanduser()
+        config = resumed(run_dir, values, [*HydraConfig.get().overrides.task, *kept_for_resume])
+    else:
+        try:
+            config = validate(values)
+        except ConfigError:
+            with suppress(OSError):  # a directory that was there before may hold something
+                run_dir.rmdir()  # Hydra has made it already; nothing will come into it
+            raise
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and config.trainer.get("strategy") != "ddp":
+        raise ConfigError(
+            [f"{os.environ['WORLD_SIZE']} processes were started, but the run wants one; add trainer=ddp"]
+        )
     from stagetune.run import run_experiment  # imports torch; only now, so that errors above are instant
 
-    return run_experiment(config, run_dir, resume=bool(values["resume"])).score
+    return run_experiment(config, run_dir, resume=bool(resume)).score
 
 
 def prepare_arguments() -> None:
@@ -57,7 +65,13 @@ def prepare_arguments() -> None:
         if word.startswith("resume="):
             if {"-m", "--multirun"} & set(sys.argv):
                 raise StagetuneError("resume= goes on with one run; leave -m out")
-            sys.argv.append(f"hydra.run.dir={word.removeprefix('resume=')}")
+            run_dir = word.removeprefix("resume=")
+            check_run(Path(run_dir.strip("'\"")).expanduser())
+            # single settings are for the run's own configuration, Hydra composes another one
+            kept_for_resume.extend(other for other in sys.argv[1:] if is_setting(other))
+            sys.argv = [other for other in sys.argv if other not in kept_for_resume]
+            sys.argv.append(f"hydra.run.dir={run_dir}")
+            break
     if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) > 0:
         nowhere = tempfile.mkdtemp()
         atexit.register(shutil.rmtree, nowhere, ignore_errors=True)

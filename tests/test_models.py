@@ -182,7 +182,7 @@ def test_a_network_of_ones_own_keeps_its_names_and_follows_its_mode() -> None:
     assert backbone.out_features == 6
     assert [name for name, _ in backbone.named_parameters()] == [name for name, _ in network.named_parameters()]
     images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
-    normalised = (images.float() / 255 - backbone.mean) / backbone.std
+    normalised = (images.float() / 255 - backbone.input_mean) / backbone.input_std
     backbone.eval()
     assert torch.equal(backbone(images), network(normalised).mean((2, 3)))
     module = nn.Module()

@@ -48,14 +48,14 @@ def written(text: str, folder: Path) -> Path:
 def test_a_finetuning_schedulers_file_is_read_as_it_means_it(tmp_path: Path) -> None:
     config = load([f"schedule.file={written(PHASES, tmp_path)}", "model=resnet18"])
     plan = make_plan(config.schedule, describe(task()))
-    assert (plan.name, plan.epochs) == ("phases", 3 + 7 + 20)
+    assert (plan.name, plan.epochs) == ("phases", 3 + 7 + 1000)
     zero, one, two = plan.stages
     assert zero.open == ("head.weight", "head.bias")
     assert set(one.open) - set(zero.open) == {
         "backbone.layer4.1.conv2.weight", "backbone.layer4.1.bn2.weight", "backbone.layer4.1.bn2.bias",
     }  # fmt: skip
     assert two.open_blocks == ("layer3", "layer4", "head")
-    assert [stage.epochs for stage in plan.stages] == [3, 7, 20]
+    assert [stage.epochs for stage in plan.stages] == [3, 7, 1000]
     for stage in plan.stages:  # it goes on where a metric stalls, from the best weights
         assert stage.until is not None
         assert (stage.monitor, stage.mode, stage.until.patience, stage.restore_best) == (

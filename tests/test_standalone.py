@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader
 
 import crashing
-from stagetune.config.schema import Schedule, Stage
+from stagetune.config.schema import Schedule, Stage, Until
 from stagetune.errors import ScheduleError
 from stagetune.schedule.callback import StagedUnfreezing
 
@@ -215,7 +215,7 @@ class NoBackbone(LightningModule):
         (STAGES, TwoOptimizers, {}, "configure_optimizers must give one optimizer and no scheduler"),
         (STAGES, OwnScheduler, {}, "configure_optimizers must give one optimizer and no scheduler"),
         (STAGES, NoBackbone, {}, "NoBackbone has no backbone; name its pretrained part self.backbone"),
-        (STAGES, Module, {"max_epochs": 3}, r"Trainer\(max_epochs=3\): the schedule has 5; leave it out"),
+        (STAGES, Module, {"max_epochs": 3}, r"Trainer\(max_epochs=3\): the schedule has 5 epochs; leave it out"),
         ("stagedd", Module, {}, "there is no schedule stagedd; did you mean staged"),
         ("gone.yaml", Module, {}, "schedule file gone.yaml does not exist"),
         ("gradual", Module, {}, "stage layer1: this model has no block layer1; did you mean layer"),
@@ -294,3 +294,55 @@ def test_the_example_runs(tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     assert "stage head began in epoch 0, at step 0" in lines
     assert "stage top began in epoch 1, at step 6" in lines
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        (Stage("a", ["all"], epochs=0, lr=0.1), r"stages\[0\]\.epochs=0: must be at least 1"),
+        (Stage("a", ["all"], lr=-0.1), r"stages\[0\]\.lr=-0\.1: must be at least 0"),
+        (Stage("a", ["all"], lr=0.1, batch_norm="freeze"), r"batch_norm=freeze: no such choice; did you mean"),
+        (Stage("a", ["all"], lr=0.1, until=Until("val_loss", "minimum")), r"until\.mode=minimum: no such choice"),
+        (
+            Stage("a", ["all"], lr=0.1, until=Until("val_thing")),
+            r"is a high val_thing good\? say mode=max",
+        ),
+    ],
+)
+def test_a_stage_written_in_python_is_checked_as_one_in_a_file(stage: Stage, message: str) -> None:
+    with pytest.raises(ScheduleError, match=message):
+        train([stage])
+
+
+def test_every_change_of_a_rate_is_seen_also_within_a_block(tmp_path: Path) -> None:
+    def schedule(rate: float) -> list[Stage]:
+        return [Stage("a", ["all"], epochs=3, lrs={"*.1.*": rate, "all": 0.1})]
+
+    train(schedule(1e-4), more=[StopBehind(0), ModelCheckpoint(tmp_path, save_last=True)])
+    with pytest.raises(ScheduleError, match=r"the rate of backbone\.stem\.1\.weight is 1e-09, was 0\.0001"):
+        train(schedule(1e-9), ckpt_path=tmp_path / "last.ckpt")
+
+
+def test_a_plateau_knows_that_a_high_score_is_good() -> None:
+    class Rising(Module):
+        def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+            self.log("val_accuracy", float(self.current_epoch))
+
+    spec = {"_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau", "patience": 0}
+    stages = Schedule(stages=[Stage("a", ["all"], epochs=5, lr=0.1, lr_scheduler=spec)], monitor="val_accuracy")
+    assert {group["lr"] for group in train(stages, Rising()).optimizers[0].param_groups} == {0.1}
+
+
+def test_validation_twice_an_epoch_is_refused_where_stages_look_at_it() -> None:
+    stages = Schedule(stages=[Stage("a", ["all"], restore_best=True, lr=0.1)], monitor="val_loss")
+    with pytest.raises(ScheduleError, match=r"once an epoch; leave Trainer\(val_check_interval\) out"):
+        train(stages, val_check_interval=0.5)
+
+
+def test_a_new_schedule_gives_the_stage_that_goes_on_its_full_length(tmp_path: Path) -> None:
+    def schedule(first: int) -> list[Stage]:
+        return [Stage("a", ["head"], epochs=first, lr=0.1), Stage("b", ["all"], epochs=4, lr=0.1)]
+
+    train(schedule(2), more=[StopBehind(2), ModelCheckpoint(tmp_path, save_last=True)])
+    trainer = train(schedule(1), ckpt_path=tmp_path / "last.ckpt", new=True)
+    assert trainer.current_epoch == 6

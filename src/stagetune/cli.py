@@ -60,7 +60,7 @@ def show_plan(overrides: Sequence[str], picture: Path | None) -> None:
 
     check_targets(config)
     with torch.device("meta"):  # shapes without memory
-        task = build_task(config, build_network(config.model), CLASSES, {})
+        task = build_task(config, build_network(config.model, config.data.image_size), CLASSES, {})
     plan = make_plan(config.schedule, describe(task))
     print(plan_text(plan))
     path = picture or Path("outputs") / "plans" / f"{plan.name}.png"

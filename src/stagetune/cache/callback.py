@@ -168,12 +168,11 @@ class FeatureCaching(Callback):
         prefix = [layers[name] for name in names] if depth < len(backbone.blocks) else [backbone]
         source = images_key((images.source.contents[i] for i in images.indices.tolist()), images.size)
         seed = images.seed if images.augment != "none" else None
-        normal = [backbone.mean.flatten().tolist(), backbone.std.flatten().tolist()]
         how = [
             images.augment,
             images.distinct_views,
             seed,
-            normal,
+            backbone.normal,
             trainer.precision,
             str(pl_module.device.type),
             depth,

@@ -1,9 +1,10 @@
 """A schedule from whatever names one: a preset, a file, a list of stages."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
+from stagetune.config.convert import typed
 from stagetune.config.recipes import expand
 from stagetune.config.schedule_file import read_schedule
 from stagetune.config.schedule_rules import schedule_rules
@@ -13,16 +14,20 @@ from stagetune.errors import ScheduleError, did_you_mean
 PRESETS = Path(__file__).resolve().parents[3] / "conf" / "schedule"
 
 
-def as_schedule(given: Schedule | Sequence[Stage] | str | Path, monitor: str | None = None) -> Schedule:
+def as_schedule(
+    given: Schedule | Sequence[Stage] | str | Path, monitor: str | None = None, mode: str | None = None
+) -> Schedule:
     """The schedule with its stages written out; raises `ScheduleError` with all its problems."""
     if isinstance(given, str | Path):
         schedule = _named(str(given))
     else:
         schedule = given if isinstance(given, Schedule) else Schedule(stages=list(given))
-    if problems := list(schedule_rules(schedule, blocks=None, metrics=None)):
+    schedule = replace(schedule, monitor=monitor or schedule.monitor, mode=mode or schedule.mode)
+    problems: list[str] = []
+    typed(Schedule, asdict(schedule), "", problems)
+    if problems := problems or list(schedule_rules(schedule, blocks=None, metrics=None)):
         raise ScheduleError("\n  ".join([f"schedule {schedule.name}:", *problems]))
-    schedule = expand(schedule)
-    return replace(schedule, monitor=monitor or schedule.monitor)
+    return expand(schedule)
 
 
 def _named(name: str) -> Schedule:

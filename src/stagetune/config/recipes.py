@@ -10,7 +10,7 @@ def expand(schedule: Schedule) -> Schedule:
     """The schedule with its stages written out; raises `ScheduleError` for a file that cannot be read."""
     if schedule.file is not None:
         read = read_schedule(schedule.file)
-        return replace(read, monitor=read.monitor or schedule.monitor, leave_frozen=True)
+        return replace(read, monitor=read.monitor or schedule.monitor, mode=read.mode or schedule.mode)
     if schedule.backbone_finetuning is not None:
         return replace(schedule, stages=backbone_finetuning(schedule.backbone_finetuning))
     return schedule

@@ -14,6 +14,7 @@ from stagetune.config.schema import Schedule, Stage, Until
 from stagetune.errors import ScheduleError
 
 BASE_MAX_LR = 1e-5  # finetuning-scheduler's rate of a phase that names none
+NO_LIMIT = 1000  # epochs: what Lightning's Trainer takes if nobody says
 PHASE_KEYS = ("params", "max_transition_epoch", "lr", "new_lr_scheduler")
 LR_SCHEDULER_KEYS = ("lr_scheduler_init", "pl_lrs_cfg", "init_pg_lrs")
 
@@ -44,8 +45,9 @@ def read_schedule(file: str | Path) -> Schedule:
 def _from_phases(phases: Mapping[Any, Any], path: Path) -> Schedule:
     """finetuning-scheduler's explicit schedule.
 
-    A phase ends as there: when its metric stalls (patience 3), or at its `max_transition_epoch`, counted from
-    the beginning of training; the next one begins from the best weights. What a phase opened keeps its rate.
+    A phase ends as there when its metric stalls (patience 3), and the next one begins from the best weights; what a
+    phase opened keeps its rate. `max_transition_epoch` counts from the beginning of training there; here a phase
+    may take as many epochs as lie between its own and the one before.
     """
     if sorted(phases) != list(range(len(phases))):
         raise ScheduleError(f"schedule file {path}: phases are numbered 0, 1, 2, ...; found {sorted(phases)}")
@@ -69,7 +71,7 @@ def _from_phases(phases: Mapping[Any, Any], path: Path) -> Schedule:
             Stage(
                 f"phase_{number}",
                 [{"params": opened[-1]}],
-                until=Until(),
+                until=Until(max_epochs=NO_LIMIT),
                 restore_best=True,
                 lrs=lrs,
                 lr_scheduler=lr_scheduler,

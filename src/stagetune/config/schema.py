@@ -10,7 +10,21 @@ SELECTORS = ("last", "fraction", "index", "match", "params")
 
 LR_SCHEDULERS = ("constant", "linear", "cosine", "one_cycle", "plateau")
 
-LOWER_IS_BETTER = ("loss", "eer", "error")
+LOWER_IS_BETTER = ("loss", "eer", "error", "mae", "mse", "rmse", "nll", "perplexity", "wer", "cer")
+HIGHER_IS_BETTER = (
+    "accuracy",
+    "acc",
+    "top5",
+    "f1",
+    "auc",
+    "auroc",
+    "map",
+    "precision",
+    "recall",
+    "iou",
+    "dice",
+    "r2",
+)
 METRICS = {
     "classifier": ("val/loss", "val/accuracy", "val/top5", "val/f1"),
     "siamese": ("val/loss", "val/auc", "val/eer", "val/accuracy"),
@@ -18,9 +32,12 @@ METRICS = {
 LOSSES = {"classifier": ("cross_entropy",), "siamese": ("contrastive", "triplet", "bce")}
 
 
-def mode_of(metric: str) -> str:
-    """`min` for losses and error rates, `max` for all else."""
-    return "min" if re.split("[/_]", metric)[-1] in LOWER_IS_BETTER else "max"
+def mode_of(metric: str) -> str | None:
+    """`min` for losses and errors, `max` for scores; None for a metric whose name does not say it."""
+    words = re.split(r"[/_\s-]", metric.lower())
+    if any(word in LOWER_IS_BETTER for word in words):
+        return "min"
+    return "max" if any(word in HIGHER_IS_BETTER for word in words) else None
 
 
 def choice(default: str | None, *others: str) -> Any:
@@ -141,6 +158,7 @@ class Schedule:
     leave_frozen: bool = False
     stages: list[Stage] = field(default_factory=list)
     monitor: str | None = None
+    mode: str | None = choice(None, "min", "max")
     file: str | None = None
     backbone_finetuning: BackboneFinetuning | None = None
 

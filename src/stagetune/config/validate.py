@@ -32,7 +32,8 @@ def validate(values: Mapping[str, Any]) -> Config:
     config = typed(Config, values, "", problems)
     if not problems:
         if config.schedule.file is not None:  # stands for the stages of the group that was chosen
-            config.schedule = Schedule(Path(config.schedule.file).stem, True, file=config.schedule.file)
+            file, monitor = config.schedule.file, config.schedule.monitor
+            config.schedule = Schedule(Path(file).stem, file=file, monitor=monitor)
         problems.extend(_rules(config))
     if problems:
         raise ConfigError(problems)

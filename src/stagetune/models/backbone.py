@@ -43,6 +43,7 @@ class Backbone(nn.Module):
         for name, layer in layers.items():
             self.add_module(name, layer)
         self.blocks = {block: tuple(names) for block, names in blocks.items()}
+        self.normal = (tuple(mean), tuple(std))  # of images, as the weights want them
         self.starts = tuple(range(len(self.blocks) + 1))  # the depths at which it can begin
         self.out_features = out_features
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from stagetune.errors import ConfigError, did_you_mean
 from stagetune.models.backbone import IMAGENET_MEAN, IMAGENET_STD
 
-TRIAL_SIZE = 64  # pixels of the images on which a network is tried out
-
 
 class OwnBackbone(nn.Module):
     """Images to features [n, out_features] by a network of one's own, whose parameters keep their names.
@@ -20,19 +18,22 @@ class OwnBackbone(nn.Module):
     pooled. It runs as a whole: only a backbone of our own can begin at a later block.
     """
 
-    mean: Tensor
-    std: Tensor
+    input_mean: Tensor
+    input_std: Tensor
+    normal = (IMAGENET_MEAN, IMAGENET_STD)
 
-    def __init__(self, network: nn.Module, blocks: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, network: nn.Module, blocks: Mapping[str, Sequence[str]], image_size: int) -> None:
         super().__init__()
         # the network's own registers, so that what is called conv1 there is called conv1 here
         self._parameters, self._modules, self._buffers = network._parameters, network._modules, network._buffers
+        self._non_persistent_buffers_set = network._non_persistent_buffers_set
         self._network = [network]  # in a list, so that it is not registered again
-        self.blocks = {block: tuple(names) for block, names in blocks.items()}
-        self.starts = (0, len(self.blocks))
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
-        self.out_features = self._try_out()
+        # a network may have a layer of that name, which stays registered
+        object.__setattr__(self, "blocks", {block: tuple(names) for block, names in blocks.items()})
+        self.starts = (0, len(blocks))
+        self.register_buffer("input_mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("input_std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        self.out_features = self._try_out(image_size)
 
     def forward(self, inputs: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         """Images to features; `start` behind the last block takes features, no other block can be begun at."""
@@ -40,7 +41,7 @@ class OwnBackbone(nn.Module):
             raise ValueError("a network of one's own cannot begin at a later block")
         if start:
             return inputs  # features already
-        features: Tensor = self._network[0]((inputs.float() / 255 - self.mean) / self.std)
+        features: Tensor = self._network[0]((inputs.float() / 255 - self.input_mean) / self.input_std)
         return F.adaptive_avg_pool2d(features, 1).flatten(1) if features.ndim == 4 else features
 
     def train(self, mode: bool = True) -> "OwnBackbone":
@@ -48,16 +49,18 @@ class OwnBackbone(nn.Module):
         self._network[0].training = mode
         return self
 
-    def _try_out(self) -> int:
+    def _try_out(self, size: int) -> int:
         training = self.training
-        images = torch.zeros(2, 3, TRIAL_SIZE, TRIAL_SIZE, dtype=torch.uint8, device=self.mean.device)
+        images = torch.zeros(2, 3, size, size, dtype=torch.uint8, device=self.input_mean.device)
         name = type(self._network[0]).__name__
         try:
             with torch.no_grad():
                 features: Any = self.eval()(images)
-        except (RuntimeError, ValueError, TypeError) as error:
-            size = f"[2, 3, {TRIAL_SIZE}, {TRIAL_SIZE}]"
-            raise ConfigError([f"model.network: {name} cannot take images {size}: {error}"]) from error
+        except Exception as error:  # somebody's code
+            reason = f"{type(error).__name__}: {error}"
+            raise ConfigError(
+                [f"model.network: {name} cannot take images [2, 3, {size}, {size}]: {reason}"]
+            ) from error
         if not isinstance(features, Tensor) or features.ndim != 2:
             shape = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise ConfigError([f"model.network: {name} must give features [n, f] or maps [n, f, h, w], got {shape}"])
@@ -65,7 +68,9 @@ class OwnBackbone(nn.Module):
         return features.shape[1]
 
 
-def own_backbone(network: Any, blocks: Sequence[str] | Mapping[str, Sequence[str]]) -> OwnBackbone:
+def own_backbone(
+    network: Any, blocks: Sequence[str] | Mapping[str, Sequence[str]], image_size: int = 64
+) -> OwnBackbone:
     """The network under its blocks in forward order: each a layer of that name, or a list of layers and parameters.
 
     Raises `ConfigError` for names that do not exist and for parameters that no block holds.
@@ -82,4 +87,4 @@ def own_backbone(network: Any, blocks: Sequence[str] | Mapping[str, Sequence[str
             break
     if problems:
         raise ConfigError(problems)
-    return OwnBackbone(network, by_name)
+    return OwnBackbone(network, by_name, image_size)

@@ -1,4 +1,4 @@
-"""One of a run's processes: `python -m stagetune.run RUN_DIR [--resume]`, started by `processes.start`."""
+"""One of a run's processes: `python -m stagetune.run CONFIG RUN_DIR [--resume]`, started by `processes.start`."""
 
 import sys
 from pathlib import Path
@@ -14,8 +14,7 @@ from stagetune.run import run_experiment
 
 @record  # hands the error to the process that started this one
 def main() -> None:
-    run_dir = Path(sys.argv[1])
-    config = validate(yaml.safe_load((run_dir / "config.yaml").read_text()))
+    config, run_dir = validate(yaml.safe_load(Path(sys.argv[1]).read_text())), Path(sys.argv[2])
     try:
         run_experiment(config, run_dir, resume="--resume" in sys.argv)
     except StagetuneError:

@@ -150,11 +150,11 @@ def check_unseen(data: StagedData, weights: Weights, split_by: str) -> None:
             )
 
 
-def build_network(model: ModelConfig) -> Backbone | OwnBackbone:
+def build_network(model: ModelConfig, image_size: int) -> Backbone | OwnBackbone:
     """The backbone with its initial weights; raises `ConfigError` for an own network that does not fit."""
     if model.network is None:
         return build_backbone(model.arch, stem=model.stem)
-    return own_backbone(build(model.network)(), model.blocks)
+    return own_backbone(build(model.network)(), model.blocks, image_size)
 
 
 def build_task(config: Config, backbone: Backbone | OwnBackbone, classes: int, card: dict[str, Any]) -> StagedTask:

@@ -48,13 +48,13 @@ class LastCheckpoint(Checkpoint):
 
     def __init__(self, path: Path, every_n_steps: int | None) -> None:
         self.path, self.every_n_steps = path, every_n_steps
-        self._saved_step = 0
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        step = trainer.global_step
-        if self.every_n_steps is None or step % self.every_n_steps or step == self._saved_step:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        has_stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if self.every_n_steps is None or not has_stepped or trainer.global_step % self.every_n_steps:
             return
-        self._saved_step = step
         # from a checkpoint behind its last batch, Lightning would skip the epoch's validation; its own comes soon
         if not trainer.is_last_batch and not trainer.should_stop:
             trainer.save_checkpoint(self.path)
@@ -71,7 +71,7 @@ class BestCheckpoint(ModelCheckpoint):
             folder,
             filename="best",
             monitor=monitor,
-            mode=mode_of(monitor),
+            mode=mode_of(monitor) or "max",
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )

@@ -95,16 +95,24 @@ def run_experiment(config: Config, run_dir: Path, *, resume: bool = False) -> Ru
 
 def _start_processes(config: Config, run_dir: Path, *, resume: bool) -> RunResult:
     """The same in several processes on this machine; a result is written even if they all die."""
-    write_config(config, run_dir)
+    before = {name: _written(run_dir / name) for name in (FILE, "config.yaml")}
     run = _Run(config, run_dir, Screen(), share=(0, 1))
     try:
-        processes.start(config.trainer, run_dir, resume=resume)
+        processes.start(asdict(config), run_dir, resume=resume)
     except StagetuneError as error:
-        if not (run_dir / FILE).exists():
+        is_accepted = not resume or _written(run_dir / "config.yaml") != before["config.yaml"]
+        if is_accepted and _written(run_dir / FILE) == before[FILE]:
+            run.accept()
+            run.result.status = "interrupted" if isinstance(error, Interrupted) else "failed"
             run.result.error = {"type": type(error).__name__, "message": str(error)}
             write_result(run.result, run_dir)
         raise
     return read_result(run_dir)
+
+
+def _written(path: Path) -> int | None:
+    """When a file was last written; None if there is none."""
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 class _Run:
@@ -147,14 +155,15 @@ class _Run:
         store = build_store(config, lambda text: line("cache", text), writes=self.writes)
         if config.cache.images == "auto":
             decode_once(data, store)
-        seed_everything(config.seed, workers=True, verbose=False)
-        backbone = build_network(config.model)
-        if last:  # has all weights
-            card = {**last["stagetune"], "config": asdict(config)}
-        else:
-            weights = self._find_weights()
+        weights = None if last else self._find_weights()  # a checkpoint has all weights
+        seed_everything(config.seed, workers=True, verbose=False)  # now: pretraining a backbone draws, too
+        backbone = build_network(config.model, config.data.image_size)
+        if weights:
             check_unseen(data, weights, config.data.split)
             card = card_of(config, data, load_into(backbone, weights))
+        else:
+            assert last is not None
+            card = {**last["stagetune"], "config": asdict(config)}
         result.weights["used"] = card["weights"]
         task = build_task(config, backbone, len(data.source.classes), card)
         plan = make_plan(config.schedule, describe(task))
@@ -162,7 +171,7 @@ class _Run:
             check_same_plan(last["callbacks"][StagedUnfreezing.__name__]["plan"], plan)
         self.accept()
         if self.writes:
-            (self.run_dir / "plan.txt").write_text(plan_text(plan))
+            (self.run_dir / "plan.txt").write_text(plan_text(plan) + self._cache_words(data) + "\n")
         line(
             "model",
             f"{config.model.arch}, {count_words(plan.total_parameters)} parameters; weights {result.weights['used']}",
@@ -222,7 +231,7 @@ class _Run:
                 training = stage["cache"].get("train", {"used": False})
                 stage["cached_depth"] = training["depth"] if training["used"] else 0
             result.peak_memory_mb = max((stage["peak_memory_mb"] for stage in result.stages), default=0.0)
-            if best.best_model_path and recorder.rows:
+            if best.best_model_path:
                 result.best = self._best(best.best_model_path, recorder)
         assert result.best is not None
         row = result.best
@@ -233,10 +242,12 @@ class _Run:
         if self.writes:
             draw_run(task, data, recorder, config.task.monitor, self.run_dir / "figures")
 
-    def _best(self, path: str, recorder: Recorder) -> dict[str, Any]:
-        """The epoch of best.ckpt, read from the checkpoint itself."""
+    def _best(self, path: str, recorder: Recorder) -> dict[str, Any] | None:
+        """The epoch of best.ckpt, read from the checkpoint itself; None if a restart has yet to reach it."""
         epoch = int(torch.load(path, map_location="cpu", weights_only=True)["epoch"])
-        row = next(row for row in recorder.rows if row["epoch"] == epoch)
+        row = next((row for row in recorder.rows if row["epoch"] == epoch), None)
+        if row is None:
+            return None
         monitor = self.config.task.monitor
         where = str(Path(path).resolve().relative_to(self.run_dir.resolve()))
         return {
@@ -285,6 +296,15 @@ class _Run:
         asked = f" (asked: {config.precision})" if config.precision != result.precision else ""
         several = f" in each of {self.share[1]} processes" if self.share[1] > 1 else ""
         gather = f", a step every {config.accumulation} batches" if config.accumulation > 1 else ""
-        self.screen.line(
-            "training", f"{result.precision}{asked} on {self.device}; batches of {batch}{several}{gather}"
-        )
+        text = f"{result.precision}{asked} on {self.device}; batches of {batch}{several}{gather}"
+        self.screen.line("training", text)
+        self.screen.line("cache", self._cache_words(data))
+
+    def _cache_words(self, data: StagedData) -> str:
+        """Of which images the outputs of a frozen prefix are computed once, and why not of all."""
+        if self.config.cache.features == "off":
+            return "off: a frozen prefix is computed in each epoch (cache=auto computes it once)"
+        views = data.parts["train"].distinct_views
+        if not views:
+            return "validation only: training draws new augmentations in each epoch (cache.views=4 would repeat four)"
+        return f"training and validation{f', {views} views of each image' if views > 1 else ''}"

@@ -3,12 +3,14 @@
 import logging
 import os
 import sys
+import tempfile
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -30,8 +32,9 @@ def wants_several(trainer: Mapping[str, Any]) -> bool:
     return int(trainer.get("devices", 1)) * int(trainer.get("num_nodes", 1)) > 1
 
 
-def start(trainer: Mapping[str, Any], run_dir: Path, *, resume: bool) -> None:
-    """Run what `run_dir/config.yaml` says on this machine's processes, and wait; raises the first one's error."""
+def start(config: Mapping[str, Any], run_dir: Path, *, resume: bool) -> None:
+    """Run the configuration on this machine's processes, and wait; raises the first one's error."""
+    trainer = config["trainer"]
     count = int(trainer["devices"])
     if int(trainer.get("num_nodes", 1)) > 1:
         raise ConfigError(["trainer.num_nodes: several machines are started by torchrun or srun; see the README"])
@@ -46,11 +49,15 @@ def start(trainer: Mapping[str, Any], run_dir: Path, *, resume: bool) -> None:
         max_restarts=0,
         monitor_interval=0.2,
     )
-    arguments = ["-m", "stagetune.run", str(run_dir), *(["--resume"] if resume else [])]
     for name in ("agent.server.api", "multiprocessing.api"):  # how the run ended is shown by us
         logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.CRITICAL)
     try:
-        elastic_launch(settings, sys.executable)(*arguments)
+        # not by the run's config.yaml, which stays as it was until the run is accepted
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+            yaml.safe_dump(dict(config), file)
+            file.flush()
+            arguments = ["-m", "stagetune.run", file.name, str(run_dir), *(["--resume"] if resume else [])]
+            elastic_launch(settings, sys.executable)(*arguments)
     except SignalException as stop:
         raise Interrupted(f"interrupted; go on with python train.py resume={run_dir}") from stop
     except ChildFailedError as failed:

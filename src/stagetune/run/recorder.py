@@ -52,7 +52,9 @@ class Recorder(Callback):
 
     def stage_records(self) -> list[dict[str, Any]]:
         """The stages begun so far, as result.json lists them."""
-        records = []
+        records: list[dict[str, Any]] = []
+        if not self._tallies:
+            return records
         plan = self.unfreezing.plan
         for stage, (start_epoch, _), tally in zip(plan.stages, self.unfreezing.began, self._tallies, strict=False):
             trained = tally["train_seconds"]

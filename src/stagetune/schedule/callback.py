@@ -28,7 +28,8 @@ class StagedUnfreezing(Callback):
 
     `schedule` is a schedule, a list of stages, the name of a preset or the path of a YAML file. `blocks` names the
     backbone's blocks in forward order, by default its `blocks` or its layers. `monitor` is the metric that stages
-    look at which end by one. Raises `ScheduleError` as fitting begins for what cannot be done.
+    look at; `mode` says whether `min` or `max` is good, if its name does not. Raises `ScheduleError` as fitting
+    begins for what cannot be done.
     """
 
     plan: Plan  # from `setup` on
@@ -39,9 +40,10 @@ class StagedUnfreezing(Callback):
         *,
         blocks: Blocks | Sequence[str] | None = None,
         monitor: str | None = None,
+        mode: str | None = None,
         resume_with_new_schedule: bool = False,
     ) -> None:
-        self.schedule = as_schedule(schedule, monitor)
+        self.schedule = as_schedule(schedule, monitor, mode)
         self.blocks, self.accepts_new_schedule = blocks, resume_with_new_schedule
         self.began: list[tuple[int, int]] = []  # epoch and optimizer step at which each stage so far began
         self._values: dict[int, float] = {}  # the monitored metric in each epoch of the stage
@@ -92,15 +94,22 @@ class StagedUnfreezing(Callback):
             states[0] = carry_over(states[0], optimizer)
         epochs = self.plan.epochs
         if trainer.max_epochs not in (*UNSET_MAX_EPOCHS, epochs):
-            raise ScheduleError(f"Trainer(max_epochs={trainer.max_epochs}): the schedule has {epochs}; leave it out")
-        trainer.fit_loop.max_epochs = -1 if epochs is None else epochs
+            length = f"{epochs} epochs" if epochs else "a length in steps"
+            raise ScheduleError(f"Trainer(max_epochs={trainer.max_epochs}): the schedule has {length}; leave it out")
+        is_new = self._resumed is not None and self._resumed["new_schedule"]  # earlier stages had other lengths
+        trainer.fit_loop.max_epochs = -1 if epochs is None or is_new else epochs
+        if trainer.val_check_interval != 1.0 and any(stage.is_watched for stage in self.plan.stages):
+            raise ScheduleError("stages look at a metric once an epoch; leave Trainer(val_check_interval) out")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._resumed is None and trainer.global_step == 0:
             self.began, self._values, self._best = [], {}, None
         epochs: Any = trainer.fit_loop.epoch_progress.current
         is_within_epoch = epochs.ready > epochs.processed  # a restart there gets no on_train_epoch_start
-        if not self.began or (self._is_over(trainer.current_epoch, trainer.global_step) and not is_within_epoch):
+        is_over = bool(self.began) and self._is_over(trainer.current_epoch, trainer.global_step)
+        if is_over and is_within_epoch and self.stage.steps is not None:
+            raise ScheduleError(f"the checkpoint is from the last step of stage {self.stage.name}; take another one")
+        if not self.began or (is_over and not is_within_epoch):
             self._begin_next(trainer, pl_module)
         else:
             self._apply(trainer, pl_module)

@@ -71,10 +71,14 @@ def _build(
     for group in optimizer.param_groups:
         group.pop("initial_lr", None)  # of an earlier scheduler, CyclicLR would begin there
     try:
-        scheduler = _built(settings, optimizer, total)
+        scheduler = _built(settings, optimizer, total, stage.mode)
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise ScheduleError(f"stage {stage.name}: lr_scheduler {stage.target}: {error}") from error
     if isinstance(scheduler, ReduceLROnPlateau):
+        if not stage.is_watched:
+            raise ScheduleError(
+                f"stage {stage.name}: {stage.target} is a plateau scheduler; end its name as torch's does"
+            )
         # Lightning would step it behind the epoch's checkpoint, and a resumed run would miss that step
         return LRSchedulerConfig(scheduler, interval=OWN_STEP, reduce_on_plateau=True, monitor=stage.monitor)
     return LRSchedulerConfig(scheduler, interval="step" if by_step else "epoch")
@@ -107,20 +111,28 @@ def load_target(path: str) -> Any:
         raise ScheduleError(f"lr_scheduler._target_={path}: cannot be imported") from None
 
 
-def _built(settings: Any, optimizer: Optimizer, total: int) -> Any:
+def _built(settings: Any, optimizer: Optimizer, total: int, mode: str | None) -> Any:
     """Settings with every `_target_` in them built; schedulers get the optimizer, and what only the stage knows."""
     if isinstance(settings, Mapping) and "_target_" in settings:
         target = load_target(str(settings["_target_"]))
-        arguments = {key: _built(value, optimizer, total) for key, value in settings.items() if key != "_target_"}
+        arguments = {
+            key: _built(value, optimizer, total, mode) for key, value in settings.items() if key != "_target_"
+        }
         if not (inspect.isclass(target) and issubclass(target, LRScheduler)):
             return partial(target, **arguments) if arguments.pop("_partial_", False) else target(**arguments)
-        known = {"total_steps": total, "T_max": total, "max_lr": [group["lr"] for group in optimizer.param_groups]}
+        known: dict[str, Any] = {
+            "total_steps": total,
+            "T_max": total,
+            "max_lr": [group["lr"] for group in optimizer.param_groups],
+        }
+        if issubclass(target, ReduceLROnPlateau):
+            known["mode"] = mode
         accepted = inspect.signature(target).parameters
         if "epochs" in arguments and "steps_per_epoch" in arguments:
             del known["total_steps"]
         return target(optimizer, **{key: value for key, value in known.items() if key in accepted} | arguments)
     if isinstance(settings, Mapping):
-        return {key: _built(value, optimizer, total) for key, value in settings.items()}
+        return {key: _built(value, optimizer, total, mode) for key, value in settings.items()}
     if isinstance(settings, list | tuple):
-        return [_built(value, optimizer, total) for value in settings]
+        return [_built(value, optimizer, total, mode) for value in settings]
     return settings

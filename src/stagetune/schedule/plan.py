@@ -1,6 +1,5 @@
 """What a schedule comes to on one model. Pure data and pure functions, no torch."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -109,14 +108,12 @@ class Plan:
         data: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return data
 
-    def fingerprint(self) -> str:
-        """Equal for equal plans."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
-
 
 def check_same_plan(before: Mapping[str, Any], now: Plan) -> None:
     """Raise `ScheduleError` if training by the plan `before`, as data, cannot go on by this one unnoticed."""
-    if changed := list(_differences(before, now.as_data())):
+    changed = list(_differences(before, now.as_data()))
+    if changed or before != now.as_data():
+        changed = changed or ["its parameter groups are others"]
         raise ScheduleError(
             f"the run was begun with another schedule: {'; '.join(changed[:3])}; take the old one, start a new run, "
             "or say resume_with_new_schedule=true"
@@ -136,16 +133,13 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
                 other = sorted(set(old[key]) ^ set(new[key]))[0]
                 yield f"{where} {other} is {'open' if other in new[key] else 'frozen'}, was not"
             elif key == "rates":
-                was, now_is = (_rates_by_block(plan, stage) for plan, stage in ((before, old), (now, new)))
-                for block in [block for block in now_is if now_is[block] != was.get(block)][:1]:
-                    yield f"{where} the rate of {block} is {now_is[block]:g}, was {was.get(block, 0.0):g}"
+                was, now_is = (_rates(plan, stage) for plan, stage in ((before, old), (now, new)))
+                for name in [name for name in now_is if now_is[name] != was.get(name)][:1]:
+                    yield f"{where} the rate of {name} is {now_is[name]:g}, was {was.get(name, 0.0):g}"
             elif old[key] != new[key]:
                 yield f"{where} {key} is {new[key]}, was {old[key]}"
 
 
-def _rates_by_block(plan: Mapping[str, Any], stage: Mapping[str, Any]) -> dict[str, float]:
-    """The highest rate in each block, whatever groups it is divided into."""
-    highest: dict[str, float] = {}
-    for group in plan["groups"]:
-        highest[group["block"]] = max(highest.get(group["block"], 0.0), stage["rates"][group["name"]])
-    return highest
+def _rates(plan: Mapping[str, Any], stage: Mapping[str, Any]) -> dict[str, float]:
+    """The rate of each parameter, whatever groups they are divided into."""
+    return {name: stage["rates"][group["name"]] for group in plan["groups"] for name in group["parameters"]}

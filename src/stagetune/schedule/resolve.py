@@ -42,7 +42,7 @@ def make_plan(schedule: Schedule, model: Model) -> Plan:
             steps=config.steps,
             until=until,
             monitor=monitor,
-            mode=until.mode if until else monitor and mode_of(monitor),
+            mode=until.mode if until else schedule.mode or (monitor and mode_of(monitor)),
             restore_best=config.restore_best,
             open=tuple(p.name for p in model.parameters if p.name in names),
             open_blocks=open_blocks,
@@ -58,6 +58,8 @@ def make_plan(schedule: Schedule, model: Model) -> Plan:
         )
         if stage.is_watched and stage.monitor is None:
             raise ScheduleError(f"stage {config.name} looks at a metric; name it, schedule.monitor=val_loss")
+        if stage.is_watched and stage.mode is None:
+            raise ScheduleError(f"stage {config.name}: is a high {stage.monitor} good? say mode=max, or mode=min")
         stages.append(stage)
     return Plan(schedule.name, model.blocks, groups, tuple(stages), sum(p.numel for p in model.parameters))
 
@@ -74,7 +76,8 @@ def _until(config: Stage, schedule: Schedule) -> Until | None:
     if config.until is None:
         return None
     monitor = config.until.monitor or schedule.monitor
-    return replace(config.until, monitor=monitor, mode=config.until.mode or (monitor and mode_of(monitor)))
+    mode = config.until.mode or (schedule.mode if config.until.monitor is None else None)
+    return replace(config.until, monitor=monitor, mode=mode or (monitor and mode_of(monitor)))
 
 
 def _open_sets(schedule: Schedule, model: Model) -> list[frozenset[str]]:
