@@ -62,6 +62,7 @@ def weights(run_dir: Path, name: str = "last") -> dict[str, Tensor]:
     return state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("views", [0, 2])
 @pytest.mark.parametrize("stages", [1, 2, 3])
@@ -109,6 +110,7 @@ def test_a_training_that_draws_new_augmentations_caches_validation_alone(
     assert result.stages[0]["cached_depth"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budgets", [{"memory_gb": 1e-7, "disk_gb": 1e-7}, {"memory_gb": 1e-7}, {"disk_gb": 1e-7}])
 def test_a_budget_of_nearly_nothing_changes_no_number(
     budgets: dict[str, float], tiny: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
