@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -19,8 +19,7 @@ from stagetune.schedule.param_groups import carry_over, regroup, set_rates, sett
 from stagetune.schedule.plan import Plan, PlannedStage, check_same_plan
 from stagetune.schedule.progress import is_best
 from stagetune.schedule.resolve import make_plan
-
-UNSET_MAX_EPOCHS = (None, -1, 1000)  # 1000 is what Lightning takes if nobody says
+from stagetune.schedule.trainer_rules import check_strategy, check_trainer
 
 
 class StagedUnfreezing(Callback):
@@ -62,9 +61,7 @@ class StagedUnfreezing(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
-            kind = type(trainer.strategy)
-            if not issubclass(kind, SingleDeviceStrategy | DDPStrategy) or issubclass(kind, DeepSpeedStrategy):
-                raise ScheduleError(f"{kind.__name__} binds parameters together that stages free singly; use 'ddp'")
+            check_strategy(trainer)
             self.plan = make_plan(self.schedule, describe(pl_module, self.blocks))
 
     def state_dict(self) -> dict[str, Any]:
@@ -84,22 +81,15 @@ class StagedUnfreezing(Callback):
         self._resumed = {**checkpoint, "new_schedule": is_new}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if len(trainer.optimizers) != 1 or trainer.lr_scheduler_configs:
-            raise ScheduleError("configure_optimizers must give one optimizer and no scheduler; stages bring theirs")
+        check_trainer(trainer, self.plan)
         (optimizer,) = trainer.optimizers
         regroup(optimizer, pl_module, self.plan)
         self._given = settings_of(optimizer)
         if self._resumed and self._resumed["new_schedule"]:
             states = self._resumed["optimizer_states"]  # the very list that Lightning is about to load
             states[0] = carry_over(states[0], optimizer)
-        epochs = self.plan.epochs
-        if trainer.max_epochs not in (*UNSET_MAX_EPOCHS, epochs):
-            length = f"{epochs} epochs" if epochs else "a length in steps"
-            raise ScheduleError(f"Trainer(max_epochs={trainer.max_epochs}): the schedule has {length}; leave it out")
         is_new = self._resumed is not None and self._resumed["new_schedule"]  # earlier stages had other lengths
-        trainer.fit_loop.max_epochs = -1 if epochs is None or is_new else epochs
-        if trainer.val_check_interval != 1.0 and any(stage.is_watched for stage in self.plan.stages):
-            raise ScheduleError("stages look at a metric once an epoch; leave Trainer(val_check_interval) out")
+        trainer.fit_loop.max_epochs = -1 if self.plan.epochs is None or is_new else self.plan.epochs
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._resumed is None and trainer.global_step == 0:
