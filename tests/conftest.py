@@ -1,5 +1,6 @@
 """What several tests need: a tiny configuration, and a folder of images."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from PIL import Image
 
 from stagetune.config.compose import load
 from stagetune.config.schema import Config
+
+# a shell that runs the tests in the background lets them ignore Ctrl-C, which some of them send
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY = (
     "model=resnet18",
