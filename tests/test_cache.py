@@ -18,7 +18,7 @@ from stagetune.cache.features import Features, compute
 from stagetune.cache.key import images_key, prefix_key
 from stagetune.cache.store import Store, forget
 from stagetune.cli import main
-from stagetune.config.schema import CacheConfig, Config
+from stagetune.config.schema import CacheConfig, Config, ModelConfig
 from stagetune.models.backbone import build_backbone
 from stagetune.report.result import read_result
 from stagetune.run import run_experiment
@@ -279,3 +279,20 @@ def test_a_result_says_what_was_decided_with_both_figures(tiny: Callable[..., Co
         assert decision["used"] == (decision["read_ms"] < decision["compute_ms"])
         assert decision["depth"] == 5
     assert read_result(tmp_path / "run").timing["cache_seconds"] > 0
+
+
+def test_a_network_that_changed_otherwise_than_in_its_weights_is_not_served_old_features(
+    tiny: Callable[..., Config], tmp_path: Path
+) -> None:
+    def run(name: str, gain: float, features: str = "auto") -> dict[str, Tensor]:
+        forget()
+        config = tiny(TASKS[0], "data.augment=none", stages=1)
+        network = {"_target_": "crashing.Net", "gain": gain}
+        config.model = ModelConfig("own", network=network, blocks=["stem", "layer2", "layer3", "layer4"])
+        run_experiment(replace(config, cache=CacheConfig(features=features)), tmp_path / name)
+        return weights(tmp_path / name)
+
+    run("first", gain=1.0)
+    expected = run("computed", gain=3.0, features="off")
+    for name, value in run("second", gain=3.0).items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-6, msg=name)

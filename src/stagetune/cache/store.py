@@ -65,8 +65,8 @@ class Store:
         return self._remember(key, table) if table.nbytes <= self.memory_gb * GB else table
 
     def fits(self, nbytes: int) -> bool:
-        """Whether a table of that size can be kept in memory or in a file."""
-        fits = nbytes <= max(self.memory_gb, self.disk_gb) * GB
+        """Whether a table of that size may be made, which takes memory for all of it."""
+        fits = nbytes <= self.memory_gb * GB
         if not fits:
             self._say(f"a table of {nbytes / GB:.2f} GB is over the cache's budget; computing instead")
         return fits
