@@ -151,6 +151,10 @@ def test_a_value_typo_of_a_sweep_is_found_among_its_values() -> None:
             ["data.split=identities"],
             "data.split=identities: a classifier cannot name unseen classes; use data.split=images or task=siamese",
         ),
+        (
+            ["precision=fp16", "trainer=gpu", "+trainer.gradient_clip_val=1.0"],
+            "precision=fp16: a fused optimizer cannot clip scaled gradients; add optimizer.fused=false",
+        ),
         (["precision=fp16", "trainer=cpu"], "precision=fp16: a CPU cannot train in fp16; use precision=bf16"),
         (
             ["+trainer.limit_val_batches=0"],

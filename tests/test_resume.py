@@ -38,7 +38,7 @@ def eventful(tiny: Callable[..., Config]) -> Config:
     config.schedule.stages = STAGES
     config.trainer["limit_train_batches"] = 5
     config.data.val = config.data.test = 0.02
-    return replace(config, accumulation=2, checkpoint=CheckpointConfig(every_n_steps=2))
+    return replace(config, accumulation=2, checkpoint=CheckpointConfig(min_seconds=0, every_n_steps=2))
 
 
 def outcome(run_dir: Path) -> dict[str, Any]:
@@ -76,12 +76,13 @@ def assert_equal(ours: Any, expected: Any, path: str = "") -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("workers", "kills"), [(0, 30), (2, 10)])
+@pytest.mark.parametrize(("workers", "kills", "min_seconds"), [(0, 30, 0.0), (2, 10, 1000.0)])
 def test_a_run_killed_at_random_points_ends_bit_for_bit_as_one_that_was_not(
-    workers: int, kills: int, eventful: Config, tmp_path: Path
+    workers: int, kills: int, min_seconds: float, eventful: Config, tmp_path: Path
 ) -> None:
     """In a stage, at its boundary, in validation, in writing a checkpoint: every hook and write is a point."""
     config = replace(eventful, data=replace(eventful.data, num_workers=workers))
+    config.checkpoint.min_seconds = min_seconds
     assert crashing.run(config, tmp_path / "whole") == 0
     expected = outcome(tmp_path / "whole")
     events = int((tmp_path / "whole" / "events").read_text())

@@ -252,6 +252,15 @@ def test_precision_auto_becomes_what_the_hardware_has(monkeypatch: pytest.Monkey
         resolve_precision("fp16", "cpu")
 
 
+def test_only_tf32_rounds_the_products_of_single_precision_and_the_result_says_so(
+    tiny: Callable[..., Config], tmp_path: Path
+) -> None:
+    for precision, products in (("tf32", "high"), ("fp32", "highest")):
+        run_experiment(replace(tiny(CLASSIFIER, stages=1), precision=precision), tmp_path / precision)
+        assert read_result(tmp_path / precision).environment["float32_matmul_precision"] == products
+        assert torch.get_float32_matmul_precision() == products
+
+
 def test_a_loss_that_is_not_a_number_stops_with_stage_step_and_rates(
     tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

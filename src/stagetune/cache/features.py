@@ -55,7 +55,7 @@ def compute(
         hidden = hidden.to(device)
         with torch.inference_mode(), precision():
             for depth in depths:
-                hidden = backbone(hidden, start=reached, stop=depth)
+                hidden = backbone.forward(hidden, start=reached, stop=depth)  # never compiled: it is one pass
                 reached = depth
                 part = to_rows(hidden)
                 if depth not in tables:

@@ -175,6 +175,7 @@ class CacheConfig:
 
 @dataclass
 class CheckpointConfig:
+    min_seconds: float = number(10.0, 0)
     every_n_steps: int | None = number(None, 1)
 
 
@@ -194,7 +195,8 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     schedule: Schedule = field(default_factory=Schedule)
     optimizer: dict[str, Any] = field(default_factory=dict)
-    precision: str = choice("auto", "fp32", "bf16", "fp16")
+    precision: str = choice("auto", "fp32", "tf32", "bf16", "fp16")
+    compile: bool = False
     accumulation: int = number(1, 1)
     trainer: dict[str, Any] = field(default_factory=dict)
     logger: LoggerConfig = field(default_factory=LoggerConfig)

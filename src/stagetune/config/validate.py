@@ -73,6 +73,8 @@ def _rules(config: Config) -> Iterator[str]:
         yield f"model.stem={model.stem}: {model.arch} has no other stem; use model.stem=imagenet"
     if config.precision == "fp16" and config.trainer.get("accelerator") == "cpu":
         yield "precision=fp16: a CPU cannot train in fp16; use precision=bf16"
+    if config.precision == "fp16" and config.trainer.get("gradient_clip_val") and config.optimizer.get("fused"):
+        yield "precision=fp16: a fused optimizer cannot clip scaled gradients; add optimizer.fused=false"
     if "_target_" not in config.optimizer:
         yield "optimizer._target_: is missing; choose optimizer=adamw or optimizer=sgd, or name a torch.optim class"
     if "lr" in config.optimizer:

@@ -1,16 +1,22 @@
 """checkpoints/best.ckpt and last.ckpt."""
 
 import os
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 
-from stagetune.config.schema import mode_of
+from stagetune.config.schema import CheckpointConfig, mode_of
+from stagetune.schedule.callback import StagedUnfreezing
+from stagetune.schedule.progress import is_best
 
+BEST = Path("checkpoints") / "best.ckpt"
 LAST = Path("checkpoints") / "last.ckpt"
 
 
@@ -27,7 +33,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
     """Writes under another name and renames: a crash leaves the old checkpoint whole, never half of a new one."""
 
     def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+        self, checkpoint: Mapping[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -39,45 +45,88 @@ class AtomicCheckpoints(TorchCheckpointIO):
         os.replace(draft, target)
 
 
+class BestCheckpoint(Checkpoint):
+    """The model of the epoch with the best metric: kept in memory, and written before a last.ckpt that has seen it.
+
+    An epoch over cached features is shorter than writing a checkpoint is.
+    """
+
+    def __init__(self, path: Path, monitor: str) -> None:
+        self.path, self.monitor = path, monitor
+        self._value: float | None = None
+        self._kept: dict[str, Any] | None = None  # the best model, as long as it is not written
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"value": self._value}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._value = state_dict["value"]
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        value = float(trainer.callback_metrics[self.monitor])
+        before = [] if self._value is None else [self._value]
+        if is_best([*before, value], mode_of(self.monitor) or "max"):
+            self._value = value
+            if trainer.is_global_zero:
+                self._kept = _model(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.write()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.write()
+
+    def write(self) -> None:
+        if self._kept is not None:
+            AtomicCheckpoints().save_checkpoint(self._kept, self.path)
+            self._kept = None
+
+
 class LastCheckpoint(Checkpoint):
-    """last.ckpt at the end of each epoch and every so many optimizer steps within it.
+    """last.ckpt at the end of a stage, of an epoch if the one before is old enough, and every so many steps.
 
     Not on Ctrl-C or an error, which may come in the middle of a step: what is written is always a point from
     which training goes on bit for bit.
     """
 
-    def __init__(self, path: Path, every_n_steps: int | None) -> None:
-        self.path, self.every_n_steps = path, every_n_steps
+    def __init__(
+        self, path: Path, config: CheckpointConfig, unfreezing: StagedUnfreezing, best: BestCheckpoint
+    ) -> None:
+        self.path, self.config, self.unfreezing, self.best = path, config, unfreezing, best
+        self._written = -float("inf")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        every = self.config.every_n_steps
         has_stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if self.every_n_steps is None or not has_stepped or trainer.global_step % self.every_n_steps:
+        if every is None or not has_stepped or trainer.global_step % every:
             return
         # from a checkpoint behind its last batch, Lightning would skip the epoch's validation; its own comes soon
         if not trainer.is_last_batch and not trainer.should_stop:
-            trainer.save_checkpoint(self.path)
+            self._write(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        is_old = trainer.strategy.broadcast(time.monotonic() - self._written >= self.config.min_seconds)
+        if is_old or trainer.should_stop or self.unfreezing.is_last_epoch(trainer):
+            self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        self.best.write()
         trainer.save_checkpoint(self.path)
+        self._written = time.monotonic()
 
 
-class BestCheckpoint(ModelCheckpoint):
-    """best.ckpt, which stays the best so far when the run's directory was moved before a resume."""
-
-    def __init__(self, folder: Path, monitor: str) -> None:
-        super().__init__(
-            folder,
-            filename="best",
-            monitor=monitor,
-            mode=mode_of(monitor) or "max",
-            auto_insert_metric_name=False,
-            enable_version_counter=False,
-        )
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        path = str(Path(str(self.dirpath)) / "best.ckpt")
-        here = {"dirpath": self.dirpath, "best_model_path": path, "kth_best_model_path": path}
-        scores = list(state_dict["best_k_models"].values())
-        super().load_state_dict({**state_dict, **here, "best_k_models": {path: scores[0]}} if scores else state_dict)
+def _model(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+    """A checkpoint of the weights as they are now. What is frozen stays as it is until a stage's end, when it is
+    written at the latest, and is not copied."""
+    weights = pl_module.state_dict()
+    frozen = {name for name, parameter in pl_module.named_parameters() if not parameter.requires_grad}
+    content = {
+        "epoch": trainer.current_epoch,
+        "global_step": trainer.global_step,
+        "pytorch-lightning_version": version("lightning"),
+        "state_dict": {n: w if n in frozen else w.detach().to("cpu", copy=True) for n, w in weights.items()},
+    }
+    pl_module.on_save_checkpoint(content)
+    return content

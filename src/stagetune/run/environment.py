@@ -18,6 +18,7 @@ def environment(device: torch.device) -> dict[str, Any]:
             "python": platform.python_version(),
             **{package: version(package) for package in _PACKAGES},
         },
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "device": {"type": device.type, "name": name, "threads": torch.get_num_threads()},
         "git": _commit(),
     }

@@ -32,11 +32,12 @@ from stagetune.run.build import (
     part_sizes,
     write_config,
 )
-from stagetune.run.checkpoints import LAST, BestCheckpoint, LastCheckpoint, read_last
+from stagetune.run.checkpoints import BEST, LAST, BestCheckpoint, LastCheckpoint, read_last
+from stagetune.run.compiled import CompiledStages, check_compiler
 from stagetune.run.environment import environment
 from stagetune.run.leftover import LeftoverBatches
 from stagetune.run.pictures import draw_run
-from stagetune.run.precision import device_type, resolve_precision
+from stagetune.run.precision import device_type, resolve_precision, set_products
 from stagetune.run.pretrained import find_weights
 from stagetune.run.recorder import Recorder
 from stagetune.run.repeatable import SeededBatches
@@ -148,6 +149,8 @@ class _Run:
         check_targets(config)
         self.device = device_type(str(config.trainer.get("accelerator", "auto")))
         result.precision = resolve_precision(config.precision, self.device)
+        if config.compile:
+            check_compiler(self.device)
         if last:
             check_same(last["stagetune"]["config"], asdict(config))
         data = build_data(config, self.share)
@@ -156,6 +159,7 @@ class _Run:
         if config.cache.images == "auto":
             decode_once(data, store)
         weights = None if last else self._find_weights()  # a checkpoint has all weights
+        set_products(result.precision)
         seed_everything(config.seed, workers=True, verbose=False)  # now: pretraining a backbone draws, too
         backbone = build_network(config.model, config.data.image_size)
         if weights:
@@ -198,19 +202,20 @@ class _Run:
         unfreezing = StagedUnfreezing(config.schedule, resume_with_new_schedule=config.resume_with_new_schedule)
         recorder = Recorder(unfreezing, self.run_dir / "metrics.csv" if config.logger.csv and self.writes else None)
         caching = FeatureCaching(unfreezing, data, store, config.cache, self.run_dir / "cache.json")
-        best = BestCheckpoint(self.run_dir / "checkpoints", config.task.monitor)
+        best = BestCheckpoint(self.run_dir / BEST, config.task.monitor)
         trainer = build_trainer(
             config,
             precision=result.precision,
             callbacks=[
                 unfreezing,
                 caching,
+                *([CompiledStages(unfreezing)] if config.compile else []),
                 SeededBatches(config.seed),
                 LeftoverBatches(),
                 recorder,
                 StageLines(self.screen, unfreezing, config.task.monitor),
                 best,
-                LastCheckpoint(self.run_dir / LAST, config.checkpoint.every_n_steps),
+                LastCheckpoint(self.run_dir / LAST, config.checkpoint, unfreezing, best),
             ],
             run_dir=self.run_dir,
         )
@@ -231,8 +236,8 @@ class _Run:
                 training = stage["cache"].get("train", {"used": False})
                 stage["cached_depth"] = training["depth"] if training["used"] else 0
             result.peak_memory_mb = max((stage["peak_memory_mb"] for stage in result.stages), default=0.0)
-            if best.best_model_path:
-                result.best = self._best(best.best_model_path, recorder)
+            if best.path.exists():
+                result.best = self._best(best.path, recorder)
         assert result.best is not None
         row = result.best
         self.screen.line(
@@ -242,21 +247,20 @@ class _Run:
         if self.writes:
             draw_run(task, data, recorder, config.task.monitor, self.run_dir / "figures")
 
-    def _best(self, path: str, recorder: Recorder) -> dict[str, Any] | None:
+    def _best(self, path: Path, recorder: Recorder) -> dict[str, Any] | None:
         """The epoch of best.ckpt, read from the checkpoint itself; None if a restart has yet to reach it."""
         epoch = int(torch.load(path, map_location="cpu", weights_only=True)["epoch"])
         row = next((row for row in recorder.rows if row["epoch"] == epoch), None)
         if row is None:
             return None
         monitor = self.config.task.monitor
-        where = str(Path(path).resolve().relative_to(self.run_dir.resolve()))
         return {
             "epoch": epoch,
             "stage": row["stage"],
             "metric": monitor,
             "mode": mode_of(monitor),
             "value": row[monitor],
-            "checkpoint": where,
+            "checkpoint": str(BEST),
         }
 
     def _test(self, trainer: Trainer, task: StagedTask, data: StagedData) -> None:

@@ -1,10 +1,10 @@
-"""What precision=auto becomes on this machine."""
+"""What precision=auto becomes on this machine, and what a precision means to torch."""
 
 import torch
 
 from stagetune.errors import ConfigError
 
-LIGHTNING = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+LIGHTNING = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def device_type(accelerator: str) -> str:
@@ -20,12 +20,21 @@ def device_type(accelerator: str) -> str:
 
 
 def resolve_precision(asked: str, device: str) -> str:
-    """fp32, bf16 or fp16 for a device of type `cpu`, `cuda` or `mps`; raises `ConfigError` for fp16 on a CPU."""
+    """What is asked, or the best of bf16 and fp32 for a device of type `cpu`, `cuda` or `mps`.
+
+    Raises `ConfigError` for fp16 on a CPU.
+    """
     if asked == "fp16" and device == "cpu":
         raise ConfigError(["precision=fp16: a CPU cannot train in fp16; use precision=bf16"])
     if asked != "auto":
         return asked
     return "bf16" if _native_bf16(device) else "fp32"
+
+
+def set_products(precision: str) -> None:
+    """Products of single-precision matrices are exact, except where TF32 is asked for."""
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
 def _native_bf16(device: str) -> bool:

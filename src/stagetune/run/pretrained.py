@@ -16,6 +16,8 @@ from stagetune.models.weights import Weights, file_weights, imagenet_file, image
 from stagetune.report.result import config_hash
 from stagetune.run.screen import Screen
 
+# the settings that decide which weights come out
+DECISIVE = ("seed", "task", "model", "data", "loss", "schedule", "optimizer", "precision", "accumulation")
 Pretrain = Callable[[Config, Path], object]
 
 
@@ -44,7 +46,8 @@ def _glyph_weights(config: Config, screen: Screen, pretrain: Pretrain) -> Weight
     """A backbone pretrained on rendered characters, trained once per architecture and kept."""
     overrides = ["+experiment=pretrain_glyphs", f"model.arch={config.model.arch}", f"model.stem={config.model.stem}"]
     source = load(overrides)
-    key = config_hash({"config": asdict(source), "images": renderer_fingerprint()})
+    settings = {key: value for key, value in asdict(source).items() if key in DECISIVE}
+    key = config_hash({"config": settings, "images": renderer_fingerprint()})
     kept = cache_folder() / "backbones" / f"glyphs-{config.model.arch}-{key}.pt"
     weights = _kept_weights(kept)
     if weights is None:
