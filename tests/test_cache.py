@@ -1,6 +1,8 @@
 """The feature cache: the same numbers, from a prefix that is computed once."""
 
 import multiprocessing
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -10,13 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from stagetune.cache import features as features_module
-from stagetune.cache import store as store_module
-from stagetune.cache.features import Features, compute
+from stagetune.cache.features import Features, outputs, shares
 from stagetune.cache.key import images_key, prefix_key
 from stagetune.cache.store import Store, forget
+from stagetune.cache.tables import Tables
 from stagetune.cli import main
 from stagetune.config.schema import CacheConfig, Config, ModelConfig
 from stagetune.models.backbone import build_backbone
@@ -39,14 +42,13 @@ def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Of each pass over a frozen prefix: images, and the depth reached."""
     seen: list[tuple[int, int]] = []
-    honest = features_module.compute
+    honest = Tables._make
 
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        made = honest(*args, **kwargs)
-        seen.extend((len(kwargs["rows"]), depth) for depth in made)
-        return made
+    def counted(self: Tables, part: str, depth: int, wanted: dict[int, Any], *start: Any) -> None:
+        seen.extend((len(self.data.parts[part]), depth) for depth in wanted)
+        honest(self, part, depth, wanted, *start)
 
-    monkeypatch.setattr("stagetune.cache.callback.compute", counted)
+    monkeypatch.setattr(Tables, "_make", counted)
     return seen
 
 
@@ -92,12 +94,11 @@ def test_a_second_run_with_the_same_prefix_computes_it_zero_times(
     """And a later stage finds its table ready: it was made in the pass of the first."""
     config = tiny(TASKS[0], "data.augment=none", stages=2)
     first = run_experiment(config, tmp_path / "first")
-    whole = [call for call in calls if call[0] > 64]  # the others are trials of a batch
-    assert sorted(whole) == [(359, 4), (359, 5), (1079, 4), (1079, 5)]
+    assert sorted(calls) == [(359, 4), (359, 4), (359, 5), (1079, 4), (1079, 5)]  # of 359 there are two parts
     calls.clear()
     forget()  # as another process would have to
     second = run_experiment(replace(config, accumulation=2), tmp_path / "second")
-    assert [call for call in calls if call[0] > 64] == []
+    assert calls == []
     assert first.stages[0]["cache"]["train"]["used"]
     assert second.stages[1]["cached_depth"] == 4
 
@@ -121,9 +122,9 @@ def test_a_budget_of_nearly_nothing_changes_no_number(
     result = run_experiment(replace(config, cache=CacheConfig(**budgets)), tmp_path / "little")
     for name, value in weights(tmp_path / "whole").items():
         torch.testing.assert_close(weights(tmp_path / "little")[name], value, rtol=0, atol=1e-6, msg=name)
-    if len(budgets) == 2:
-        assert result.stages[0]["cached_depth"] == 0
-        assert capsys.readouterr().out.count("over the cache's budget; computing instead") >= 1
+    is_kept = len(budgets) == 1  # in memory alone, or in a file alone
+    assert result.stages[0]["cached_depth"] == (5 if is_kept else 0)
+    assert ("over the cache's budget; computing instead" in capsys.readouterr().out) != is_kept
 
 
 def test_a_full_disk_is_said_in_one_line_and_costs_nothing_else(
@@ -132,10 +133,76 @@ def test_a_full_disk_is_said_in_one_line_and_costs_nothing_else(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store_module.Store, "_write", full)
+    monkeypatch.setattr(Store, "_publish", full)
     result = run_experiment(tiny(TASKS[0], "data.augment=none", stages=1), tmp_path / "run")
     assert result.stages[0]["cached_depth"] == 5
     assert capsys.readouterr().out.count("cannot be written to (No space left on device); going on without") == 1
+
+
+def test_a_disk_too_full_for_a_table_larger_than_memory_means_computing(
+    tiny: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    config = replace(tiny(TASKS[0], "data.augment=none", stages=1), cache=CacheConfig(memory_gb=1e-7))
+    result = run_experiment(config, tmp_path / "run")
+    assert result.stages[0]["cached_depth"] == 0
+    assert not result.stages[0]["cache"]["train"]["used"]
+    assert capsys.readouterr().out.count("cannot be written to (No space left on device); going on without") == 1
+    assert list((tmp_path / "cache" / "tables").glob("*.tmp")) == []
+
+
+def _begin_a_table(folder: Path) -> None:
+    assert Store(folder, memory_gb=0, disk_gb=1, say=print).new("key", [1000], torch.uint8) is not None
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_what_a_killed_process_was_writing_is_removed_and_what_a_living_one_is_writing_stays(tmp_path: Path) -> None:
+    living = store(tmp_path, memory_gb=0)
+    table = living.new("mine", [1000], torch.uint8)
+    assert table is not None
+    killed = multiprocessing.get_context("fork").Process(target=_begin_a_table, args=(tmp_path,))
+    killed.start()
+    killed.join()
+    assert len(list(tmp_path.glob("*.tmp"))) == 2
+    store(tmp_path).put("other", torch.zeros(10))
+    assert len(list(tmp_path.glob("*.tmp"))) == 1
+    table.fill_(7)
+    living.put("mine", table)
+    found = store(tmp_path).get("mine")
+    assert found is not None
+    assert found.eq(7).all()
+    assert list(tmp_path.glob("*.tmp")) == []
+
+
+@given(st.integers(1, 300), st.integers(1, 20), st.integers(1, 5))
+def test_processes_share_a_pass_and_together_compute_each_row_once(total: int, batch: int, processes: int) -> None:
+    parts = [list(shares(total, batch, (process, processes))) for process in range(processes)]
+    seen: list[int] = []
+    for chunks in zip(*parts, strict=True):
+        assert len({len(own) for _, own in chunks}) == 1  # as gathering wants it
+        assert all(0 < len(own) <= batch for _, own in chunks)
+        gathered = [row for _, own in chunks for row in own]
+        assert gathered[: len(chunks[0][0])] == list(chunks[0][0])
+        seen += chunks[0][0]
+    assert seen == list(range(total))
+
+
+def test_rounded_features_take_half_the_space_and_nearly_give_the_same_numbers(
+    tiny: Callable[..., Config], tmp_path: Path
+) -> None:
+    sizes, tests = [], []
+    for dtype in ("auto", "bf16"):
+        config = replace(tiny(TASKS[0], "data.augment=none", stages=1), cache=CacheConfig(dtype=dtype, images="off"))
+        tests.append(run_experiment(config, tmp_path / dtype).test)
+        files = store(tmp_path / "cache" / "tables").files()
+        sizes.append(sum(size for _, size, _ in files))
+        main(["cache", "clear"])
+        forget()
+    assert sizes[1] == sizes[0] / 2
+    assert tests[0] == pytest.approx(tests[1], abs=0.02)
 
 
 def test_a_key_changes_with_every_byte_that_decides_the_numbers() -> None:
@@ -244,18 +311,16 @@ def test_views_repeat_after_so_many_epochs_and_are_what_images_have_without_a_ca
     assert torch.equal(seen[1], seen[3])
     assert not torch.equal(seen[0], seen[1])
     backbone = build_backbone("resnet18").eval()
-    table = compute(
-        backbone, images, [2, 5], rows=range(2 * len(images)), batch_size=256, device=torch.device("cpu"),
-        precision=nullcontext,
-    )  # fmt: skip
-    for depth in (2, 5):
-        serve = Features(table[depth], images, depth)
-        for key, inputs in zip(keys, seen, strict=True):
-            batch = serve(key)
+    rows = [divmod(row, len(images)) for row in range(2 * len(images))]
+    table = outputs(backbone, images[rows].inputs, [2, 5], precision=nullcontext)
+    for depth, is_far in ((2, False), (5, True)):
+        cpu = torch.device("cpu")
+        serve = Features(table[depth], images, depth, torch.float32, device=cpu, is_far=is_far)
+        for batch, key, inputs in zip(serve(keys), keys, seen, strict=True):
             with torch.inference_mode():
                 expected = backbone(inputs, stop=depth)
             torch.testing.assert_close(batch.inputs, expected, rtol=1e-4, atol=1e-5)
-            assert batch.index.tolist() == images.indices[[3, 0, 7]].tolist()
+            assert batch.index.tolist() == images.indices[[position for _, position in key]].tolist()
             assert depth == 5 or batch.inputs.is_contiguous(memory_format=torch.channels_last)
 
 

@@ -24,8 +24,10 @@ from torch.utils.data import DataLoader
 
 import crashing
 from ranks import together
+from stagetune.cache.callback import FeatureCaching
+from stagetune.cache.store import Store
 from stagetune.config.compose import load
-from stagetune.config.schema import Schedule, Stage
+from stagetune.config.schema import CacheConfig, Schedule, Stage
 from stagetune.data.samplers import identity_batches, shuffled_batches
 from stagetune.losses.pairs import BCELoss, ContrastiveLoss
 from stagetune.losses.triplet import TripletLoss
@@ -154,12 +156,14 @@ def _task(kind: str) -> StagedTask:
     return SiameseTask(backbone, nn.Linear(6, 4), loss, make_optimizer=make)
 
 
-def _train_as_one(kind: str, precision: str, processes: int) -> dict[str, Any]:
+def _train_as_one(
+    kind: str, precision: str, processes: int, cache: CacheConfig | None = None, folder: Path | None = None
+) -> dict[str, Any]:
     """Two stages over batches of 2 x 20 images (the last one uneven), or of 40 in one process."""
     rank = int(os.environ["RANK"]) if processes > 1 else 0
     extra = [] if kind == "classifier" else ["task=siamese", f"loss={kind}"]
     size = 40 // processes
-    config = load([*extra, "data.image_size=16", f"data.batch_size={size}", "data.val=0.2", "data.test=0.2"])
+    config = load([*extra, "data.image_size=16", f"data.batch_size={size}", "data.val=0.2", "data.augment=none"])
     data = build_data(config, (rank, processes))
     task = _task(kind)
     rate = 0.1 if kind == "classifier" else 1e-3  # hard mining on collapsed embeddings would be chaotic
@@ -167,10 +171,19 @@ def _train_as_one(kind: str, precision: str, processes: int) -> dict[str, Any]:
     several: dict[str, Any] = {"devices": processes}
     if processes > 1:
         several["strategy"] = DDPStrategy(process_group_backend="gloo")
-    trainer = Trainer(
-        callbacks=[StagedUnfreezing(Schedule(stages=stages))], precision=precision, **several, **QUIET,  # type: ignore[arg-type]
-    )  # fmt: skip
+    unfreezing = StagedUnfreezing(Schedule(stages=stages))
+    callbacks: list[Callback] = [unfreezing]
+    if cache and folder:
+        store = Store(folder, memory_gb=cache.memory_gb, disk_gb=cache.disk_gb, say=print, writes=rank == 0)
+        callbacks.append(FeatureCaching(unfreezing, data, store, cache, folder / f"{rank}.json"))
+    trainer = Trainer(callbacks=callbacks, precision=precision, **several, **QUIET)  # type: ignore[arg-type]
     trainer.fit(task, datamodule=data)
+    if cache:
+        assert isinstance(callbacks[1], FeatureCaching)
+        assert {name for name, decision in callbacks[1].decided.items() if decision["used"]} == {
+            "head/val",
+            "head/train",
+        }
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return {"weights": {n: p.detach().double().numpy() for n, p in task.named_parameters()}, "metrics": metrics}
 
@@ -188,6 +201,24 @@ def test_two_processes_train_as_one_does_on_the_same_batches(
         np.testing.assert_allclose(first["weights"][name], expected, rtol=0, atol=tolerance, err_msg=name)
     assert first["metrics"] == second["metrics"]
     assert first["metrics"] == pytest.approx(alone["metrics"], abs=10 * tolerance)
+
+
+@pytest.mark.parametrize(
+    ("precision", "memory_gb", "tolerance"),
+    [("32-true", 1.0, 1e-6), ("32-true", 0.0, 1e-6), ("bf16-mixed", 1.0, 5e-3)],
+)
+def test_two_processes_fill_one_cache_and_train_as_without(
+    precision: str, memory_gb: float, tolerance: float, tmp_path: Path
+) -> None:
+    """Each computes its share; a table larger than memory is a file that one of them writes and both read."""
+    cache = CacheConfig(memory_gb=memory_gb, disk_gb=1.0)
+    first, second = together(_train_as_one, "contrastive", precision, 2, cache, tmp_path / "tables", folder=tmp_path)
+    without, _ = together(_train_as_one, "contrastive", precision, 2, folder=tmp_path / "without")
+    for name, expected in without["weights"].items():
+        assert np.array_equal(first["weights"][name], second["weights"][name]), name
+        np.testing.assert_allclose(first["weights"][name], expected, rtol=0, atol=tolerance, err_msg=name)
+    assert first["metrics"] == second["metrics"]
+    assert len(list((tmp_path / "tables").glob("*.bin"))) == 2
 
 
 @given(st.integers(4, 200), st.integers(2, 20), st.integers(1, 4), st.integers(0, 3))

@@ -40,6 +40,8 @@ def show_cache(*, clear: bool) -> None:
         print(f"{key}  {size / GB:8.3f} GB  used {datetime.fromtimestamp(used):%Y-%m-%d %H:%M}")
         if clear:
             store.remove(key)
+    if clear:
+        store.remove_abandoned()
     total = sum(size for _, size, _ in files) / GB
     print(f"{len(files)} tables, {total:.3f} GB in {store.folder}{', removed' if clear else ''}")
 

@@ -3,30 +3,25 @@
 import json
 import os
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 
-from stagetune.cache.features import Features, compute
-from stagetune.cache.key import images_key, prefix_key
-from stagetune.cache.store import GB, Store
+from stagetune.cache.features import Features
+from stagetune.cache.store import Store
+from stagetune.cache.tables import Tables
 from stagetune.config.schema import CacheConfig
-from stagetune.data.datamodule import Images, StagedData
-from stagetune.data.gather import gather_rows
-from stagetune.data.samplers import Key
+from stagetune.data.datamodule import StagedData
 from stagetune.schedule.callback import StagedUnfreezing
 
-TRIALS = 3
-PASS_BATCHES = 2  # a batch without backward may be so many times as large
+TRIALS, TRIAL_IMAGES = 3, 16
+CLEARLY = 10  # times as fast: one trial is enough
 
 
 class FeatureCaching(Callback):
-    """Serves the outputs of a stage's frozen prefix instead of images, in validation and, where images come the same
-    again, in training.
+    """Serves the outputs of a stage's frozen prefix instead of images: in validation, in the test, and, where images
+    come the same again, in training.
 
     What was decided is kept in `record`, a file, so that a resumed run decides the same: reading and computing
     differ in the last bits.
@@ -41,26 +36,25 @@ class FeatureCaching(Callback):
         self._begun: int | None = None  # the stage that is served
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin(trainer, pl_module)
+        self._begin(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.unfreezing.stage.index != self._begun:
-            self._begin(trainer, pl_module)
+            self._begin(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.data.served.clear()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # what was never opened is the same in every checkpoint, and in every run of a sweep
+        stages = self.unfreezing.plan.stages[: len(self.unfreezing.began)]
+        self._serve_parts(["test"], "test", [min(stage.frozen_prefix for stage in stages)], trainer)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.data.served.clear()
 
-    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        began = time.monotonic()
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.data.served.clear()
-        self._begun = self.unfreezing.stage.index
-        if self.config.features == "auto":
-            for part in ("val", "train"):
-                self._serve(part, trainer, pl_module)
-        self.seconds += time.monotonic() - began
 
     def of_stage(self, name: str) -> dict[str, Any]:
         """What was decided for a stage, by part of the data."""
@@ -68,126 +62,72 @@ class FeatureCaching(Callback):
             key.rpartition("/")[2]: value for key, value in self.decided.items() if key.rpartition("/")[0] == name
         }
 
-    def _depths(self, pl_module: LightningModule) -> list[int]:
-        """The depths that this stage, and those behind it, can read from; rising."""
-        frozen = len(self.unfreezing.plan.blocks)
-        depths = set()
-        for stage in self.unfreezing.plan.stages[self.unfreezing.stage.index :]:
+    def _begin(self, trainer: Trainer) -> None:
+        self._begun = self.unfreezing.stage.index
+        depths, frozen = [], len(self.unfreezing.plan.blocks)
+        for stage in self.unfreezing.plan.stages[self._begun :]:
             frozen = min(frozen, stage.frozen_prefix)
-            depths.add(frozen)
-        starts = pl_module.get_submodule("backbone").starts
-        return sorted(depth for depth in depths if depth and depth in starts)  # type: ignore[operator]
+            depths.append(frozen)
+        self._serve_parts(["val", "train"], self.unfreezing.stage.name, depths, trainer)
 
-    def _serve(self, part: str, trainer: Trainer, pl_module: LightningModule) -> None:
-        images, depth = self.data.parts[part], self.unfreezing.stage.frozen_prefix
-        depths = [d for d in self._depths(pl_module) if d <= depth]
-        if depth not in depths or not images.distinct_views:
-            return
-        name = f"{self.unfreezing.stage.name}/{part}"
-        if self.decided.get(name, {}).get("depth") != depth:
-            decision = self._decide(images, depth, trainer, pl_module)
-            self.decided[name] = trainer.strategy.broadcast(decision)
-            if trainer.is_global_zero:
+    def _serve_parts(self, parts: list[str], stage: str, depths: list[int], trainer: Trainer) -> None:
+        """Serve outputs at the first of `depths`, the others are for later."""
+        began = time.monotonic()
+        self.data.served.clear()
+        tables = Tables(self.data, self.store, self.config, trainer)
+        starts = tables.backbone.starts
+        depth, depths = depths[0], sorted({depth for depth in depths if depth and depth in starts})
+        if self.config.features == "auto" and depth in depths:
+            for part in parts:
+                if self.data.parts[part].distinct_views:
+                    self._serve(part, f"{stage}/{part}", depth, depths, tables)
+        self.seconds += time.monotonic() - began
+
+    def _serve(self, part: str, name: str, depth: int, depths: list[int], tables: Tables) -> None:
+        known = self.decided.get(name)
+        if known is not None and known["depth"] == depth:
+            features = tables.features(part, depth, depths) if known["used"] else None
+        else:
+            decision = tables.trainer.strategy.broadcast(self._try(part, depth, tables))
+            features = tables.features(part, depth, depths) if decision["used"] else None
+            if decision["used"] and (features is None or not self._is_fast(features, decision, tables.trainer)):
+                decision["used"], features = False, None
+            self.decided[name] = decision
+            if tables.trainer.is_global_zero:
                 draft = self.record.with_suffix(".tmp")
                 draft.write_text(json.dumps(self.decided, indent=2))
                 os.replace(draft, self.record)
-        if self.decided[name]["used"]:
-            table = self._table(images, depth, depths, trainer, pl_module)
-            self.data.served[part] = self._features(table, images, depth, pl_module.device)
+        if features is not None:
+            self.data.served[part] = features
 
-    def _decide(self, images: Images, depth: int, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Time a batch both ways, and look whether the table fits."""
-        rows = range(min(self.data.batch_size, len(images)))
-        keys: list[Key] = [(0, position) for position in rows]
+    def _try(self, part: str, depth: int, tables: Tables) -> dict[str, Any]:
+        """Time a few images both ways, and look whether the table may be made."""
+        images = self.data.parts[part]
+        positions = list(range(min(TRIAL_IMAGES, self.data.batch_size, len(images))))
         read, computed = [], []
         for _ in range(TRIALS):
             began = time.perf_counter()
-            table = self._compute(images, [depth], None, rows, trainer, pl_module)[depth]
+            rows = tables.trial(part, depth, positions).cpu()
             computed.append(time.perf_counter() - began)
-            features = self._features(table, images, depth, pl_module.device)
+            features = tables.of(tables.kept(rows), images, depth, rows.dtype)
             began = time.perf_counter()
-            features(keys)
+            features.batch([(0, position) for position in positions])
             read.append(time.perf_counter() - began)
-        fits = self.store.fits(table[0].nbytes * len(images) * images.distinct_views)
+            if CLEARLY * min(read) < min(computed):
+                break
+        fits = self.store.fits(tables.kept(rows)[0].nbytes * len(images) * images.distinct_views)
         return {
             "depth": depth,
+            "images": len(positions),
             "read_ms": round(1000 * min(read), 3),
             "compute_ms": round(1000 * min(computed), 3),
             "used": fits and min(read) < min(computed),
         }
 
-    def _table(
-        self, images: Images, depth: int, depths: list[int], trainer: Trainer, pl_module: LightningModule
-    ) -> Tensor:
-        """The table of the stage's depth; those that later stages will want are computed in the same pass."""
-        keys = {d: self._key(images, d, trainer, pl_module) for d in depths}
-        with self.store.lock(keys[depth]):
-            trainer.strategy.barrier()  # the others wait for the process that waits for the lock
-            found = {d: self.store.get(key) for d, key in keys.items()}
-            agree = trainer.strategy.reduce_boolean_decision
-            # a network of one's own may have changed in ways that its weights do not show
-            first = self._compute(images, depths, None, range(1), trainer, pl_module)
-            known = {
-                d: table for d, table in found.items() if agree(_begins_with(table, first[d])) and table is not None
-            }
-            if depth in known:
-                return known[depth]
-            begin = max(known.items(), default=None)
-            total = len(images) * images.distinct_views
-            wanted = [d for d, row in first.items() if d == depth or self.store.fits(row.nbytes * total)]
-            wanted = [d for d in wanted if begin is None or d > begin[0]]
-            share, processes = self.data.share
-            rows = range(total * share // processes, total * (share + 1) // processes)
-            made = self._compute(images, wanted, begin, rows, trainer, pl_module)
-            return {d: self.store.put(keys[d], gather_rows(pl_module, table)) for d, table in made.items()}[depth]
-
-    def _compute(
-        self,
-        images: Images,
-        depths: list[int],
-        begin: tuple[int, Tensor] | None,
-        rows: range,
-        trainer: Trainer,
-        pl_module: LightningModule,
-    ) -> Mapping[int, Tensor]:
-        return compute(
-            pl_module.get_submodule("backbone"),
-            images,
-            depths,
-            begin=begin,
-            rows=rows,
-            batch_size=PASS_BATCHES * self.data.batch_size,
-            device=pl_module.device,
-            precision=trainer.precision_plugin.forward_context,
-        )
-
-    def _features(self, table: Tensor, images: Images, depth: int, device: torch.device) -> Features:
-        if device.type == "cuda" and table.nbytes <= self.config.device_gb * GB:
-            table = table.to(device)
-        return Features(table, images, depth)
-
-    def _key(self, images: Images, depth: int, trainer: Trainer, pl_module: LightningModule) -> str:
-        backbone: Any = pl_module.get_submodule("backbone")
-        layers = dict(backbone.named_modules())
-        names = [name for block in list(backbone.blocks.values())[:depth] for name in block]
-        prefix = [layers[name] for name in names] if depth < len(backbone.blocks) else [backbone]
-        source = images_key((images.source.contents[i] for i in images.indices.tolist()), images.size)
-        seed = images.seed if images.augment != "none" else None
-        how = [
-            images.augment,
-            images.distinct_views,
-            seed,
-            backbone.normal,
-            trainer.precision,
-            str(pl_module.device.type),
-            depth,
-        ]
-        return prefix_key(source, prefix, how=json.dumps(how))
-
-
-def _begins_with(table: Tensor | None, row: Tensor) -> bool:
-    """Whether the table's first row is the one that is computed now, but for rounding in another batch."""
-    if table is None or table[:1].shape != row.shape or table.dtype != row.dtype:
-        return False
-    tolerance = 1e-3 if row.dtype == torch.float32 else 0.03
-    return bool((table[:1].float() - row.float()).norm() <= tolerance * row.float().norm() + 1e-6)
+    def _is_fast(self, features: Features, decision: dict[str, Any], trainer: Trainer) -> bool:
+        """Whether reading from the table itself is faster, too: it may be in a file on a slow disk."""
+        step = max(1, len(features.images) // decision["images"])
+        began = time.perf_counter()
+        features.batch([(0, step * i) for i in range(decision["images"])])
+        decision["read_ms"] = max(decision["read_ms"], round(1000 * (time.perf_counter() - began), 3))
+        return bool(trainer.strategy.broadcast(decision["read_ms"] < decision["compute_ms"]))

@@ -1,6 +1,6 @@
 """What is stored: what the frozen prefix of a backbone gives for each image, and images, decoded."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 
@@ -14,67 +14,82 @@ from stagetune.data.transforms import prepare
 
 
 class Features:
-    """Batches of stored outputs of the first `depth` blocks; rows [views x images, ...], maps as [h, w, channels]."""
+    """Batches of stored outputs of the first `depth` blocks; rows [views x images, ...], maps as [h, w, channels].
 
-    def __init__(self, table: Tensor, images: Images, depth: int) -> None:
-        self.table, self.images, self.depth = table, images, depth
+    `dtype` is that of the outputs as they were computed. A table `is_far` if it is not in the memory of `device`, or
+    not in memory at all: its batches are read one ahead.
+    """
+
+    def __init__(
+        self, table: Tensor, images: Images, depth: int, dtype: torch.dtype, *, device: torch.device, is_far: bool
+    ) -> None:
+        self.table, self.images, self.depth, self.dtype = table, images, depth, dtype
+        self.is_far, self.is_pinned = is_far, is_far and device.type == "cuda"
         self._target = torch.from_numpy(images.source.labels[images.indices])
         self._index = torch.from_numpy(images.indices)
 
-    def __call__(self, keys: list[Key]) -> Batch:
-        count = len(self.images)
+    def __call__(self, batches: Iterable[list[Key]]) -> Iterator[Batch]:
+        read = map(self.batch, batches)
+        return _one_ahead(read) if self.is_far else read
+
+    def batch(self, keys: list[Key]) -> Batch:
         positions = torch.tensor([position for _, position in keys])
-        rows = torch.tensor([self.images.view(epoch) * count + position for epoch, position in keys])
-        found = self.table.index_select(0, rows.to(self.table.device))
-        return Batch(self._index[positions], from_rows(found), self.depth, self._target[positions])
+        rows = torch.tensor([self.images.view(epoch) * len(self.images) + position for epoch, position in keys])
+        found = self.table.index_select(0, rows.to(self.table.device)).to(self.dtype)
+        batch = Batch(self._index[positions], from_rows(found), self.depth, self._target[positions])
+        return batch.pin_memory() if self.is_pinned else batch
 
 
-def compute(
+def _one_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches, each read while the one before it is worked on."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(next, batches, None)
+            yield batch
+
+
+def outputs(
     backbone: nn.Module,
-    images: Images,
+    inputs: Tensor,
     depths: Sequence[int],
     *,
-    begin: tuple[int, Tensor] | None = None,
-    rows: range,
-    batch_size: int,
-    device: torch.device,
+    start: int = 0,
     precision: Callable[[], AbstractContextManager[object]],
-) -> Mapping[int, Tensor]:
-    """The outputs of the first blocks at each of `depths` (rising), for `rows` of views x images.
+) -> dict[int, Tensor]:
+    """What a batch is at each of `depths` (rising), as rows; the inputs already went through `start` blocks."""
+    found: dict[int, Tensor] = {}
+    hidden = inputs
+    with torch.inference_mode(), precision():
+        for depth in depths:
+            hidden = backbone.forward(hidden, start=start, stop=depth)  # never compiled: it is one pass
+            start, found[depth] = depth, to_rows(hidden)
+    return found
 
-    `begin` is a depth that is stored already and its table, from which computing goes on; None means pixels.
+
+def shares(total: int, batch_size: int, share: tuple[int, int]) -> Iterator[tuple[range, list[int]]]:
+    """All rows in order, so many for each process at a time, and those of them that this process computes.
+
+    What all processes compute, in their order, begins with the rows of the range; the last may be too many.
     """
-    tables: dict[int, Tensor] = {}
-    for first in range(rows.start, rows.stop, batch_size):
-        chosen = range(first, min(first + batch_size, rows.stop))
-        if begin is None:
-            keys = [divmod(row, len(images)) for row in chosen]
-            reached, hidden = 0, images[keys].inputs
-        else:
-            reached, hidden = begin[0], from_rows(begin[1][chosen.start : chosen.stop])
-        hidden = hidden.to(device)
-        with torch.inference_mode(), precision():
-            for depth in depths:
-                hidden = backbone.forward(hidden, start=reached, stop=depth)  # never compiled: it is one pass
-                reached = depth
-                part = to_rows(hidden)
-                if depth not in tables:
-                    with torch.inference_mode(False):
-                        tables[depth] = torch.empty((len(rows), *part.shape[1:]), dtype=part.dtype)
-                tables[depth][first - rows.start : first - rows.start + len(part)] = part.cpu()
-    return tables
+    process, processes = share
+    for first in range(0, total, batch_size * processes):
+        rows = range(first, min(first + batch_size * processes, total))
+        own = -(-len(rows) // processes)
+        yield rows, [min(first + process * own + i, total - 1) for i in range(own)]
 
 
-def decode(source: Source, size: int) -> Tensor:
-    """All images of a source, decoded and resized, uint8 [images, 3, size, size]; files are read in parallel."""
-    table = torch.empty((len(source), 3, size, size), dtype=torch.uint8)
+def decode(source: Source, size: int, table: Tensor) -> None:
+    """Fill `table`, uint8 [images, 3, size, size], with all images, decoded and resized.
+
+    Files are read in parallel.
+    """
 
     def fill(i: int) -> None:
         table[i] = prepare(source.image(i), size)
 
     with ThreadPoolExecutor() as threads:
         list(threads.map(fill, range(len(source))))
-    return table
 
 
 def to_rows(hidden: Tensor) -> Tensor:

@@ -2,12 +2,15 @@
 
 import fcntl
 import json
+import math
 import os
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import IO
 
 import torch
 from torch import Tensor
@@ -28,6 +31,7 @@ class Store:
     ) -> None:
         self.folder, self.memory_gb, self.disk_gb, self.writes = folder, memory_gb, disk_gb, writes
         self._tell = say
+        self._drafts: dict[str, IO[bytes]] = {}  # files of tables that are not whole yet
         self._said: set[str] = set()
 
     def get(self, key: str) -> Tensor | None:
@@ -53,23 +57,43 @@ class Store:
         fits = table.nbytes <= self.memory_gb * GB
         return self._remember(key, table.clone()) if fits else table
 
+    def fits(self, nbytes: int) -> bool:
+        """Whether a table of that size can be kept in memory or in a file."""
+        fits = nbytes <= max(self.memory_gb, self.disk_gb) * GB
+        if not fits:
+            self._say(f"a table of {nbytes / GB:.2f} GB is over the cache's budget; computing instead")
+        return fits
+
+    def new(self, key: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor | None:
+        """An empty table to be filled and then `put`: in memory, or in a file if it is larger than memory may be.
+
+        None where it fits neither, and in a process that does not write that file.
+        """
+        nbytes = math.prod(shape) * dtype.itemsize
+        if nbytes <= self.memory_gb * GB:
+            return torch.empty(tuple(shape), dtype=dtype)
+        if not self.writes or not self.fits(nbytes):
+            return None
+        try:
+            draft = self._drafts[key] = self._draft(nbytes)
+            os.posix_fallocate(draft.fileno(), 0, nbytes)  # a full disk must be noticed now
+        except OSError as error:
+            self._give_up(key, error)
+            return None
+        table = torch.from_file(draft.name, shared=True, size=nbytes, dtype=torch.uint8)
+        return table.view(dtype).view(tuple(shape))
+
     def put(self, key: str, table: Tensor) -> Tensor:
         """Keep the table where it fits."""
         if self.writes and table.nbytes <= self.disk_gb * GB:
             try:
-                self._make_room(table.nbytes)
-                self._write(key, table)
+                if key not in self._drafts:
+                    self._drafts[key] = self._draft(table.nbytes)
+                    self._drafts[key].write(_bytes(table))
+                self._publish(key, table)
             except OSError as error:
-                self._say(f"{self.folder} cannot be written to ({error.strerror}); going on without a cache file")
-                self.remove(key)
+                self._give_up(key, error)
         return self._remember(key, table) if table.nbytes <= self.memory_gb * GB else table
-
-    def fits(self, nbytes: int) -> bool:
-        """Whether a table of that size may be made, which takes memory for all of it."""
-        fits = nbytes <= self.memory_gb * GB
-        if not fits:
-            self._say(f"a table of {nbytes / GB:.2f} GB is over the cache's budget; computing instead")
-        return fits
 
     @contextmanager
     def lock(self, key: str) -> Iterator[None]:
@@ -92,27 +116,46 @@ class Store:
             with suppress(OSError):
                 self._path(key).with_suffix(suffix).unlink(missing_ok=True)
 
+    def remove_abandoned(self) -> None:
+        """Remove drafts whose process was killed."""
+        for draft in self.folder.glob("*.tmp"):
+            with suppress(OSError), draft.open() as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                draft.unlink()
+
     def files(self) -> list[tuple[str, int, float]]:
         """Key, bytes and time of last use of each file, the oldest first."""
         found = [(path.stem, path.stat()) for path in self.folder.glob("*.bin")]
         return sorted(((key, stat.st_size, stat.st_mtime) for key, stat in found), key=lambda entry: entry[2])
 
-    def _write(self, key: str, table: Tensor) -> None:
+    def _publish(self, key: str, table: Tensor) -> None:
+        """Give the draft that holds the table its name."""
         path = self._path(key)
-        self.folder.mkdir(parents=True, exist_ok=True)
         name, shape = str(table.dtype).removeprefix("torch."), list(table.shape)
-        draft = path.with_suffix(f".{os.getpid()}.tmp")
-        try:
-            with draft.open("wb") as file:
-                file.write(_bytes(table))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(draft, path)
-            head = {"dtype": name, "shape": shape, "check": _check(table, name, shape)}
-            draft.write_text(json.dumps(head))
-            os.replace(draft, path.with_suffix(".json"))  # last: a table without it does not exist
-        finally:
-            draft.unlink(missing_ok=True)
+        with self._drafts[key] as draft, self._draft(0) as head:
+            draft.flush()
+            os.fsync(draft.fileno())
+            head.write(json.dumps({"dtype": name, "shape": shape, "check": _check(table, name, shape)}).encode())
+            head.flush()
+            os.replace(draft.name, path)
+            os.replace(head.name, path.with_suffix(".json"))  # last: a table without it does not exist
+        del self._drafts[key]
+
+    def _give_up(self, key: str, error: OSError) -> None:
+        self._say(f"{self.folder} cannot be written to ({error.strerror}); going on without a cache file")
+        self.remove(key)
+        if draft := self._drafts.pop(key, None):
+            draft.close()
+        self.remove_abandoned()
+
+    def _draft(self, nbytes: int) -> IO[bytes]:
+        """A new file with room for so much, locked as long as somebody writes to it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.remove_abandoned()
+        self._make_room(nbytes)
+        draft = NamedTemporaryFile(dir=self.folder, suffix=".tmp", delete=False)  # noqa: SIM115
+        fcntl.flock(draft, fcntl.LOCK_EX)
+        return draft
 
     def _make_room(self, nbytes: int) -> None:
         files = self.files()

@@ -168,6 +168,7 @@ class CacheConfig:
     features: str = choice("auto", "off")
     images: str = choice("auto", "off")
     views: int = number(0, 0)
+    dtype: str = choice("auto", "bf16")
     device_gb: float = number(4.0, 0)
     memory_gb: float = number(4.0, 0)
     disk_gb: float = number(20.0, 0)

@@ -1,6 +1,6 @@
 """The loaders of a run, and the batch they give."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -43,7 +43,7 @@ class Batch:
         return Batch(self.index.pin_memory(), self.inputs.pin_memory(), self.depth, self.target.pin_memory())
 
 
-Serve = Callable[[list[Key]], Batch]
+Serve = Callable[[Iterable[list[Key]]], Iterator[Batch]]
 
 
 class Images(Dataset[Batch]):
@@ -99,22 +99,14 @@ class StagedLoader:
         self, images: Images, sampler: EpochBatches, num_workers: int, served: Callable[[], Serve | None]
     ) -> None:
         self.sampler, self._served = sampler, served  # Lightning looks for a sampler to tell it the epoch
-        self._images = DataLoader(
-            images,
-            sampler=sampler,
-            batch_size=None,  # a sampler's item is a whole batch already
-            collate_fn=_as_is,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
+        self._images = _whole_batches(images, sampler, num_workers)
 
     def __len__(self) -> int:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
         serve = self._served()
-        yield from self._images if serve is None else map(serve, self.sampler)
+        yield from self._images if serve is None else serve(self.sampler)
 
 
 class StagedData(LightningDataModule):
@@ -193,11 +185,33 @@ class StagedData(LightningDataModule):
         return self._loader(part, EpochBatches(draw))
 
     def _loader(self, part: str, batches: EpochBatches) -> StagedLoader:
-        return StagedLoader(self.parts[part], batches, self.num_workers, lambda: self.served.get(part))
+        return StagedLoader(self.parts[part], batches, self._workers(part), lambda: self.served.get(part))
+
+    def in_order(self, part: str, rows: Sequence[Sequence[int]]) -> Iterator[Batch]:
+        """A batch for each item of `rows`, which are rows of views x images."""
+        images = self.parts[part]
+        keys = [[divmod(row, len(images)) for row in batch] for batch in rows]
+        return iter(_whole_batches(images, keys, self._workers(part)))
+
+    def _workers(self, part: str) -> int:
+        images = self.parts[part]  # taking decoded ones from memory needs no other processes
+        return 0 if images.decoded is not None and images.augment == "none" else self.num_workers
 
 
 def _first_epoch(count: int, batch_size: int, share: Share, epoch: int) -> list[list[int]]:
     return shuffled_batches(count, batch_size, seed=0, epoch=0, share=share)
+
+
+def _whole_batches(images: Images, keys: Iterable[list[Key]], num_workers: int) -> DataLoader[Batch]:
+    return DataLoader(
+        images,
+        sampler=keys,
+        batch_size=None,  # a sampler's item is a whole batch already
+        collate_fn=_as_is,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
 
 
 def _as_is(batch: Any) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
@@ -105,14 +106,16 @@ def build_store(config: Config, say: Callable[[str], None], *, writes: bool) -> 
 
 
 def decode_once(data: StagedData, store: Store) -> None:
-    """Decode all images now, or take what an earlier run has decoded, if they fit into memory."""
-    if not store.fits(len(data.source) * 3 * data.image_size**2):
-        return
+    """Decode all images now, or take what an earlier run has decoded, if they fit into the cache's budget."""
     key = images_key(data.source.contents, data.image_size)
     with store.lock(key):
         table = store.get(key)
         if table is None:
-            table = store.put(key, decode(data.source, data.image_size))
+            table = store.new(key, [len(data.source), 3, data.image_size, data.image_size], torch.uint8)
+            if table is None:
+                return
+            decode(data.source, data.image_size, table)
+            store.put(key, table)
     for images in data.parts.values():
         images.decoded = table
 

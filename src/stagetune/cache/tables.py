@@ -1,0 +1,141 @@
+"""Tables of what a frozen prefix gives for each image of a part of the data: found, or made by all processes."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from stagetune.cache.features import Features, from_rows, outputs, shares
+from stagetune.cache.key import images_key, prefix_key
+from stagetune.cache.store import GB, Store
+from stagetune.config.schema import CacheConfig
+from stagetune.data.datamodule import Images, StagedData
+from stagetune.data.gather import gather_rows
+
+PASS_BATCHES = 2  # a batch without backward may be so many times as large
+DTYPES = {"auto": None, "bf16": torch.bfloat16}
+
+
+class Tables:
+    """The feature cache as seen by a trainer: its model's backbone, its precision, its processes."""
+
+    def __init__(self, data: StagedData, store: Store, config: CacheConfig, trainer: Trainer) -> None:
+        self.data, self.store, self.config, self.trainer = data, store, config, trainer
+        self.backbone: Any = trainer.lightning_module.backbone
+        self.device = trainer.lightning_module.device
+
+    def features(self, part: str, depth: int, depths: list[int]) -> Features | None:
+        """The features of that depth, found or made; None if they cannot be kept by all processes.
+
+        Those at the other `depths`, which later stages will read, are made where they fit and cost no further pass.
+        """
+        images, strategy = self.data.parts[part], self.trainer.strategy
+        depths = [d for d in depths if d <= depth]
+        keys = {d: self._key(images, d) for d in depths}
+        with self.store.lock(keys[depth]):
+            strategy.barrier()  # the others wait for the process that waits for the lock
+            first = self.outputs(images[[(0, 0)]].inputs, depths)
+            found = {d: self.store.get(key) for d, key in keys.items()}
+            # a network of one's own may have changed in ways that its weights do not show
+            valid = {d: strategy.reduce_boolean_decision(_begins_with(found[d], self.kept(first[d]))) for d in depths}
+            if not valid[depth]:
+                begin = max((d for d in depths if valid[d]), default=0)
+                inputs = (found[begin], first[begin].dtype) if begin else None
+                wanted = {d: (keys[d], self.kept(row)) for d, row in first.items() if d > begin}
+                self._make(part, depth, wanted, begin, inputs)
+                strategy.barrier()  # until the files are there
+                found[depth] = self.store.get(keys[depth])
+        table = found[depth]
+        if not strategy.reduce_boolean_decision(table is not None):
+            return None
+        assert table is not None
+        return self.of(table, images, depth, first[depth].dtype)
+
+    def trial(self, part: str, depth: int, positions: list[int]) -> Tensor:
+        """The outputs for some images, computed from pixels."""
+        return self.outputs(self.data.parts[part][[(0, position) for position in positions]].inputs, [depth])[depth]
+
+    def _make(
+        self,
+        part: str,
+        depth: int,
+        wanted: dict[int, tuple[str, Tensor]],
+        start: int,
+        stored: tuple[Tensor | None, torch.dtype] | None,
+    ) -> None:
+        """Compute the `wanted` tables, of which key and first row are given, in one pass.
+
+        It begins with pixels or, where there is one, with a table of depth `start`. Each process computes its share;
+        a table that is larger than memory has one file, which the first process writes.
+        """
+        images = self.data.parts[part]
+        total = len(images) * images.distinct_views
+        tables: dict[int, Tensor | None] = {}
+        for d, (key, row) in wanted.items():
+            fits = d == depth or self.store.fits(row.nbytes * total)
+            table = self.store.new(key, [total, *row.shape[1:]], row.dtype) if fits else None
+            if self.trainer.strategy.broadcast(table is not None):  # by the process that writes
+                tables[d] = table
+        if depth not in tables:
+            return
+        chunks = list(shares(total, PASS_BATCHES * self.data.batch_size, self.data.share))
+        inputs: Iterable[Tensor]
+        if stored is None:
+            inputs = (batch.inputs for batch in self.data.in_order(part, [own for _, own in chunks]))
+        else:
+            table, dtype = stored
+            assert table is not None
+            inputs = (from_rows(table[own]).to(dtype) for _, own in chunks)
+        for (rows, _), batch in zip(chunks, inputs, strict=True):
+            for d, made in self.outputs(batch, list(tables), start).items():
+                gathered = gather_rows(self.trainer.lightning_module, self.kept(made))
+                if (table := tables[d]) is not None:
+                    table[rows.start : rows.stop] = gathered[: len(rows)].cpu()
+        for d, table in tables.items():
+            if table is not None:
+                self.store.put(wanted[d][0], table)
+
+    def outputs(self, inputs: Tensor, depths: list[int], start: int = 0) -> dict[int, Tensor]:
+        precision = self.trainer.precision_plugin.forward_context
+        return outputs(self.backbone, inputs.to(self.device), depths, start=start, precision=precision)
+
+    def of(self, table: Tensor, images: Images, depth: int, dtype: torch.dtype) -> Features:
+        """A table as batches, from the device's memory if it fits there."""
+        served = [serve.table for serve in self.data.served.values() if isinstance(serve, Features)]
+        on_device = sum(other.nbytes for other in served if other.device.type == "cuda")
+        if self.device.type == "cuda" and on_device + table.nbytes <= self.config.device_gb * GB:
+            table = table.to(self.device)
+        is_far = table.device.type != self.device.type or table.nbytes > self.config.memory_gb * GB
+        return Features(table, images, depth, dtype, device=self.device, is_far=is_far)
+
+    def kept(self, rows: Tensor) -> Tensor:
+        """Rows as they are stored."""
+        return rows.to(DTYPES[self.config.dtype] or rows.dtype)
+
+    def _key(self, images: Images, depth: int) -> str:
+        layers = dict(self.backbone.named_modules())
+        names = [name for block in list(self.backbone.blocks.values())[:depth] for name in block]
+        prefix = [layers[name] for name in names] if depth < len(self.backbone.blocks) else [self.backbone]
+        source = images_key((images.source.contents[i] for i in images.indices.tolist()), images.size)
+        how = {
+            "augment": images.augment,
+            "views": images.distinct_views,
+            "seed": images.seed if images.augment != "none" else None,
+            "normal": self.backbone.normal,
+            "precision": [self.trainer.precision, torch.get_float32_matmul_precision(), self.config.dtype],
+            "device": self.device.type,
+            "depth": depth,
+        }
+        return prefix_key(source, prefix, how=json.dumps(how))
+
+
+def _begins_with(table: Tensor | None, row: Tensor) -> bool:
+    """Whether the table's first row is the one that is computed now, but for rounding in another batch."""
+    row = row.cpu()
+    if table is None or table[:1].shape != row.shape or table.dtype != row.dtype:
+        return False
+    tolerance = 1e-3 if row.dtype == torch.float32 else 0.03
+    return bool((table[:1].float() - row.float()).norm() <= tolerance * row.float().norm() + 1e-6)
