@@ -44,8 +44,9 @@ sweep: $(READY) ## compare three schedules on the digits (ARGS="key=value,value 
 report: $(READY) ## list the results under outputs/, best first
 	@$(BIN)/python -m stagetune.report outputs
 
-bench: $(READY) ## time a training step of each stage against Lightning's BackboneFinetuning
-	@$(BIN)/python -m benchmarks.steps
+bench: $(READY) ## run one staged job under stagetune, Lightning and finetuning-scheduler (an hour on two cores)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
+	@$(BIN)/python -m benchmarks.peers
 
 clean: ## remove caches and .venv; outputs/ stays
 	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build src/*.egg-info

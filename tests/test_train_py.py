@@ -101,7 +101,8 @@ def test_a_failing_job_does_not_stop_the_others_of_a_multirun(tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_ctrl_c_ends_a_run_in_one_line(tmp_path: Path) -> None:
-    process = start("+experiment=siamese_staged", *QUICK, "schedule.stages.0.epochs=500", cwd=tmp_path)
+    long = ("schedule.stages.0.epochs=500", "checkpoint.min_seconds=0")
+    process = start("+experiment=siamese_staged", *QUICK, *long, cwd=tmp_path)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not list(tmp_path.rglob("last.ckpt")):
         time.sleep(0.2)

@@ -93,7 +93,10 @@ class LastCheckpoint(Checkpoint):
         self, path: Path, config: CheckpointConfig, unfreezing: StagedUnfreezing, best: BestCheckpoint
     ) -> None:
         self.path, self.config, self.unfreezing, self.best = path, config, unfreezing, best
-        self._written = -float("inf")
+        self._written = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._written = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
