@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from stagetune.cache.features import Features, outputs, shares
-from stagetune.cache.key import images_key, prefix_key
+from stagetune.cache.key import images_key, prefix_key, weights_key
 from stagetune.cache.store import Store, forget
 from stagetune.cache.tables import Tables
 from stagetune.cli import main
@@ -208,26 +208,29 @@ def test_rounded_features_take_half_the_space_and_nearly_give_the_same_numbers(
 def test_a_key_changes_with_every_byte_that_decides_the_numbers() -> None:
     torch.manual_seed(0)
     backbone = build_backbone("resnet18")
-    images = images_key(["a", "b"], 64)
+
+    def key_of(contents: list[str], size: int, prefix: list[nn.Module], how: str) -> str:
+        return prefix_key(images_key(contents, size), weights_key(prefix), how=how)
+
     first = [backbone.conv1, backbone.bn1, backbone.maxpool]
-    key = prefix_key(images, first, how="none")
-    assert key == prefix_key(images_key(["a", "b"], 64), first, how="none")
+    key = key_of(["a", "b"], 64, first, how="none")
+    assert key == key_of(["a", "b"], 64, first, how="none")
     others = [
-        prefix_key(images_key(["a", "c"], 64), first, how="none"),
-        prefix_key(images_key(["b", "a"], 64), first, how="none"),
-        prefix_key(images_key(["ab"], 64), first, how="none"),
-        prefix_key(images_key(["a", "b"], 65), first, how="none"),
-        prefix_key(images, first, how="affine"),
-        prefix_key(images, first[:2], how="none"),
-        prefix_key(images, [backbone.conv1, backbone.bn1, nn.MaxPool2d(2)], how="none"),
+        key_of(["a", "c"], 64, first, how="none"),
+        key_of(["b", "a"], 64, first, how="none"),
+        key_of(["ab"], 64, first, how="none"),
+        key_of(["a", "b"], 65, first, how="none"),
+        key_of(["a", "b"], 64, first, how="affine"),
+        key_of(["a", "b"], 64, first[:2], how="none"),
+        key_of(["a", "b"], 64, [backbone.conv1, backbone.bn1, nn.MaxPool2d(2)], how="none"),
     ]
     for tensor in (backbone.conv1.weight, backbone.bn1.running_var, backbone.bn1.bias):
         with torch.no_grad():
             kept = tensor.clone()
             tensor[(-1,) * tensor.ndim] += 1e-6
-            others.append(prefix_key(images, first, how="none"))
+            others.append(key_of(["a", "b"], 64, first, how="none"))
             tensor.copy_(kept)
-    assert key == prefix_key(images, first, how="none")
+    assert key == key_of(["a", "b"], 64, first, how="none")
     assert len({key, *others}) == 1 + len(others)
 
 

@@ -14,12 +14,16 @@ def images_key(contents: Iterable[str], size: int) -> str:
     return _digest(VERSION, "images", str(size), *contents)
 
 
-def prefix_key(images: str, prefix: Iterable[nn.Module], *, how: str) -> str:
-    """The key of the outputs of a frozen `prefix` over images of key `images`.
+def prefix_key(images: str, prefix: str, *, how: str) -> str:
+    """The key of the outputs of a frozen prefix over images, of which the keys are given.
 
-    Weights, statistics and structure of the prefix go into it, and `how`, which says in words all that decides the
-    numbers beside them: augmentation, normalisation, precision.
+    `how` says in words all that decides the numbers beside them: augmentation, normalisation, precision.
     """
+    return _digest(VERSION, images, prefix, how)
+
+
+def weights_key(prefix: Iterable[nn.Module]) -> str:
+    """The key of layers: their weights, statistics and structure."""
     digest = hashlib.blake2b(digest_size=16)
     for layer in prefix:
         digest.update(repr(layer).encode())  # a max-pool has no weights
@@ -27,7 +31,7 @@ def prefix_key(images: str, prefix: Iterable[nn.Module], *, how: str) -> str:
             if not name.endswith("num_batches_tracked"):
                 digest.update(name.encode())
                 digest.update(memoryview(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
-    return _digest(VERSION, images, digest.hexdigest(), how)
+    return digest.hexdigest()
 
 
 def _digest(*parts: str) -> str:

@@ -9,13 +9,14 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from stagetune.cache.features import Features, from_rows, outputs, shares
-from stagetune.cache.key import images_key, prefix_key
+from stagetune.cache.key import images_key, prefix_key, weights_key
 from stagetune.cache.store import GB, Store
 from stagetune.config.schema import CacheConfig
 from stagetune.data.datamodule import Images, StagedData
 from stagetune.data.gather import gather_rows
 
 PASS_BATCHES = 2  # a batch without backward may be so many times as large
+GPU_PASS_IMAGES = 128  # and is no smaller than this, so that a GPU has enough to do
 DTYPES = {"auto": None, "bf16": torch.bfloat16}
 
 
@@ -26,6 +27,7 @@ class Tables:
         self.data, self.store, self.config, self.trainer = data, store, config, trainer
         self.backbone: Any = trainer.lightning_module.backbone
         self.device = trainer.lightning_module.device
+        self._prefixes: dict[int, str] = {}  # their keys, by depth
 
     def features(self, part: str, depth: int, depths: list[int]) -> Features | None:
         """The features of that depth, found or made; None if they cannot be kept by all processes.
@@ -81,7 +83,8 @@ class Tables:
                 tables[d] = table
         if depth not in tables:
             return
-        chunks = list(shares(total, PASS_BATCHES * self.data.batch_size, self.data.share))
+        batch = max(PASS_BATCHES * self.data.batch_size, GPU_PASS_IMAGES if self.device.type == "cuda" else 0)
+        chunks = list(shares(total, batch, self.data.share))
         inputs: Iterable[Tensor]
         if stored is None:
             inputs = (batch.inputs for batch in self.data.in_order(part, [own for _, own in chunks]))
@@ -89,8 +92,8 @@ class Tables:
             table, dtype = stored
             assert table is not None
             inputs = (from_rows(table[own]).to(dtype) for _, own in chunks)
-        for (rows, _), batch in zip(chunks, inputs, strict=True):
-            for d, made in self.outputs(batch, list(tables), start).items():
+        for (rows, _), hidden in zip(chunks, inputs, strict=True):
+            for d, made in self.outputs(hidden, list(tables), start).items():
                 gathered = gather_rows(self.trainer.lightning_module, self.kept(made))
                 if (table := tables[d]) is not None:
                     table[rows.start : rows.stop] = gathered[: len(rows)].cpu()
@@ -116,9 +119,11 @@ class Tables:
         return rows.to(DTYPES[self.config.dtype] or rows.dtype)
 
     def _key(self, images: Images, depth: int) -> str:
-        layers = dict(self.backbone.named_modules())
-        names = [name for block in list(self.backbone.blocks.values())[:depth] for name in block]
-        prefix = [layers[name] for name in names] if depth < len(self.backbone.blocks) else [self.backbone]
+        if depth not in self._prefixes:
+            layers = dict(self.backbone.named_modules())
+            names = [name for block in list(self.backbone.blocks.values())[:depth] for name in block]
+            prefix = [layers[name] for name in names] if depth < len(self.backbone.blocks) else [self.backbone]
+            self._prefixes[depth] = weights_key(prefix)
         source = images_key((images.source.contents[i] for i in images.indices.tolist()), images.size)
         how = {
             "augment": images.augment,
@@ -129,7 +134,7 @@ class Tables:
             "device": self.device.type,
             "depth": depth,
         }
-        return prefix_key(source, prefix, how=json.dumps(how))
+        return prefix_key(source, self._prefixes[depth], how=json.dumps(how))
 
 
 def _begins_with(table: Tensor | None, row: Tensor) -> bool:

@@ -15,6 +15,7 @@ from stagetune.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 SPLITS = ("train", "val", "test")
+_known: dict[tuple[str, int, int], str] = {}  # the runs of a sweep decode a file of one path, size and time once
 
 
 class ImageFolder:
@@ -111,8 +112,12 @@ def _is_image(path: Path) -> bool:
 def _digest(path: Path) -> str | Exception:
     """A key of the decoded pixels, or why the file cannot be read as an image."""
     try:
-        pixels = read_image(path)
+        stat = path.stat()
+        file = (str(path.absolute()), stat.st_size, stat.st_mtime_ns)
+        if file not in _known:
+            pixels = read_image(path)
+            shape = np.array(pixels.shape, dtype=np.int64).tobytes()
+            _known[file] = hashlib.blake2b(shape + pixels.numpy().tobytes(), digest_size=16).hexdigest()
     except Exception as error:  # Pillow's decoders raise many types for a damaged file
         return error
-    shape = np.array(pixels.shape, dtype=np.int64).tobytes()
-    return hashlib.blake2b(shape + pixels.numpy().tobytes(), digest_size=16).hexdigest()
+    return _known[file]
