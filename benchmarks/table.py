@@ -28,7 +28,7 @@ def ratio_table(content: dict[str, Any]) -> list[str]:
     whats: list[tuple[str, Callable[[Run], float]]] = [
         ("head stage, after its first pass", lambda run: run["seconds"]["head"]),
         ("layer4 stage", lambda run: run["seconds"]["layer4"]),
-        ("all", lambda run: run["seconds"]["all"]),
+        ("last stage, everything trains", lambda run: run["seconds"]["all"]),
         ("the whole job", lambda run: run["total"]),
     ]
     for size, job in jobs.items():

@@ -258,3 +258,10 @@ def test_batches_are_the_same_for_any_number_of_workers(workers: int) -> None:
     expected = augment(prepare(source.image(int(batch.index[7])), 16), "affine", seed=0, key=(3, positions[7]))
     assert torch.equal(batch.inputs[7], expected)
     assert batch.inputs.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_file_that_changed_between_two_runs_is_read_again(folder: Path) -> None:
+    before = ImageFolder(folder).contents
+    Image.new("RGB", (24, 20), "white").save(sorted(folder.rglob("*.png"))[0])
+    after = ImageFolder(folder).contents
+    assert [a != b for a, b in zip(before, after, strict=True)].count(True) == 1

@@ -1,0 +1,62 @@
+"""The benchmark: its figures are in the documentation as they were measured, and its jobs run."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from benchmarks import limits, scaling
+from benchmarks.job import write_images
+from benchmarks.table import ratio, ratio_table, tables
+
+from stagetune.models.backbone import build_backbone
+
+ROOT = Path(__file__).parents[1]
+MEASURED = sorted((ROOT / "benchmarks" / "results").glob("*[!g].json"))  # without those of scaling
+
+
+def test_the_documentation_shows_the_figures_that_were_measured() -> None:
+    assert MEASURED
+    speed, readme = (ROOT / "docs" / "speed.md").read_text(), (ROOT / "README.md").read_text()
+    for path in MEASURED:
+        content = json.loads(path.read_text())
+        assert tables(content) in speed, f"python -m benchmarks.table {path}"
+        assert "\n".join(ratio_table(content)) in readme, f"python -m benchmarks.table {path}"
+        grows = json.loads(path.with_name(f"{path.stem}-scaling.json").read_text())
+        assert scaling.table(grows) in speed
+
+
+def test_a_ratio_is_a_median_with_its_lowest_and_highest_round() -> None:
+    assert ratio([2.0, 1.5, 4.0]) == "**2.00** (1.50 to 4.00)"
+    assert ratio([30.0, 41.2, 25.6]) == "**30** (26 to 41)"
+
+
+def test_operations_are_counted_as_he_et_al_count_them() -> None:
+    """4.1 GFLOPs (multiply-adds) forward at 224 px; backward costs twice that, but for the gradient of the images."""
+    assert limits.step_flops(224, "all") == pytest.approx(3 * 2 * 4.1e9, rel=0.03)
+    assert limits.step_flops(224, "layer4") < limits.step_flops(224, "all") / 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["stagetune", "Lightning", "Lightning, tuned"])
+def test_each_peer_does_the_same_job(variant: str, tmp_path: Path) -> None:
+    write_images(tmp_path / "images", 32, 40, 20)
+    state = {f"backbone.{name}": value for name, value in build_backbone("resnet50").state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "weights.pt")
+    command = [
+        sys.executable, "-m", "benchmarks.job", variant, "--root", str(tmp_path / "images"), "--size", "32",
+        "--batch", "20", "--weights", str(tmp_path / "weights.pt"), "--out", str(tmp_path / "out.json"),
+    ]  # fmt: skip
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    figures = json.loads((tmp_path / "out.json").read_text())
+    assert (
+        list(figures["seconds"])
+        == list(figures["kept_mib"])
+        == list(figures["peak_mib"])
+        == ["head", "layer4", "all"]
+    )
+    assert figures["total"] >= sum(figures["seconds"].values())
+    assert {"val/accuracy", "val/loss"} <= figures["val"].keys()
+    assert (figures["kept_mib"]["head"] > 1) == (variant == "Lightning")
