@@ -35,9 +35,12 @@ def test_every_experiment_composes_and_validates(path: Path) -> None:
     ids=lambda p: f"{p.parent.name}={p.stem}",
 )
 def test_every_group_option_composes_and_validates(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").touch()
     option = f"{path.parent.relative_to(CONF)}={path.stem}"
     needs = {
         "data=image_folder": [f"data.root={tmp_path}"],
+        "data=identity_csv": [f"data.csv={tmp_path}/table.csv"],
+        "data=pairs": ["task=siamese", "loss=bce", f"data.pairs={tmp_path}/table.csv"],
         "task=siamese": ["loss=contrastive"],
         "precision=fp16": ["trainer=gpu"],
         "model=own": ["model.network._target_=a.Net", "model.blocks=[low,layer4]"],
@@ -137,7 +140,8 @@ def test_a_value_typo_of_a_sweep_is_found_among_its_values() -> None:
         ),
         (
             ["task=siamese"],
-            "loss=cross_entropy: does not fit task=siamese; choose loss=contrastive, loss=triplet, loss=bce",
+            "loss=cross_entropy: does not fit task=siamese; choose loss=contrastive, loss=triplet, loss=bce, "
+            "loss=supcon, loss=nt_xent, loss=multi_similarity, loss=arcface, loss=proxy_anchor",
         ),
         (
             ["task.monitor=val/acuracy"],

@@ -11,7 +11,8 @@ from PIL import Image
 
 from stagetune.data.datamodule import StagedData
 from stagetune.data.digits import Digits
-from stagetune.data.image_folder import ImageFolder, read_image
+from stagetune.data.image_files import read_image
+from stagetune.data.image_folder import image_folder
 from stagetune.data.samplers import batch_shape, identity_batches, shuffled_batches
 from stagetune.data.splits import check_pairs, make_split
 from stagetune.data.transforms import augment, prepare
@@ -139,7 +140,7 @@ def test_identities_split_shares_no_identity() -> None:
 
 def test_a_folder_of_classes_is_read_and_split(folder: Path) -> None:
     (folder / "red" / "notes.txt").write_text("not an image")
-    source = ImageFolder(folder)
+    source = image_folder(folder)
     assert (len(source), source.classes, source.split) == (30, ["blue", "green", "red"], None)
     split = make_split(source, by="images", **SHARES)
     assert {part: len(indices) for part, indices in split.parts().items()} == {"train": 18, "val": 6, "test": 6}
@@ -151,7 +152,7 @@ def test_a_folder_with_its_own_split_keeps_it(folder: Path) -> None:
             (folder / part / name).mkdir(parents=True)
             for i in picked:
                 (folder / name / f"{i}.png").rename(folder / part / name / f"{i}.png")
-    split = make_split(ImageFolder(folder), by="images", **SHARES)
+    split = make_split(image_folder(folder), by="images", **SHARES)
     assert {part: len(indices) for part, indices in split.parts().items()} == {"train": 14, "val": 4, "test": 2}
     for path in (folder / "val").rglob("*.png"):
         path.unlink()
@@ -161,13 +162,13 @@ def test_a_folder_with_its_own_split_keeps_it(folder: Path) -> None:
     with pytest.raises(
         DataError, match=r"has train and test but no val folder; give all three, or one folder per class"
     ):
-        ImageFolder(folder)
+        image_folder(folder)
 
 
 def test_copies_of_a_picture_stay_in_one_part(folder: Path) -> None:
     for i in range(5):
         Image.open(folder / "red" / f"{i}.png").save(folder / "red" / f"copy{i}.png", compress_level=0)
-    source = ImageFolder(folder)
+    source = image_folder(folder)
     split = make_split(source, by="images", **SHARES)
     parts = [{source.contents[i] for i in indices} for indices in split.parts().values()]
     assert not parts[0] & parts[1]
@@ -181,25 +182,25 @@ def test_the_same_picture_under_two_labels_is_a_leak_and_an_error(folder: Path) 
     with pytest.raises(
         DataError, match=r"the same picture stands in (train|val) and in (val|test): .*png and .*png; remove"
     ):
-        make_split(ImageFolder(folder), by="images", **SHARES)
+        make_split(image_folder(folder), by="images", **SHARES)
 
 
 def test_a_class_called_train_is_a_class(folder: Path) -> None:
     (folder / "red").rename(folder / "train")
-    source = ImageFolder(folder)
+    source = image_folder(folder)
     assert (source.split, source.classes) == (None, ["blue", "green", "train"])
 
 
 def test_images_deeper_than_a_class_folder_are_said_not_to_be_used(folder: Path) -> None:
     (folder / "red" / "old").mkdir()
     (folder / "red" / "0.png").rename(folder / "red" / "old" / "0.png")
-    source = ImageFolder(folder)
+    source = image_folder(folder)
     assert len(source) == 29
     assert source.notes == ["1 images that lie outside of a class folder are not used"]
 
 
 def test_a_part_without_two_images_of_one_identity_cannot_be_verified(folder: Path) -> None:
-    source = ImageFolder(folder)
+    source = image_folder(folder)
     split = make_split(source, by="images", val=0.1, test=0.2, seed=0)
     with pytest.raises(
         DataError, match=r"the val split has no two images of one identity \(3 images of 3 identities\)"
@@ -209,19 +210,19 @@ def test_a_part_without_two_images_of_one_identity_cannot_be_verified(folder: Pa
 
 def test_an_empty_root_says_what_was_expected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no images; expected root/<class>/\*\.png or root/\{train,val,test\}"):
-        ImageFolder(tmp_path)
+        image_folder(tmp_path)
     with pytest.raises(DataError, match=r"no such folder; give one that holds a folder of images per class"):
-        ImageFolder(tmp_path / "gone")
+        image_folder(tmp_path / "gone")
 
 
 def test_unreadable_images_are_named_or_skipped_and_listed(folder: Path) -> None:
     torn = folder / "red" / "3.png"
     torn.write_bytes(torn.read_bytes()[:200])
     with pytest.raises(DataError) as caught:
-        ImageFolder(folder)
+        image_folder(folder)
     assert str(caught.value).startswith(f"1 of 30 images cannot be read: {torn} (")
     assert str(caught.value).endswith("; mend or remove them, or leave them out with data.on_error=skip")
-    source = ImageFolder(folder, on_error="skip")
+    source = image_folder(folder, on_error="skip")
     assert len(source) == 29
     assert source.notes[0].startswith(f"left out, 1 of 30 images cannot be read: {torn} (")
 
@@ -233,11 +234,11 @@ def test_a_split_of_one_class_is_refused(folder: Path) -> None:
     with pytest.raises(
         DataError, match=r"the train split has fewer than 2 classes \(red\); give more images or classes"
     ):
-        make_split(ImageFolder(folder), by="images", **SHARES)
+        make_split(image_folder(folder), by="images", **SHARES)
 
 
 def test_identities_of_a_given_split_must_differ_where_it_says_so(folder: Path) -> None:
-    source = ImageFolder(folder)
+    source = image_folder(folder)
     source.split = ["train", "val", "test"] * 10
     with pytest.raises(DataError, match=r"data\.split=identities, but blue, green, red of val are in train too"):
         make_split(source, by="identities", **SHARES)
@@ -261,7 +262,7 @@ def test_batches_are_the_same_for_any_number_of_workers(workers: int) -> None:
 
 
 def test_a_file_that_changed_between_two_runs_is_read_again(folder: Path) -> None:
-    before = ImageFolder(folder).contents
+    before = image_folder(folder).contents
     Image.new("RGB", (24, 20), "white").save(sorted(folder.rglob("*.png"))[0])
-    after = ImageFolder(folder).contents
+    after = image_folder(folder).contents
     assert [a != b for a, b in zip(before, after, strict=True)].count(True) == 1

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "models": {"errors", "config"},
     "losses": {"errors", "config", "models"},
     "schedule": {"errors", "config"},
-    "evaluation": {"errors", "config"},
+    "evaluation": {"errors", "config", "models"},
     "report": {"errors"},
     "cache": {"errors", "config", "data", "models", "schedule"},
     "tasks": {"errors", "config", "data", "models", "losses", "schedule", "evaluation", "cache"},

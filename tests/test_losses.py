@@ -1,17 +1,36 @@
 """Losses equal their formulas, move pairs the right way, and stay finite."""
 
 import itertools
+from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from pytorch_metric_learning import distances, losses, miners
+from scipy.spatial.distance import cdist
 from torch import Tensor, nn
+from torch.optim import SGD
 
+from stagetune.losses.metric_learning import LOSSES as ADAPTED
+from stagetune.losses.metric_learning import MetricLearningLoss
 from stagetune.losses.pairs import BCELoss, ContrastiveLoss, batch_pairs
-from stagetune.losses.triplet import TripletLoss
+from stagetune.losses.triplet import MINERS, TripletLoss
+from stagetune.models.distances import DISTANCES, measure
 
-LOSSES = [ContrastiveLoss(1.0), BCELoss(), TripletLoss(0.3, "batch_hard"), TripletLoss(0.3, "semi_hard")]
-NAMES = ["contrastive", "bce", "batch_hard", "semi_hard"]
+SETTINGS = {"temperature": 0.1, "margin": 0.1, "scale": 32.0}
+
+LOSSES = {
+    "contrastive": ContrastiveLoss(1.0),
+    "contrastive cosine": ContrastiveLoss(1.0, "cosine"),
+    "contrastive squared": ContrastiveLoss(1.0, "squared"),
+    "contrastive l1": ContrastiveLoss(1.0, "weighted_l1"),
+    "bce": BCELoss(),
+    **{mining: TripletLoss(0.3, mining) for mining in MINERS},
+    "soft margin": TripletLoss(0.3, "batch_hard", soft_margin=True),
+    **{name: MetricLearningLoss(name, identities=100, dimensions=6, **SETTINGS) for name in ADAPTED},
+}
+each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 IDENTITY = torch.tensor([0, 0, 1, 1, 2, 2, 2, 3])
 
 
@@ -60,17 +79,23 @@ def test_semi_hard_takes_the_nearest_different_that_is_farther_than_the_same() -
     torch.testing.assert_close(TripletLoss(0.3, "semi_hard")(e, IDENTITY), torch.stack(costs).mean())
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=NAMES)
-def test_one_step_moves_same_together_and_different_apart(loss: nn.Module) -> None:
-    raw = embeddings().float().requires_grad_()
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_step_moves_same_together_and_different_apart(name: str) -> None:
+    """Of losses with a learnt point for each identity, which begin anywhere, fifty steps."""
+    loss, raw = deepcopy(LOSSES[name]), embeddings().float().requires_grad_()
     before, is_same = batch_pairs(raw.detach(), IDENTITY)
-    loss(raw, IDENTITY).backward()
-    after, _ = batch_pairs((raw - 0.05 * raw.grad).detach(), IDENTITY)
+    learnt = [parameter for parameter in loss.parameters() if parameter.ndim]
+    optimizer = SGD([raw, *learnt], lr=0.05)
+    for _ in range(50 if learnt else 1):
+        optimizer.zero_grad()
+        loss(raw, IDENTITY).backward()
+        optimizer.step()
+    after, _ = batch_pairs(raw.detach(), IDENTITY)
     gap = lambda d: d[~is_same].mean() - d[is_same].mean()  # noqa: E731
     assert gap(after) > gap(before)
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=NAMES)
+@each_loss
 @pytest.mark.parametrize(
     "identity", [IDENTITY, torch.zeros(8, dtype=torch.long), torch.arange(8)], ids=["mixed", "one", "all"]
 )
@@ -84,7 +109,7 @@ def test_gradients_are_finite_for_identical_images_and_for_batches_without_pairs
     assert torch.isfinite(collapsed.grad).all()
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=NAMES)
+@pytest.mark.parametrize("loss", [LOSSES[name] for name in ("contrastive", "bce", *MINERS)], ids=str)
 def test_the_gradient_is_the_same_bit_for_bit_every_time(loss: nn.Module) -> None:
     """The gradient of embeddings[index] is not: threads add into it in any order."""
     torch.manual_seed(0)
@@ -99,3 +124,53 @@ def test_the_gradient_is_the_same_bit_for_bit_every_time(loss: nn.Module) -> Non
 
     first = gradient()
     assert all(torch.equal(gradient(), first) for _ in range(30))
+
+
+def hard_triplets(margin: float) -> nn.Module:
+    """The loss of pytorch-metric-learning with its own miner, as an oracle."""
+    return losses.TripletMarginLoss(margin=margin, distance=distances.LpDistance(normalize_embeddings=False))
+
+
+def test_triplets_are_those_of_pytorch_metric_learning() -> None:
+    e = embeddings().float()
+    everywhere = hard_triplets(0.3)(e, IDENTITY)  # a mean over the triplets that cost anything
+    torch.testing.assert_close(TripletLoss(0.3, "batch_all")(e, IDENTITY), everywhere)
+    oracle = miners.BatchHardMiner(distance=distances.LpDistance(normalize_embeddings=False))
+    anchors, positives, negatives = oracle(e, IDENTITY)
+    expected = F.relu((e[anchors] - e[positives]).norm(dim=1) - (e[anchors] - e[negatives]).norm(dim=1) + 0.3).mean()
+    torch.testing.assert_close(TripletLoss(0.3, "batch_hard")(e, IDENTITY), expected)
+    easy = miners.BatchEasyHardMiner("easy", "hard", distance=distances.LpDistance(normalize_embeddings=False))
+    anchors, positives, others, negatives = easy(e, IDENTITY)
+    near = {a: (e[a] - e[p]).norm() for a, p in zip(anchors.tolist(), positives.tolist(), strict=True)}
+    far = {a: (e[a] - e[n]).norm() for a, n in zip(others.tolist(), negatives.tolist(), strict=True)}
+    expected = torch.stack([F.relu(near[a] - far[a] + 0.3) for a in near]).mean()
+    torch.testing.assert_close(TripletLoss(0.3, "easy_positive")(e, IDENTITY), expected)
+
+
+def test_a_soft_margin_never_stops_pulling_hermans_et_al_equation_6() -> None:
+    e = embeddings()
+    gaps = []
+    for a in range(7):
+        same = [distance(e[a], e[p]) for p in range(len(e)) if IDENTITY[p] == IDENTITY[a] and p != a]
+        different = [distance(e[a], e[n]) for n in range(len(e)) if IDENTITY[n] != IDENTITY[a]]
+        gaps.append(F.softplus(max(same) - min(different)))
+    torch.testing.assert_close(TripletLoss(soft_margin=True)(e, IDENTITY), torch.stack(gaps).mean())
+
+
+def test_the_share_of_triplets_that_cost_anything_is_kept_and_is_nan_where_there_are_none() -> None:
+    loss = TripletLoss(0.3, "batch_all")
+    loss(embeddings(), IDENTITY)
+    assert loss.active is not None
+    assert 0 < loss.active < 1
+    loss(embeddings(), torch.arange(8))
+    assert loss.active.isnan()
+
+
+@pytest.mark.parametrize("kind", DISTANCES)
+def test_distances_are_scipys(kind: str) -> None:
+    a, b = embeddings(0), embeddings(1)
+    oracle = {"euclidean": "euclidean", "squared": "sqeuclidean", "cosine": "cosine", "weighted_l1": "cityblock"}[
+        kind
+    ]
+    expected = torch.tensor(np.diag(cdist(a, b, oracle)))
+    torch.testing.assert_close(measure(a - b, kind), expected, rtol=0, atol=1e-6)

@@ -72,7 +72,8 @@ def test_a_seeded_run_gives_its_golden_losses(
 @pytest.mark.parametrize("name", [CLASSIFIER, SIAMESE], ids=["classifier", "siamese"])
 def test_a_run_leaves_its_directory(name: str, finished: Callable[[str], Path]) -> None:
     out = finished(name)
-    last_figure = "confusion.png" if name == CLASSIFIER else "roc.png"
+    siamese = ("roc", "det", "distances", "embeddings", "hardest", "stages")
+    more = ("confusion",) if name == CLASSIFIER else siamese
     assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == {
         "config.yaml",
         "plan.txt",
@@ -83,7 +84,7 @@ def test_a_run_leaves_its_directory(name: str, finished: Callable[[str], Path]) 
         "checkpoints/last.ckpt",
         "figures/curves.png",
         "figures/learning_rates.png",
-        f"figures/{last_figure}",
+        *(f"figures/{figure}.png" for figure in more),
     }
     result = read_result(out)
     assert (result.status, result.error, result.schema_version) == ("completed", None, 1)
@@ -97,7 +98,7 @@ def test_a_run_leaves_its_directory(name: str, finished: Callable[[str], Path]) 
         assert stage["seconds"] > 0
         assert stage["samples_per_second"] > 0
         assert stage["peak_memory_mb"] > 100
-        assert set(stage["val"]) == set(METRICS[result.task])
+        assert set(stage["val"]) >= set(METRICS[result.task])
     assert result.best is not None
     assert result.best["checkpoint"] == "checkpoints/best.ckpt"
     assert result.score == max(stage["val"][result.best["metric"]] for stage in result.stages)
@@ -158,6 +159,7 @@ def test_a_task_does_not_know_whether_a_cache_served_its_batch(depth: int, tiny:
         assert torch.equal(task.training_step(cached, 0), task.training_step(fresh, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "mining"), [("triplet", "batch_hard"), ("triplet", "semi_hard"), ("bce", "batch_hard")]
 )

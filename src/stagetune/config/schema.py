@@ -29,7 +29,12 @@ METRICS = {
     "classifier": ("val/loss", "val/accuracy", "val/top5", "val/f1"),
     "siamese": ("val/loss", "val/auc", "val/eer", "val/accuracy"),
 }
-LOSSES = {"classifier": ("cross_entropy",), "siamese": ("contrastive", "triplet", "bce")}
+LOSSES = {
+    "classifier": ("cross_entropy",),
+    "siamese": (
+        "contrastive", "triplet", "bce", "supcon", "nt_xent", "multi_similarity", "arcface", "proxy_anchor",
+    ),
+}  # fmt: skip
 
 
 def mode_of(metric: str) -> str | None:
@@ -61,6 +66,9 @@ class TaskConfig:
     embedding: int = number(128, 1)
     images_per_identity: int = number(4, 2)
     eval_pairs: int = number(100_000, 100)
+    calibrate: str = choice("accuracy", "eer", "far")
+    far: float = number(0.01, 1e-6, 0.5)
+    on_collapse: str = choice("stop", "go_on")
 
 
 @dataclass
@@ -84,8 +92,11 @@ class ModelConfig:
 
 @dataclass
 class DataConfig:
-    name: str = choice("digits", "glyphs", "image_folder")
+    name: str = choice("digits", "glyphs", "image_folder", "identity_csv", "pairs")
     root: str | None = None
+    identity_depth: int = number(1, 1, 2)
+    csv: str | None = None
+    pairs: str | None = None
     image_size: int = number(64, 16)
     split: str = choice("images", "identities")
     val: float = number(0.2, 0.01, 0.9)
@@ -103,10 +114,14 @@ class DataConfig:
 
 @dataclass
 class LossConfig:
-    name: str = choice("cross_entropy", "contrastive", "triplet", "bce")
+    name: str = choice(*LOSSES["classifier"], *LOSSES["siamese"])
     label_smoothing: float = number(0.0, 0, 0.99)
     margin: float = number(1.0, 0)
-    mining: str = choice("batch_hard", "semi_hard")
+    mining: str = choice("batch_hard", "batch_all", "semi_hard", "easy_positive")
+    soft_margin: bool = False
+    distance: str = choice("euclidean", "squared", "cosine", "weighted_l1")
+    temperature: float = number(0.1, 1e-4)
+    scale: float = number(32.0, 0)
 
 
 @dataclass
@@ -199,6 +214,7 @@ class Config:
     precision: str = choice("auto", "fp32", "tf32", "bf16", "fp16")
     compile: bool = False
     accumulation: int = number(1, 1)
+    exact_accumulation: bool = False
     trainer: dict[str, Any] = field(default_factory=dict)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)

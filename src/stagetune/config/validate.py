@@ -60,9 +60,32 @@ def _rules(config: Config) -> Iterator[str]:
             yield f"data.root={data.root}: no such folder below {Path.cwd()}; give one with a folder per class"
     elif data.root is not None:
         yield f"data.root={data.root}: data={data.name} reads no folder; add data=image_folder"
-    for key in ("groups", "val_groups", "test_groups"):
-        if getattr(data, key) is not None and data.name != "glyphs":
-            yield f"data.{key}: data={data.name} has no groups; only data=glyphs has"
+    if data.name == "identity_csv":
+        if data.csv is None:
+            yield "data.csv: is missing; give a table with columns path and identity, data.csv=path/to/images.csv"
+        elif not Path(data.csv).expanduser().is_file():
+            yield f"data.csv={data.csv}: no such file below {Path.cwd()}; give a table with columns path and identity"
+    elif data.csv is not None:
+        yield f"data.csv={data.csv}: data={data.name} reads no table; add data=identity_csv"
+    if data.name == "pairs":
+        if data.pairs is None:
+            yield "data.pairs: is missing; give a table with columns a, b and is_same, data.pairs=path/to/pairs.csv"
+        elif not Path(data.pairs).expanduser().is_file():
+            yield f"data.pairs={data.pairs}: no such file below {Path.cwd()}; give a table with columns a, b, is_same"
+        if task.name != "siamese":
+            yield f"data=pairs: task={task.name} needs classes, which pairs do not have; use task=siamese"
+        elif config.loss.name not in ("contrastive", "bce"):
+            yield f"data=pairs: loss={config.loss.name} needs identities; use loss=contrastive or loss=bce"
+        if data.split != "identities":
+            yield f"data.split={data.split}: pairs are split by what same pairs join; use data.split=identities"
+    elif data.pairs is not None:
+        yield f"data.pairs={data.pairs}: data={data.name} reads no pairs; add data=pairs"
+    if data.identity_depth != 1 and data.name != "image_folder":
+        yield f"data.identity_depth={data.identity_depth}: data={data.name} has no folders; add data=image_folder"
+    if data.groups is not None and data.name != "glyphs":
+        yield f"data.groups: data={data.name} draws no scripts; only data=glyphs does"
+    if (data.val_groups or data.test_groups) and data.name == "digits":
+        yield "data.val_groups and data.test_groups: data=digits has no groups; glyphs, folders and tables may have"
     if (data.val_groups or data.test_groups) and data.split != "identities":
         yield "data.val_groups and data.test_groups: take effect only with data.split=identities; add it"
     if task.name == "classifier" and data.split == "identities":

@@ -11,12 +11,14 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from stagetune.data.pairs_csv import Pairs
 from stagetune.data.samplers import (
     EpochBatches,
     Key,
     Share,
     batch_shape,
     identity_batches,
+    pair_batches,
     shuffled_batches,
 )
 from stagetune.data.source import IntArray, Source
@@ -110,7 +112,10 @@ class StagedLoader:
 
 
 class StagedData(LightningDataModule):
-    """Loaders over a source and its split; `images_per_identity` set means batches of identities x images."""
+    """Loaders over a source and its split; `images_per_identity` set means batches of identities x images.
+
+    With `pairs` a training batch has the images of some of them. It is `chunks` times as large as `batch_size`.
+    """
 
     def __init__(
         self,
@@ -125,6 +130,8 @@ class StagedData(LightningDataModule):
         seed: int = 0,
         share: Share = (0, 1),
         views: int = 0,
+        chunks: int = 1,
+        pairs: Pairs | None = None,
     ) -> None:
         super().__init__()
         smallest, processes = min(map(len, split.parts().values())), share[1]
@@ -132,6 +139,7 @@ class StagedData(LightningDataModule):
             raise DataError(f"{smallest} images in a part of the split are too few for {processes} processes")
         self.source, self.split, self.seed = source, split, seed
         self.image_size, self.batch_size, self.augment = image_size, batch_size, augment
+        self.train_batch_size = batch_size * chunks
         self.num_workers, self.share = num_workers, share
         self.parts = {
             part: Images(
@@ -146,22 +154,34 @@ class StagedData(LightningDataModule):
         }
         self.served: dict[str, Serve] = {}  # parts whose batches come from the feature cache
         self.shape: tuple[int, int] | None = None
-        if images_per_identity is not None:
+        self.pairs = pairs
+        if pairs is None and images_per_identity is not None:
             identities = len(np.unique(source.labels[split.train]))
             if processes > 1 and identities < 2 * processes:
                 raise DataError(f"{identities} identities are too few for {processes} processes, each needs two")
-            self.shape = batch_shape(identities, batch_size, images_per_identity, processes)
+            self.shape = batch_shape(identities, self.train_batch_size, images_per_identity, processes)
 
     def train_batches(self, epoch: int) -> list[list[int]]:
         """The positions of each batch of an epoch, this process's share."""
         order = {"seed": self.seed, "epoch": epoch}
+        if self.pairs is not None:
+            first, second, is_same = self._train_pairs(self.pairs)
+            return pair_batches(first, second, is_same, self.train_batch_size, **order, share=self.share)
         if self.shape is None:
-            return shuffled_batches(len(self.split.train), self.batch_size, **order, share=self.share)
+            return shuffled_batches(len(self.split.train), self.train_batch_size, **order, share=self.share)
         return identity_batches(self.source.labels[self.split.train], *self.shape, **order, share=self.share)
 
     def train_dataloader(self) -> StagedLoader:
         epoch, done = self._position()
         return self._loader("train", EpochBatches(self.train_batches, epoch=epoch, done=done))
+
+    def _train_pairs(self, pairs: Pairs) -> tuple[IntArray, IntArray, IntArray]:
+        """Positions within the training images, and is_same, of the pairs of which both are there."""
+        where = np.full(len(self.source), -1)
+        where[self.split.train] = np.arange(len(self.split.train))
+        first, second = where[pairs.first], where[pairs.second]
+        inside = (first >= 0) & (second >= 0)
+        return first[inside], second[inside], pairs.is_same[inside]
 
     def _position(self) -> tuple[int, int]:
         """The epoch in which training begins or goes on, and how many of its batches are done."""

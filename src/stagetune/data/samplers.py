@@ -97,6 +97,40 @@ def identity_batches(
     return [batches[i] for i in rng.permutation(len(batches)).tolist()]
 
 
+def pair_batches(
+    first: IntArray,
+    second: IntArray,
+    is_same: IntArray,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    share: Share = (0, 1),
+) -> Batches:
+    """Each pair once, in random order with same and different ones mixed evenly; of each batch the images.
+
+    A batch has up to `batch_size` images in each process, at least two.
+    """
+    process, processes = share
+    rng = np.random.default_rng([seed, epoch, 9])
+    rank = np.empty(len(is_same))
+    for kind in (0, 1):
+        members = np.flatnonzero(is_same == kind)
+        rank[rng.permutation(members)] = (np.arange(len(members)) + rng.random(len(members))) / max(len(members), 1)
+    batches: Batches = [[]]
+    for pair in np.argsort(rank).tolist():
+        images = [first[pair].item(), second[pair].item()]
+        fresh = [image for image in images if image not in batches[-1]]
+        if len(batches[-1]) + len(fresh) > batch_size * processes:
+            batches.append(images)
+        else:
+            batches[-1].extend(fresh)
+    if len(batches) > 1 and len(batches[-1]) < 2 * processes:
+        last = batches.pop()
+        batches[-1].extend(image for image in last if image not in batches[-1])
+    return [_share_of(batch, process, processes) for batch in batches]
+
+
 def _share_of(items: list[T], process: int, processes: int) -> list[T]:
     """The process's part of the items, in their order; the parts differ by one at most."""
     edges = [len(items) * i // processes for i in range(processes + 1)]

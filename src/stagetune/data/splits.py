@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stagetune.data.pairs_csv import Pairs
 from stagetune.data.source import IntArray, Source
 from stagetune.errors import DataError, did_you_mean
 
@@ -94,6 +95,24 @@ def check_pairs(source: Source, split: Split) -> None:
                 f"{(counts > 0).sum()} identities), so there are no same pairs; give more images of each identity, "
                 "or change data.val and data.test"
             )
+
+
+def check_explicit_pairs(split: Split, pairs: Pairs) -> int:
+    """How many pairs lie across two parts and are not used.
+
+    Raises `DataError` if a part has no same or no different ones.
+    """
+    used = 0
+    for part, indices in split.parts().items():
+        inside = np.isin(pairs.first, indices) & np.isin(pairs.second, indices)
+        counts = np.bincount(pairs.is_same[inside], minlength=2)
+        if not counts.all():
+            raise DataError(
+                f"the {part} split has {counts[1]} same and {counts[0]} different pairs, but needs both; give more "
+                "pairs, a column split, or change data.val and data.test"
+            )
+        used += int(counts.sum())
+    return len(pairs.is_same) - used
 
 
 def _images_by_share(source: Source, val: float, test: float, seed: int) -> Split:

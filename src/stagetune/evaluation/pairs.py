@@ -13,17 +13,8 @@ def evaluation_pairs(identity: IntArray, limit: int, *, seed: int = 0) -> tuple[
     """
     rng = np.random.default_rng([seed, 5])
     count = len(identity)
-    members = [np.flatnonzero(identity == label) for label in np.unique(identity)]
-    sizes = np.array([len(positions) for positions in members])
-    ends = np.cumsum(sizes * (sizes - 1) // 2)
-    every = int(ends[-1]) if count else 0
-    ranks = np.sort(rng.choice(every, limit // 2, replace=False)) if every > limit // 2 else np.arange(every)
-    owner = np.searchsorted(ends, ranks, side="right")
-    low, high = _pair_of_rank(ranks - (ends - sizes * (sizes - 1) // 2)[owner])
-    starts = np.cumsum(sizes) - sizes
-    flat = np.concatenate(members) if members else np.empty(0, dtype=np.int64)
-    same = np.stack([flat[starts[owner] + low], flat[starts[owner] + high]], axis=1)
-
+    same = _same_pairs(identity, limit // 2, rng)
+    sizes = np.unique(identity, return_counts=True)[1]
     wanted = int(min(len(same), (count**2 - (sizes**2).sum()) // 2))
     chosen: set[int] = set()
     while len(chosen) < wanted:
@@ -35,6 +26,36 @@ def evaluation_pairs(identity: IntArray, limit: int, *, seed: int = 0) -> tuple[
     codes = np.array(sorted(chosen), dtype=np.int64)
     both = np.concatenate([same, np.stack([codes // count, codes % count], axis=1)])
     return both[:, 0], both[:, 1]
+
+
+def drawn_pairs(identity: IntArray, limit: int, *, seed: int = 0) -> tuple[IntArray, IntArray]:
+    """Positions (first, second) of all pairs, or of about `limit` of them: same pairs up to half, and different ones.
+
+    Same and different pairs are drawn apart, so that their rates are those of all pairs.
+    """
+    rng = np.random.default_rng([seed, 10])
+    every = len(identity) * (len(identity) - 1) // 2
+    if every <= limit:
+        first, second = _pair_of_rank(np.arange(every))
+        return first, second
+    same = _same_pairs(identity, limit // 2, rng)
+    first, second = _pair_of_rank(np.unique(rng.integers(0, every, limit - len(same))))
+    apart = identity[first] != identity[second]
+    return np.concatenate([same[:, 0], first[apart]]), np.concatenate([same[:, 1], second[apart]])
+
+
+def _same_pairs(identity: IntArray, limit: int, rng: np.random.Generator) -> IntArray:
+    """[n, 2]: all pairs of one identity, or a draw of `limit` of them."""
+    members = [np.flatnonzero(identity == label) for label in np.unique(identity)]
+    sizes = np.array([len(positions) for positions in members])
+    ends = np.cumsum(sizes * (sizes - 1) // 2)
+    every = int(ends[-1]) if len(identity) else 0
+    ranks = np.sort(rng.choice(every, limit, replace=False)) if every > limit else np.arange(every)
+    owner = np.searchsorted(ends, ranks, side="right")
+    low, high = _pair_of_rank(ranks - (ends - sizes * (sizes - 1) // 2)[owner])
+    starts = np.cumsum(sizes) - sizes
+    flat = np.concatenate(members) if members else np.empty(0, dtype=np.int64)
+    return np.stack([flat[starts[owner] + low], flat[starts[owner] + high]], axis=1)
 
 
 def _pair_of_rank(rank: IntArray) -> tuple[IntArray, IntArray]:

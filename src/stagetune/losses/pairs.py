@@ -4,22 +4,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stagetune.models.distances import measure
 from stagetune.models.heads import Similarity
 
 
-def pairwise_distances(embeddings: Tensor) -> Tensor:
-    """Euclidean distances [n, n]; the gradient is finite also where two embeddings coincide."""
-    squared = (embeddings[:, None] - embeddings[None, :]).square().sum(dim=2)
-    return squared.clamp_min(1e-12).sqrt()
-
-
-def batch_pairs(embeddings: Tensor, identity: Tensor) -> tuple[Tensor, Tensor]:
+def batch_pairs(embeddings: Tensor, identity: Tensor, distance: str = "euclidean") -> tuple[Tensor, Tensor]:
     """Distance and `is_same` (bool) of each of the n(n-1)/2 pairs of the batch."""
     first, second = torch.triu_indices(len(embeddings), len(embeddings), offset=1, device=embeddings.device)
     # index_select, because the gradient of embeddings[first] adds up in the order in which threads come
     apart = embeddings.index_select(0, first) - embeddings.index_select(0, second)
-    distance = apart.square().sum(dim=1).clamp_min(1e-12).sqrt()
-    return distance, identity[first] == identity[second]
+    return measure(apart, distance), identity[first] == identity[second]
 
 
 class ContrastiveLoss(nn.Module):
@@ -28,12 +22,14 @@ class ContrastiveLoss(nn.Module):
     Hadsell, Chopra, LeCun 2006, eq. 4; here same and different pairs weigh equally, however many there are.
     """
 
-    def __init__(self, margin: float = 1.0) -> None:
+    def __init__(self, margin: float = 1.0, distance: str = "euclidean") -> None:
         super().__init__()
-        self.margin = margin
+        self.margin, self.distance = margin, distance
 
     def forward(self, embeddings: Tensor, identity: Tensor) -> Tensor:
-        distance, is_same = batch_pairs(embeddings, identity)
+        return self.of_pairs(*batch_pairs(embeddings, identity, self.distance))
+
+    def of_pairs(self, distance: Tensor, is_same: Tensor) -> Tensor:
         pull = distance.square()
         push = F.relu(self.margin - distance).square()
         return 0.5 * (_mean(pull, is_same) + _mean(push, ~is_same))
@@ -42,12 +38,15 @@ class ContrastiveLoss(nn.Module):
 class BCELoss(nn.Module):
     """Binary cross-entropy of `is_same` given the distance, through a learnt scale and bias."""
 
-    def __init__(self) -> None:
+    def __init__(self, distance: str = "euclidean") -> None:
         super().__init__()
+        self.distance = distance
         self.similarity = Similarity()
 
     def forward(self, embeddings: Tensor, identity: Tensor) -> Tensor:
-        distance, is_same = batch_pairs(embeddings, identity)
+        return self.of_pairs(*batch_pairs(embeddings, identity, self.distance))
+
+    def of_pairs(self, distance: Tensor, is_same: Tensor) -> Tensor:
         cost = F.binary_cross_entropy_with_logits(self.similarity(distance), is_same.float(), reduction="none")
         return 0.5 * (_mean(cost, is_same) + _mean(cost, ~is_same))
 

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+INVERSE_SOFTPLUS_OF_1 = 0.5413
+
 
 def linear_head(features: int, classes: int) -> nn.Module:
     """[n, features] to logits [n, classes]."""
@@ -16,17 +18,30 @@ def hidden_head(features: int, classes: int, *, hidden: int = 1024, dropout: flo
 
 
 class EmbeddingHead(nn.Module):
-    """[n, features] to embeddings [n, dimensions] of length 1, so that distances lie within 0 and 2."""
+    """[n, features] to embeddings [n, dimensions] of length 1, so that distances lie within 0 and 2.
 
-    def __init__(self, features: int, dimensions: int = 128, *, hidden: int = 512, dropout: float = 0.0) -> None:
+    `is_weighted` stretches each dimension by a learnt positive weight afterwards, for the weighted L1 distance.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        dimensions: int = 128,
+        *,
+        hidden: int = 512,
+        dropout: float = 0.0,
+        is_weighted: bool = False,
+    ) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Linear(features, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, dimensions)
         )
+        self.weight = nn.Parameter(torch.full((dimensions,), INVERSE_SOFTPLUS_OF_1)) if is_weighted else None
 
     def forward(self, features: Tensor) -> Tensor:
         # float32: distances of near neighbours would vanish in half precision
-        return F.normalize(self.layers(features).float(), dim=1)
+        embeddings = F.normalize(self.layers(features).float(), dim=1)
+        return embeddings if self.weight is None else embeddings * F.softplus(self.weight)
 
 
 class Similarity(nn.Module):

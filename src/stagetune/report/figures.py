@@ -107,15 +107,17 @@ def draw_roc(
     false_accept: FloatArray,
     true_accept: FloatArray,
     *,
+    band: tuple[FloatArray, FloatArray, FloatArray],
     auc: float,
     at: tuple[float, float],
     threshold: float,
     path: Path,
 ) -> None:
-    """ROC curve of the test with the operating point of the chosen threshold, `at` (false, true accept rate)."""
+    """ROC curve of the test, its band (rates, low, high) and the operating point `at` (false, true accept rate)."""
     figure = Figure(figsize=(6.0, 5.5), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1)
+    axes.fill_between(*band, color="#2a5fa5", alpha=0.15, linewidth=0, label="95% over identities")
     axes.plot(false_accept, true_accept, color="#2a5fa5", label=f"AUC {auc:.4f}")
     axes.plot(*at, "o", color="#c0392b", label=f"distance up to {threshold:.3f}, chosen in validation")
     axes.set_xlabel("false accept rate (different pairs called same)")

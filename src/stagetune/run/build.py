@@ -19,14 +19,19 @@ from stagetune.cache.features import decode
 from stagetune.cache.key import images_key
 from stagetune.cache.store import Store
 from stagetune.config.recipes import expand
-from stagetune.config.schema import Config, DataConfig, ModelConfig
+from stagetune.config.schema import Config, DataConfig, LossConfig, ModelConfig, TaskConfig
 from stagetune.data.datamodule import StagedData
 from stagetune.data.digits import Digits
 from stagetune.data.glyphs import Glyphs
-from stagetune.data.image_folder import ImageFolder
+from stagetune.data.identity_csv import identity_csv
+from stagetune.data.image_folder import image_folder
+from stagetune.data.pairs_csv import Pairs, pairs_csv
 from stagetune.data.source import Source
-from stagetune.data.splits import Split, check_pairs, make_split
+from stagetune.data.splits import Split, check_explicit_pairs, check_pairs, make_split
 from stagetune.errors import ConfigError, DataError
+from stagetune.evaluation.pairs import evaluation_pairs
+from stagetune.evaluation.roc import RESOLVED
+from stagetune.losses.metric_learning import MetricLearningLoss
 from stagetune.losses.pairs import BCELoss, ContrastiveLoss
 from stagetune.losses.triplet import TripletLoss
 from stagetune.models.backbone import Backbone, build_backbone
@@ -37,6 +42,8 @@ from stagetune.run.checkpoints import AtomicCheckpoints
 from stagetune.run.precision import LIGHTNING
 from stagetune.run.pretrained import cache_folder
 from stagetune.run.targets import build, check_target
+from stagetune.schedule.freezing import describe
+from stagetune.schedule.plan import Plan
 from stagetune.tasks.classification import ClassificationTask
 from stagetune.tasks.siamese import SiameseTask
 from stagetune.tasks.staged_task import StagedTask
@@ -57,23 +64,28 @@ def check_targets(config: Config) -> None:
         raise ConfigError(problems)
 
 
-def build_source(data: DataConfig) -> Source:
+def build_source(data: DataConfig) -> tuple[Source, Pairs | None]:
+    """The images, and the pairs where a table gives them."""
     if data.name == "digits":
-        return Digits()
+        return Digits(), None
     if data.name == "glyphs":
-        return Glyphs(
+        glyphs = Glyphs(
             image_size=data.image_size,
             images_per_identity=data.images_per_identity,
             scripts=data.groups,
             seed=data.seed,
         )
-    assert data.root is not None  # validated
-    return ImageFolder(data.root, on_error=data.on_error)
+        return glyphs, None
+    if data.name == "identity_csv":
+        return identity_csv(str(data.csv), on_error=data.on_error), None
+    if data.name == "pairs":
+        return pairs_csv(str(data.pairs), on_error=data.on_error)
+    return image_folder(str(data.root), identity_depth=data.identity_depth, on_error=data.on_error), None
 
 
 def build_data(config: Config, share: tuple[int, int] = (0, 1)) -> StagedData:
     data, task = config.data, config.task
-    source = build_source(data)
+    source, pairs = build_source(data)
     split = make_split(
         source,
         by=data.split,
@@ -83,8 +95,13 @@ def build_data(config: Config, share: tuple[int, int] = (0, 1)) -> StagedData:
         val_groups=data.val_groups,
         test_groups=data.test_groups,
     )
-    if task.name == "siamese":
+    if pairs is not None:
+        if across := check_explicit_pairs(split, pairs):
+            source.notes.append(f"{across} of {len(pairs.is_same)} pairs lie across two parts and are not used")
+    elif task.name == "siamese":
         check_pairs(source, split)
+    if task.name == "siamese" and task.calibrate == "far":
+        _check_far(task, source, split, pairs)
     return StagedData(
         source,
         split,
@@ -96,7 +113,24 @@ def build_data(config: Config, share: tuple[int, int] = (0, 1)) -> StagedData:
         seed=config.seed,
         share=share,
         views=config.cache.views,
+        chunks=chunks_of(config),
+        pairs=pairs,
     )
+
+
+def _check_far(task: TaskConfig, source: Source, split: Split, pairs: Pairs | None) -> None:
+    """Raise `DataError` where validation has too few different pairs to know the false accept rate that is wanted."""
+    if pairs is None:
+        labels = source.labels[split.val]
+        first, second = evaluation_pairs(labels, task.eval_pairs)
+        different = int((labels[first] != labels[second]).sum())
+    else:
+        different = int((np.isin(pairs.first, split.val) & (pairs.is_same == 0)).sum())
+    if different * task.far < RESOLVED:
+        raise DataError(
+            f"task.calibrate=far: a false accept rate of {task.far:g} needs {round(RESOLVED / task.far):,} different "
+            f"pairs in validation, {different:,} are measured; choose a larger task.far, or give more images"
+        )
 
 
 def build_store(config: Config, say: Callable[[str], None], *, writes: bool) -> Store:
@@ -130,7 +164,7 @@ def write_config(config: Config, run_dir: Path) -> None:
 
 def loader_workers(data: DataConfig) -> int:
     """Processes that decode files: all cores but one, at most 8; none for images that are made in memory."""
-    return min(8, (os.cpu_count() or 1) - 1) if data.name == "image_folder" else 0
+    return min(8, (os.cpu_count() or 1) - 1) if data.name in ("image_folder", "identity_csv", "pairs") else 0
 
 
 def check_unseen(data: StagedData, weights: Weights, split_by: str) -> None:
@@ -160,25 +194,67 @@ def build_network(model: ModelConfig, image_size: int) -> Backbone | OwnBackbone
     return own_backbone(build(model.network)(), model.blocks, image_size)
 
 
-def build_task(config: Config, backbone: Backbone | OwnBackbone, classes: int, card: dict[str, Any]) -> StagedTask:
+def build_task(
+    config: Config, backbone: Backbone | OwnBackbone, classes: int, card: dict[str, Any], pairs: Pairs | None = None
+) -> StagedTask:
     task, loss = config.task, config.loss
-    shared = {"make_optimizer": build(config.optimizer, lr=0.0), "card": card}
+    shared = {"make_optimizer": build(config.optimizer, lr=0.0), "card": card, "chunks": chunks_of(config)}
     if task.name == "siamese":
-        losses: Mapping[str, nn.Module] = {
-            "contrastive": ContrastiveLoss(loss.margin),
-            "triplet": TripletLoss(loss.margin, loss.mining),
-            "bce": BCELoss(),
-        }
         head: nn.Module = EmbeddingHead(
-            backbone.out_features, task.embedding, hidden=task.hidden, dropout=task.dropout
+            backbone.out_features,
+            task.embedding,
+            hidden=task.hidden,
+            dropout=task.dropout,
+            is_weighted=loss.distance == "weighted_l1",
         )
-        return SiameseTask(backbone, head, losses[loss.name], eval_pairs=task.eval_pairs, **shared)
+        siamese_loss = build_siamese_loss(loss, classes, task.embedding)
+        return SiameseTask(
+            backbone,
+            head,
+            siamese_loss,
+            distance=loss.distance,
+            calibration=(task.calibrate, task.far),
+            eval_pairs=task.eval_pairs,
+            pairs=pairs,
+            **shared,
+        )
     if task.head == "linear":
         head = linear_head(backbone.out_features, classes)
     else:
         head = hidden_head(backbone.out_features, classes, hidden=task.hidden, dropout=task.dropout)
     cost = nn.CrossEntropyLoss(label_smoothing=loss.label_smoothing)
     return ClassificationTask(backbone, head, cost, classes=classes, **shared)
+
+
+def chunks_of(config: Config) -> int:
+    """In how many parts a training batch is encoded."""
+    return config.accumulation if config.exact_accumulation else 1
+
+
+def check_exact(plan: Plan, task: StagedTask) -> None:
+    """Raise `ConfigError` if BatchNorm would see a part of a batch where it should see all of it."""
+    norms = {parameter.name for parameter in describe(task).parameters if parameter.norm}
+    training = [stage for stage in plan.stages if norms & set(stage.open)]
+    if task.chunks > 1 and training:
+        names = ", ".join(stage.name for stage in training)
+        settings = " ".join(f"schedule.stages.{stage.index}.batch_norm=frozen" for stage in training)
+        raise ConfigError(
+            [
+                f"exact_accumulation: BatchNorm trains in stage {names} and would normalise each of {task.chunks} "
+                f"parts by itself; freeze it ({settings}), or use accumulation=x{task.chunks}"
+            ]
+        )
+
+
+def build_siamese_loss(loss: LossConfig, identities: int, dimensions: int) -> nn.Module:
+    if loss.name == "contrastive":
+        return ContrastiveLoss(loss.margin, loss.distance)
+    if loss.name == "triplet":
+        return TripletLoss(loss.margin, loss.mining, soft_margin=loss.soft_margin, distance=loss.distance)
+    if loss.name == "bce":
+        return BCELoss(loss.distance)
+    settings = {"temperature": loss.temperature, "margin": loss.margin, "scale": loss.scale}
+    return MetricLearningLoss(loss.name, identities=identities, dimensions=dimensions, **settings)
 
 
 def build_trainer(config: Config, *, precision: str, callbacks: list[Callback], run_dir: Path) -> Trainer:
@@ -190,7 +266,7 @@ def build_trainer(config: Config, *, precision: str, callbacks: list[Callback], 
             **config.trainer,
             max_epochs=-1,  # the schedule's
             precision=LIGHTNING[precision],  # type: ignore[arg-type]
-            accumulate_grad_batches=config.accumulation,
+            accumulate_grad_batches=1 if config.exact_accumulation else config.accumulation,
             callbacks=callbacks,
             logger=loggers or False,
             default_root_dir=run_dir,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
 
 from stagetune.cache.callback import FeatureCaching
 from stagetune.cache.store import Store
@@ -26,6 +26,7 @@ from stagetune.run.build import (
     build_task,
     build_trainer,
     card_of,
+    check_exact,
     check_targets,
     check_unseen,
     decode_once,
@@ -33,6 +34,7 @@ from stagetune.run.build import (
     write_config,
 )
 from stagetune.run.checkpoints import BEST, LAST, BestCheckpoint, LastCheckpoint, read_last
+from stagetune.run.collapse import CollapseGuard
 from stagetune.run.compiled import CompiledStages, check_compiler
 from stagetune.run.environment import environment
 from stagetune.run.leftover import LeftoverBatches
@@ -43,11 +45,13 @@ from stagetune.run.recorder import Recorder
 from stagetune.run.repeatable import SeededBatches
 from stagetune.run.resume import check_same, check_unfinished
 from stagetune.run.screen import Screen, StageLines, quiet_libraries
+from stagetune.run.stage_reports import StageReports, report_of
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.freezing import describe
 from stagetune.schedule.plan import Plan, check_same_plan
 from stagetune.schedule.resolve import make_plan
 from stagetune.schedule.table import count_words, plan_table, plan_text
+from stagetune.tasks.siamese import SiameseTask
 from stagetune.tasks.staged_task import StagedTask
 
 SPLIT_WORDS = {
@@ -169,8 +173,9 @@ class _Run:
             assert last is not None
             card = {**last["stagetune"], "config": asdict(config)}
         result.weights["used"] = card["weights"]
-        task = build_task(config, backbone, len(data.source.classes), card)
+        task = build_task(config, backbone, len(data.source.classes), card, data.pairs)
         plan = make_plan(config.schedule, describe(task))
+        check_exact(plan, task)
         if last and not config.resume_with_new_schedule:
             check_same_plan(last["callbacks"][StagedUnfreezing.__name__]["plan"], plan)
         self.accept()
@@ -202,6 +207,10 @@ class _Run:
         unfreezing = StagedUnfreezing(config.schedule, resume_with_new_schedule=config.resume_with_new_schedule)
         recorder = Recorder(unfreezing, self.run_dir / "metrics.csv" if config.logger.csv and self.writes else None)
         caching = FeatureCaching(unfreezing, data, store, config.cache, self.run_dir / "cache.json")
+        reports = StageReports(unfreezing)
+        watchers: list[Callback] = [reports] if isinstance(task, SiameseTask) else []
+        if watchers and config.task.on_collapse == "stop":
+            watchers.append(CollapseGuard(unfreezing))
         best = BestCheckpoint(self.run_dir / BEST, config.task.monitor)
         trainer = build_trainer(
             config,
@@ -213,6 +222,7 @@ class _Run:
                 SeededBatches(config.seed),
                 LeftoverBatches(),
                 recorder,
+                *watchers,
                 StageLines(self.screen, unfreezing, config.task.monitor),
                 best,
                 LastCheckpoint(self.run_dir / LAST, config.checkpoint, unfreezing, best),
@@ -235,6 +245,8 @@ class _Run:
                 stage["cache"] = caching.of_stage(stage["name"])
                 training = stage["cache"].get("train", {"used": False})
                 stage["cached_depth"] = training["depth"] if training["used"] else 0
+                if stage["name"] in reports.reports:
+                    stage["verification"] = reports.reports[stage["name"]]
             result.peak_memory_mb = max((stage["peak_memory_mb"] for stage in result.stages), default=0.0)
             if best.path.exists():
                 result.best = self._best(best.path, recorder)
@@ -245,7 +257,7 @@ class _Run:
         )
         self._test(trainer, task, data)
         if self.writes:
-            draw_run(task, data, recorder, config.task.monitor, self.run_dir / "figures")
+            draw_run(task, data, recorder, reports.reports, config.task.monitor, self.run_dir / "figures")
 
     def _best(self, path: Path, recorder: Recorder) -> dict[str, Any] | None:
         """The epoch of best.ckpt, read from the checkpoint itself; None if a restart has yet to reach it."""
@@ -269,6 +281,9 @@ class _Run:
         task.load_state_dict(best["state_dict"])
         (measured,) = trainer.test(task, datamodule=data, verbose=False)
         self.result.test = {name: float(value) for name, value in measured.items()}
+        if isinstance(task, SiameseTask) and task.encoded is not None:
+            calibration = self.result.calibration = best["stagetune"]["calibration"]
+            self.result.verification = report_of(task, calibration["threshold"])
         numbers = "  ".join(f"{name.removeprefix('test/')} {value:.4f}" for name, value in self.result.test.items())
         self.screen.line("test", f"{numbers}  ({SPLIT_WORDS[self.config.data.split]})")
 
@@ -294,12 +309,15 @@ class _Run:
         if data.shape:
             batch = f"{data.shape[0]} identities x {data.shape[1]} images"
             result.batch_size = data.shape[0] * data.shape[1]
-            result.effective_batch_size = result.batch_size * config.accumulation * self.share[1]
+            windows = 1 if config.exact_accumulation else config.accumulation
+            result.effective_batch_size = result.batch_size * windows * self.share[1]
         else:
             batch = f"{data.batch_size} images"
         asked = f" (asked: {config.precision})" if config.precision != result.precision else ""
         several = f" in each of {self.share[1]} processes" if self.share[1] > 1 else ""
         gather = f", a step every {config.accumulation} batches" if config.accumulation > 1 else ""
+        if config.exact_accumulation:
+            gather = f", encoded in {config.accumulation} parts"
         text = f"{result.precision}{asked} on {self.device}; batches of {batch}{several}{gather}"
         self.screen.line("training", text)
         self.screen.line("cache", self._cache_words(data))

@@ -17,7 +17,18 @@ from stagetune.report.result import config_hash
 from stagetune.run.screen import Screen
 
 # the settings that decide which weights come out
-DECISIVE = ("seed", "task", "model", "data", "loss", "schedule", "optimizer", "precision", "accumulation")
+DECISIVE = (
+    "seed",
+    "task",
+    "model",
+    "data",
+    "loss",
+    "schedule",
+    "optimizer",
+    "precision",
+    "accumulation",
+    "exact_accumulation",
+)
 Pretrain = Callable[[Config, Path], object]
 
 

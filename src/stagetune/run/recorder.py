@@ -31,6 +31,7 @@ class Recorder(Callback):
         self._tallies: list[dict[str, Any]] = []  # per stage: steps, samples, seconds, ...
         self._rates: list[dict[str, float]] = []  # learning rates at points of each epoch, for the picture
         self._losses: list[Tensor] = []  # of the current epoch, as are those below
+        self._figures: dict[str, list[Tensor]] = {}  # what a task measures of its batches
         self._samples = 0
         self._seconds = 0.0  # before a restart within the epoch
         self._began = self._batches_ended = 0.0
@@ -41,6 +42,7 @@ class Recorder(Callback):
             "tallies": self._tallies,
             "rates": self._rates,
             "losses": torch.stack(self._losses).cpu() if self._losses else torch.empty(0),
+            "figures": {name: torch.stack(values).cpu() for name, values in self._figures.items()},
             "samples": self._samples,
             "seconds": self._seconds + time.monotonic() - self._began,
         }
@@ -49,6 +51,7 @@ class Recorder(Callback):
         self.rows, self._tallies, self._rates = (state_dict[key] for key in ("rows", "tallies", "rates"))
         self._samples, self._seconds = state_dict["samples"], state_dict["seconds"]
         self._losses = list(state_dict["losses"])
+        self._figures = {name: list(values) for name, values in state_dict["figures"].items()}
 
     def stage_records(self) -> list[dict[str, Any]]:
         """The stages begun so far, as result.json lists them."""
@@ -84,10 +87,11 @@ class Recorder(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._losses = [loss.to(pl_module.device) for loss in self._losses]
+        self._figures = {name: [v.to(pl_module.device) for v in values] for name, values in self._figures.items()}
         self._began = time.monotonic()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._losses, self._samples, self._seconds = [], 0, 0.0
+        self._losses, self._figures, self._samples, self._seconds = [], {}, 0, 0.0
         self._began = time.monotonic()
         if trainer.current_epoch == self.unfreezing.began[-1][0]:
             reset_peak_memory(pl_module.device)
@@ -103,6 +107,8 @@ class Recorder(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         self._losses.append(outputs["loss"].detach())
+        for name, value in getattr(pl_module, "batch_figures", {}).items():
+            self._figures.setdefault(name, []).append(value)
         self._samples += len(batch.target) * trainer.world_size
         every = 1 if pl_module.device.type == "cpu" else LOSS_CHECK_BATCHES
         if len(self._losses) % every == 0:
@@ -115,9 +121,12 @@ class Recorder(Callback):
         loss = torch.stack(self._losses).mean()
         # those of the last batch: the scheduler has already stepped on
         rates = {f"lr/{name}": rate for name, rate in self._rates[-1].items() if name != "epoch"}
-        pl_module.log_dict({"train/loss": loss, **rates})
+        figures = {f"train/{name}": float(torch.stack(values).nanmean()) for name, values in self._figures.items()}
+        for name, values in self._figures.items():
+            figures[f"train/batches_without_{name}"] = float(torch.stack(values).isnan().sum())
+        pl_module.log_dict({"train/loss": loss, **figures, **rates})
         val = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-        measured = {"train/loss": float(loss), **dict(sorted(val.items()))}
+        measured = {"train/loss": float(loss), **figures, **dict(sorted(val.items()))}
         self.rows.append({"epoch": epoch, "stage": stage.name, "step": trainer.global_step, **measured, **rates})
         if self.metrics_file:
             write_metrics(self.rows, self.metrics_file)

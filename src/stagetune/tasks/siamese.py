@@ -1,46 +1,98 @@
 """Same identity or not: each image is encoded once, pairs are formed from the encodings."""
 
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from stagetune.data.datamodule import Batch
+from stagetune.data.gather import gather_rows
+from stagetune.data.pairs_csv import Pairs
+from stagetune.evaluation.calibration import Calibration, calibrate
 from stagetune.evaluation.pairs import evaluation_pairs
-from stagetune.evaluation.verification import Verification, accuracy_at, verify
+from stagetune.evaluation.roc import Roc
+from stagetune.losses.pairs import BCELoss, ContrastiveLoss
+from stagetune.losses.triplet import TripletLoss
+from stagetune.models.distances import measure
 from stagetune.tasks.staged_task import StagedTask
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """All images of a part, and the pairs of them that are measured in each epoch, or that a table gives."""
+
+    embeddings: Tensor  # [n, d]
+    identity: Tensor  # [n]
+    index: Tensor  # [n], in the source
+    pairs: tuple[Tensor, Tensor, Tensor]  # positions of both images, is_same
+    is_given: bool  # by a table: there are no other pairs
+
+
+def given_pairs(pairs: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Those of `pairs` [3, m] of which both images are in a batch of `index` [n]: positions in it, and is_same."""
+    where = torch.full((int(pairs[:2].max()) + 1 if pairs.numel() else 1,), -1, device=index.device)
+    known = index < len(where)
+    where[index[known]] = torch.arange(len(index), device=index.device)[known]
+    first, second = where[pairs[0]], where[pairs[1]]
+    inside = (first >= 0) & (second >= 0)
+    return first[inside], second[inside], pairs[2][inside]
+
+
 class SiameseTask(StagedTask):
-    """Embeddings under a pair or triplet loss; validation and test verify fixed pairs of images.
+    """Embeddings under a pair or triplet loss; validation and test verify fixed pairs of images, or given ones.
 
     The distance up to which a pair is called `same` is fitted in validation, kept in the checkpoint, and used
-    unchanged in the test.
+    unchanged in the test. `calibration` says how: the kind, and for kind `far` the false accept rate wanted.
     """
 
     threshold: Tensor
+    pairs: Tensor | None  # [3, pairs]: indices of two images in the source, and is_same, where a table gives them
 
-    def __init__(self, *args: Any, eval_pairs: int = 100_000, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        distance: str = "euclidean",
+        calibration: tuple[str, float] = ("accuracy", 0.01),
+        eval_pairs: int = 100_000,
+        pairs: Pairs | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.eval_pairs = eval_pairs
+        self.distance, self.eval_pairs, self._calibrate = distance, eval_pairs, calibration
         self.register_buffer("threshold", torch.tensor(0.0, dtype=torch.float64))
-        self.verification: Verification | None = None  # the latest, for the picture of its ROC curve
-        self._encoded: list[tuple[Tensor, Tensor]] = []
+        self.calibration: Calibration | None = None  # the latest, as are the curve and the embeddings
+        self.roc: Roc | None = None
+        self.encoded: Encoded | None = None
+        given = None if pairs is None else np.stack([pairs.first, pairs.second, pairs.is_same])
+        self.register_buffer("pairs", None if given is None else torch.from_numpy(given), persistent=False)
+        self._encoded: list[tuple[Tensor, Tensor, Tensor]] = []
         self._losses: list[Tensor] = []
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        cost = self._cost(*self.run(batch), gather_rows(self, batch.index))
+        if isinstance(self.loss, TripletLoss) and self.loss.active is not None:
+            self.batch_figures = {"active_triplets": self.loss.active}
+        return cost
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._encode(batch)
 
     def on_validation_epoch_end(self) -> None:
-        loss, distance, is_same = self._drain()
-        measured = self.verification = verify(distance, is_same)
-        self.threshold.fill_(measured.threshold)
+        loss, roc, spread = self._measured()
+        kind, far = self._calibrate
+        self.calibration = calibrate(roc, kind, far=far)
+        self.threshold.fill_(self.calibration.threshold)
         self.log_dict(
             {
                 "val/loss": loss,
-                "val/auc": measured.auc,
-                "val/eer": measured.eer,
-                "val/accuracy": measured.accuracy,
+                "val/auc": roc.auc,
+                "val/eer": roc.eer,
+                "val/accuracy": roc.accuracy_at(self.calibration.threshold),
+                "val/same_distance": _mean(roc.distance, roc.same),
+                "val/different_distance": _mean(roc.distance, roc.different),
+                "val/spread": spread,
             }
         )
 
@@ -48,25 +100,49 @@ class SiameseTask(StagedTask):
         self._encode(batch)
 
     def on_test_epoch_end(self) -> None:
-        loss, distance, is_same = self._drain()
-        measured = self.verification = verify(distance, is_same)
-        accuracy = accuracy_at(self.threshold.item(), distance, is_same)
-        self.log_dict(
-            {"test/loss": loss, "test/auc": measured.auc, "test/eer": measured.eer, "test/accuracy": accuracy}
-        )
+        loss, roc, _ = self._measured()
+        accuracy = roc.accuracy_at(self.threshold.item())
+        self.log_dict({"test/loss": loss, "test/auc": roc.auc, "test/eer": roc.eer, "test/accuracy": accuracy})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.calibration is not None:
+            checkpoint["stagetune"] = {**checkpoint["stagetune"], "calibration": asdict(self.calibration)}
 
     def _encode(self, batch: Batch) -> None:
-        embeddings, target = self.run(batch)
-        self._losses.append(self.loss(embeddings, target) * len(target))
-        self._encoded.append((embeddings.cpu(), target.cpu()))
+        (embeddings, target), index = self.run(batch), gather_rows(self, batch.index)
+        self._losses.append(self._cost(embeddings, target, index) * len(target))
+        self._encoded.append((embeddings.cpu(), target.cpu(), index.cpu()))
 
-    def _drain(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean loss, and distance and `is_same` of the fixed pairs of all images encoded since the last call."""
-        embeddings = torch.cat([encoded for encoded, _ in self._encoded])
-        identity = torch.cat([target for _, target in self._encoded])
+    def _cost(self, embeddings: Tensor, identity: Tensor, index: Tensor) -> Tensor:
+        """The loss of all pairs of a batch, or of those that the table gives."""
+        if self.pairs is None:
+            cost: Tensor = self.loss(embeddings, identity)
+            return cost
+        first, second, is_same = given_pairs(self.pairs, index)
+        apart = embeddings.index_select(0, first) - embeddings.index_select(0, second)
+        assert isinstance(self.loss, ContrastiveLoss | BCELoss)  # validated
+        return self.loss.of_pairs(measure(apart, self.distance), is_same.bool())
+
+    def _measured(self) -> tuple[Tensor, Roc, Tensor]:
+        """Mean loss, the curve of fixed pairs, and the spread of all images encoded since the last call."""
+        embeddings, identity, index = (torch.cat(parts) for parts in zip(*self._encoded, strict=True))
+        embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
         loss = torch.stack(self._losses).sum() / len(identity)
         self._encoded.clear()
         self._losses.clear()
-        first, second = map(torch.from_numpy, evaluation_pairs(identity.numpy(), self.eval_pairs))
-        distance = torch.linalg.vector_norm(embeddings[first] - embeddings[second], dim=1)
-        return loss, distance, identity[first] == identity[second]
+        if self.pairs is None:
+            first, second = map(torch.from_numpy, evaluation_pairs(identity.numpy(), self.eval_pairs))
+            is_same = identity[first] == identity[second]
+        else:
+            first, second, is_same = given_pairs(self.pairs.cpu(), index)
+        self.encoded = Encoded(embeddings, identity, index, (first, second, is_same), self.pairs is not None)
+        apart = measure(embeddings[first] - embeddings[second], self.distance)
+        self.roc = Roc.of_pairs(apart.numpy(), is_same.numpy())
+        # 0 where all embeddings coincide, 1 where they point everywhere alike
+        spread = (embeddings - embeddings.mean(dim=0)).square().sum() / embeddings.square().sum()
+        return loss, self.roc, spread
+
+
+def _mean(distance: Any, counts: Any) -> float:
+    return float((distance * counts).sum() / max(counts.sum(), 1))

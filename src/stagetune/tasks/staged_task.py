@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.checkpoint import checkpoint
 
 from stagetune.data.datamodule import Batch
 from stagetune.data.gather import gather_rows
@@ -16,7 +18,10 @@ MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
 
 
 class StagedTask(LightningModule):
-    """A backbone under a head. `card` goes into every checkpoint: plain data that says how to rebuild it."""
+    """A backbone under a head. `card` goes into every checkpoint: plain data that says how to rebuild it.
+
+    A training batch is encoded in `chunks` parts.
+    """
 
     def __init__(
         self,
@@ -26,12 +31,15 @@ class StagedTask(LightningModule):
         *,
         make_optimizer: MakeOptimizer,
         card: dict[str, Any] | None = None,
+        chunks: int = 1,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
         self.loss = loss
         self.card = card or {}
+        self.batch_figures: dict[str, Tensor] = {}  # of the latest training batch; NaN where it has none
+        self.chunks = chunks
         self._make_optimizer = make_optimizer
 
     def forward(self, inputs: Tensor, depth: int = 0) -> Tensor:
@@ -44,11 +52,21 @@ class StagedTask(LightningModule):
 
         So every process has the loss of the whole, with pairs across processes, and metrics count each image once.
         """
-        return gather_rows(self, self(batch.inputs, batch.depth)), gather_rows(self, batch.target)
+        return gather_rows(self, self._outputs(batch)), gather_rows(self, batch.target)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         cost: Tensor = self.loss(*self.run(batch))
         return cost
+
+    def _outputs(self, batch: Batch) -> Tensor:
+        """The head's outputs; in training those of `chunks` parts, of which backward computes one at a time again.
+
+        So one loss over a large batch takes the memory of a part (Gao et al. 2021, section 3.2: gradient cache).
+        """
+        if self.chunks == 1 or not self.training:
+            return self(batch.inputs, batch.depth)  # type: ignore[no-any-return]
+        parts = batch.inputs.tensor_split(self.chunks)
+        return torch.cat([checkpoint(self, part, batch.depth, use_reentrant=False) for part in parts if len(part)])
 
     def configure_optimizers(self) -> Optimizer:
         # StagedUnfreezing divides them into the plan's groups

@@ -1,0 +1,120 @@
+"""Omniglot's official one-shot runs: runNN/{class_labels.txt, training/class01..20.png, test/item01..20.png}.
+
+Lake, Salakhutdinov, Tenenbaum 2015: each test image is given the class of the nearest training image of its run, each
+by itself; a run's error is the share that is wrong.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from scipy.spatial.distance import cdist
+
+from stagetune.errors import DataError
+from stagetune.evaluation.oneshot import scores
+from stagetune.evaluation.pairs import IntArray
+from stagetune.evaluation.roc import BoolArray, FloatArray
+
+Distances = Callable[
+    [Sequence[Path], Sequence[Path]], FloatArray
+]  # of test images and training images, [test, training]
+DRAWS = 10_000
+
+
+@dataclass(frozen=True)
+class Run:
+    """The images of a run, and for each test image the position of its training image."""
+
+    name: str
+    training: list[Path]
+    test: list[Path]
+    truth: IntArray
+
+
+def read_runs(folder: str | Path) -> list[Run]:
+    """All runs of a folder. Raises `DataError` for what is missing, with the file and line."""
+    root = Path(folder).expanduser()
+    runs = [_read_run(root, path) for path in sorted(root.glob("run*/class_labels.txt"))]
+    if not runs:
+        raise DataError(f"{folder}: holds no runs; expected run01/class_labels.txt, run01/training/ and run01/test/")
+    return runs
+
+
+def _read_run(root: Path, labels: Path) -> Run:
+    pairs = []
+    for line, text in enumerate(labels.read_text().splitlines(), start=1):
+        words = text.split()
+        if not words:
+            continue
+        files = [root / word for word in words]
+        if len(files) != 2 or not all(file.is_file() for file in files):
+            gone = ", ".join(str(file) for file in files if not file.is_file()) or "two files are needed"
+            raise DataError(f"{labels}: line {line}: expected a test image and its training image ({gone})")
+        pairs.append(files)
+    if len(pairs) < 2:
+        raise DataError(f"{labels}: has fewer than two lines")
+    training = sorted({file for _, file in pairs})
+    return Run(
+        labels.parent.name,
+        training,
+        [file for file, _ in pairs],
+        np.array([training.index(file) for _, file in pairs], dtype=np.int64),
+    )
+
+
+def errors(runs: Sequence[Run], distances: Distances) -> dict[str, float]:
+    """The error of each run, by its name."""
+    return {run.name: 1 - float(scores(distances(run.test, run.training), run.truth).mean()) for run in runs}
+
+
+def mean_and_interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float, float]:
+    """Mean over runs, and a 95% interval by drawing runs anew."""
+    rng = np.random.default_rng([seed, 8])
+    found = np.asarray(values)
+    means = found[rng.integers(0, len(found), (DRAWS, len(found)))].mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(found.mean()), float(low), float(high)
+
+
+def on_white(path: Path) -> npt.NDArray[np.uint8]:
+    """A drawing as dark ink on light paper, gray [height, width], in whichever polarity, and mode, it is stored.
+
+    Paper is what most pixels are. Raises `DataError` for an empty sheet.
+    """
+    with Image.open(path) as image:
+        gray = np.array(image.convert("L"))
+    if gray.min() == gray.max():
+        raise DataError(f"{path}: is an empty sheet")
+    return gray if (gray < _middle(gray)).mean() <= 0.5 else 255 - gray
+
+
+def ink(path: Path) -> BoolArray:
+    """Where the drawing is, [height, width]."""
+    gray = on_white(path)
+    return np.asarray(gray < _middle(gray))
+
+
+def _middle(gray: npt.NDArray[np.uint8]) -> float:
+    return (float(gray.min()) + float(gray.max())) / 2
+
+
+def hausdorff(test: Sequence[Path], training: Sequence[Path]) -> FloatArray:
+    """The modified Hausdorff distance (Dubuisson, Jain 1994) of centred ink, without any training.
+
+    The mean distance from a point to the nearest of the other drawing, in both directions, the larger of the two.
+    """
+    shown, asked = [_centred(path) for path in training], [_centred(path) for path in test]
+    found = np.empty((len(asked), len(shown)))
+    for i, one in enumerate(asked):
+        for j, other in enumerate(shown):
+            apart = cdist(one, other)
+            found[i, j] = max(apart.min(axis=1).mean(), apart.min(axis=0).mean())
+    return found
+
+
+def _centred(path: Path) -> FloatArray:
+    points = np.argwhere(ink(path)).astype(np.float64)
+    return np.asarray(points - points.mean(axis=0), dtype=np.float64)

@@ -1,0 +1,108 @@
+"""What a siamese run leaves: reports with intervals, a calibration that never sees the test, guards, pictures."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from stagetune.config.schema import Config
+from stagetune.errors import DataError, TrainingError
+from stagetune.models.heads import EmbeddingHead
+from stagetune.report.result import read_result
+from stagetune.run import run_experiment
+from stagetune.run.build import build_data
+from stagetune.run.restore import load_task
+from stagetune.tasks.siamese import SiameseTask
+
+SIAMESE = "+experiment=siamese_staged"
+
+
+def test_every_stage_and_the_test_have_a_report_with_intervals(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    run_experiment(tiny(SIAMESE, "loss=triplet", stages=2), tmp_path / "run")
+    result = read_result(tmp_path / "run")
+    for found in (*(stage["verification"] for stage in result.stages), result.verification):
+        for name in ("auc", "eer", "accuracy", "tar_at_far_0.1", "tar_at_far_0.001"):
+            assert 0 <= found[name]["low"] <= found[name]["value"] <= found[name]["high"] <= 1, name
+        assert "unresolvable" in found["tar_at_far_0.0001"]
+        assert found["pairs"]["same"] + found["pairs"]["different"] == 359 * 358 // 2
+        assert found["retrieval"]["queries"] == 359
+    assert result.verification["threshold"] == result.calibration["threshold"]
+    for name in ("curves", "learning_rates", "roc", "det", "distances", "embeddings", "hardest", "stages"):
+        assert (tmp_path / "run" / "figures" / f"{name}.png").stat().st_size > 5000, name
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        rows = [{k: float(v) for k, v in row.items() if k != "stage"} for row in csv.DictReader(file)]
+    for row in rows:
+        assert row["train/batches_without_active_triplets"] == 0
+        assert 0 <= row["train/active_triplets"] <= 1
+        assert row["val/same_distance"] < row["val/different_distance"]
+        assert 0 < row["val/spread"] <= 1
+
+
+@pytest.mark.slow
+def test_the_calibration_is_of_validation_alone_and_is_used_unchanged(
+    tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the test's labels permuted the threshold stays what it was, to the last bit."""
+    config = tiny(SIAMESE, "task.calibrate=far", "task.far=0.05", stages=1)
+    first = run_experiment(config, tmp_path / "first")
+    honest = SiameseTask.test_step
+
+    def wrong(self: SiameseTask, batch: object, batch_idx: int) -> None:
+        batch.target = batch.target.roll(1)  # type: ignore[attr-defined]
+        honest(self, batch, batch_idx)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SiameseTask, "test_step", wrong)
+    second = run_experiment(config, tmp_path / "second")
+    assert first.calibration == second.calibration
+    assert first.test != second.test
+    assert first.calibration["kind"] == "far"
+    assert first.calibration["far"] <= 0.05
+    task, _, card = load_task(tmp_path / "first" / "checkpoints" / "best.ckpt")
+    assert isinstance(task, SiameseTask)
+    assert task.threshold.item() == first.calibration["threshold"] == card["calibration"]["threshold"]
+
+
+def test_a_rate_that_validation_cannot_know_is_refused_before_anything_is_trained(
+    tiny: Callable[..., Config],
+) -> None:
+    config = tiny(SIAMESE, "task.calibrate=far", "task.far=0.001")
+    with pytest.raises(DataError) as caught:
+        build_data(config)
+    assert str(caught.value) == (
+        "task.calibrate=far: a false accept rate of 0.001 needs 10,000 different pairs in validation, 6,266 are "
+        "measured; choose a larger task.far, or give more images"
+    )
+
+
+@pytest.mark.slow
+def test_a_collapse_is_named_and_stops_the_run(
+    tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = EmbeddingHead.forward
+    monkeypatch.setattr(EmbeddingHead, "forward", lambda self, x: 0 * honest(self, x) + torch.ones(128) / 128**0.5)
+    with pytest.raises(TrainingError, match=r"have collapsed into one point in stage head, epoch 1: val/spread is "):
+        run_experiment(tiny(SIAMESE), tmp_path / "run")
+    result = run_experiment(tiny(SIAMESE, "task.on_collapse=go_on", stages=1), tmp_path / "other")
+    assert result.test["test/auc"] == 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("distance", ["squared", "cosine", "weighted_l1"])
+def test_the_distance_of_the_loss_is_that_of_the_evaluation(
+    distance: str, tiny: Callable[..., Config], tmp_path: Path
+) -> None:
+    run_experiment(tiny(SIAMESE, "loss=bce", f"loss.distance={distance}", stages=1), tmp_path / "run")
+    result = read_result(tmp_path / "run")
+    assert result.verification["auc"]["value"] == pytest.approx(result.test["test/auc"], abs=0.02)
+    task, _, _ = load_task(tmp_path / "run" / "checkpoints" / "best.ckpt")
+    assert isinstance(task, SiameseTask)
+    assert task.distance == distance
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["supcon", "nt_xent", "multi_similarity", "arcface", "proxy_anchor"])
+def test_the_losses_of_pytorch_metric_learning_train(loss: str, tiny: Callable[..., Config], tmp_path: Path) -> None:
+    result = run_experiment(tiny(SIAMESE, f"loss={loss}", "task.images_per_identity=4", stages=1), tmp_path / "run")
+    assert result.status == "completed"
