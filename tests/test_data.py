@@ -13,7 +13,7 @@ from stagetune.data.datamodule import StagedData
 from stagetune.data.digits import Digits
 from stagetune.data.image_files import read_image
 from stagetune.data.image_folder import image_folder
-from stagetune.data.samplers import batch_shape, identity_batches, shuffled_batches
+from stagetune.data.samplers import batch_shape, grouped_batches, identity_batches, shuffled_batches
 from stagetune.data.splits import check_pairs, make_split
 from stagetune.data.transforms import augment, prepare
 from stagetune.errors import DataError
@@ -266,3 +266,21 @@ def test_a_file_that_changed_between_two_runs_is_read_again(folder: Path) -> Non
     Image.new("RGB", (24, 20), "white").save(sorted(folder.rglob("*.png"))[0])
     after = image_folder(folder).contents
     assert [a != b for a, b in zip(before, after, strict=True)].count(True) == 1
+
+
+@given(st.integers(2, 4), st.integers(2, 3), st.integers(1, 2), st.integers(0, 3))
+def test_a_batch_by_group_has_identities_of_one_group_alone(
+    identities: int, images: int, processes: int, epoch: int
+) -> None:
+    labels = np.repeat(np.arange(30), 4)
+    groups = labels // 10
+    seen: set[int] = set()
+    for process in range(processes):
+        share = (process, processes)
+        found = grouped_batches(labels, groups, identities, images, seed=0, epoch=epoch, share=share)
+        assert found == grouped_batches(labels, groups, identities, images, seed=0, epoch=epoch, share=share)
+        for batch in found:
+            assert len(set(groups[batch])) == 1
+            assert len(set(labels[batch])) == identities
+        seen |= {position for batch in found for position in batch}
+    assert seen == set(range(120))

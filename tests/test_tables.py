@@ -114,10 +114,10 @@ def pairs_table() -> str:
     for color, split in (("red", "train"), ("blue", "val"), ("green", "test")):
         for i in range(10):
             if i % 5 < 4:
-                lines.append(f"{color}/{i}.png,{color}/{i + 1}.png,1,{split}")
+                lines.append(f"{color}/{i}.png,{color}/{i + 1}.png,1,{split},{i % 3}")
             if i < 5:
-                lines.append(f"{color}/{i}.png,{color}/{i + 5}.png,0,{split}")
-    return "a,b,is_same,split\n" + "\n".join(lines) + "\n"
+                lines.append(f"{color}/{i}.png,{color}/{i + 5}.png,0,{split},{i % 3}")
+    return "a,b,is_same,split,fold\n" + "\n".join(lines) + "\n"
 
 
 def test_images_that_same_pairs_join_are_one_identity(folder: Path) -> None:
@@ -146,9 +146,9 @@ def test_each_pair_comes_once_in_some_batch_of_the_size_with_both_kinds_mixed(
 
 
 def test_given_pairs_are_found_by_the_images_of_a_batch() -> None:
-    pairs = torch.tensor([[0, 3, 7], [3, 9, 8], [1, 0, 1]])
-    first, second, is_same = given_pairs(pairs, torch.tensor([9, 3, 0, 8, 50]))
-    assert (first.tolist(), second.tolist(), is_same.tolist()) == ([2, 1], [1, 0], [1, 0])
+    pairs = torch.tensor([[0, 3, 7], [3, 9, 8], [1, 0, 1], [4, 5, 6]])
+    found = [part.tolist() for part in given_pairs(pairs, torch.tensor([9, 3, 0, 8, 50]))]
+    assert found == [[2, 1], [1, 0], [1, 0], [4, 5]]
 
 
 @pytest.mark.slow
@@ -162,6 +162,7 @@ def test_a_run_learns_from_given_pairs_alone(folder: Path, tiny: Callable[..., C
     result = read_result(tmp_path / "run")
     assert result.verification["pairs"] == {"same": 8, "different": 5}
     assert "retrieval" not in result.verification
+    assert result.verification["folds"]["folds"] == 3
     assert 2 <= result.stages[0]["steps"] <= 4  # 13 pairs of ten images, up to eight in a batch
 
 
@@ -170,6 +171,6 @@ def test_pairs_across_two_parts_are_left_out_and_a_part_without_both_kinds_is_re
     first = np.array([0, 2, 4, 6, 8, 10, 1])
     second = np.array([1, 3, 5, 7, 9, 11, 11])
     is_same = np.array([1, 0, 1, 0, 1, 0, 0])
-    assert check_explicit_pairs(split, Pairs(first, second, is_same, ())) == 1
+    assert check_explicit_pairs(split, Pairs(first, second, is_same, 0 * is_same)) == 1
     with pytest.raises(DataError, match="the test split has 2 same and 0 different pairs, but needs both"):
-        check_explicit_pairs(split, Pairs(first, second, np.array([1, 0, 1, 0, 1, 1, 0]), ()))
+        check_explicit_pairs(split, Pairs(first, second, np.array([1, 0, 1, 0, 1, 1, 0]), 0 * is_same))

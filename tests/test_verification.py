@@ -14,7 +14,7 @@ from stagetune.evaluation.calibration import calibrate
 from stagetune.evaluation.oneshot import drawer_episodes, episodes, scores
 from stagetune.evaluation.retrieval import retrieval
 from stagetune.evaluation.roc import Roc
-from stagetune.evaluation.verification import all_pairs, bootstrap, report
+from stagetune.evaluation.verification import accuracy_over_folds, all_pairs, bootstrap, report
 
 
 def planted(seed: int, count: int = 400, gap: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -185,3 +185,20 @@ def test_every_ordered_pair_of_drawers_is_an_episode() -> None:
 def test_one_shot_judges_each_query_by_itself_and_a_tie_is_a_guess() -> None:
     distance = np.array([[1.0, 2.0, 3.0], [1.0, 1.0, 3.0], [0.0, 5.0, 5.0]])
     assert scores(distance, np.array([0, 1, 2])).tolist() == [1.0, 0.5, 0.0]
+
+
+def test_accuracy_over_folds_never_fits_a_threshold_on_the_fold_that_it_measures() -> None:
+    distance, is_same = planted(0, count=600)
+    fold = np.arange(600) % 10
+    accuracies = []
+    for held_out in range(10):
+        inside = fold == held_out
+        candidates = [0.0, *distance[~inside]]
+        best = max(candidates, key=lambda t: balanced_accuracy_score(is_same[~inside], distance[~inside] <= t))
+        above = distance[~inside][distance[~inside] > best].min()
+        accuracies.append(((distance[inside] <= (best + above) / 2) == is_same[inside]).mean())
+    found = accuracy_over_folds(distance, is_same, fold)
+    assert found["accuracy"] == pytest.approx(np.mean(accuracies), abs=1e-9)
+    assert found["standard_error"] == pytest.approx(np.std(accuracies, ddof=1) / 10**0.5, abs=1e-9)
+    planted_apart = np.where(fold == 3, distance + 100, distance)  # of which only other folds can know nothing
+    assert accuracy_over_folds(planted_apart, is_same, fold)["accuracy"] < found["accuracy"]

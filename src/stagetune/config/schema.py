@@ -65,6 +65,7 @@ class TaskConfig:
     dropout: float = number(0.0, 0, 0.99)
     embedding: int = number(128, 1)
     images_per_identity: int = number(4, 2)
+    batches: str = choice("identities", "by_group", "uniform")
     eval_pairs: int = number(100_000, 100)
     calibrate: str = choice("accuracy", "eer", "far")
     far: float = number(0.01, 1e-6, 0.5)

@@ -17,6 +17,7 @@ from stagetune.data.samplers import (
     Key,
     Share,
     batch_shape,
+    grouped_batches,
     identity_batches,
     pair_batches,
     shuffled_batches,
@@ -114,7 +115,8 @@ class StagedLoader:
 class StagedData(LightningDataModule):
     """Loaders over a source and its split; `images_per_identity` set means batches of identities x images.
 
-    With `pairs` a training batch has the images of some of them. It is `chunks` times as large as `batch_size`.
+    `by_group` means of one group each. With `pairs` a training batch has the images of some of them. It is `chunks`
+    times as large as `batch_size`.
     """
 
     def __init__(
@@ -132,6 +134,7 @@ class StagedData(LightningDataModule):
         views: int = 0,
         chunks: int = 1,
         pairs: Pairs | None = None,
+        by_group: bool = False,
     ) -> None:
         super().__init__()
         smallest, processes = min(map(len, split.parts().values())), share[1]
@@ -155,10 +158,19 @@ class StagedData(LightningDataModule):
         self.served: dict[str, Serve] = {}  # parts whose batches come from the feature cache
         self.shape: tuple[int, int] | None = None
         self.pairs = pairs
+        self._groups: IntArray | None = None  # of each training image, where a batch is of one group
         if pairs is None and images_per_identity is not None:
-            identities = len(np.unique(source.labels[split.train]))
-            if processes > 1 and identities < 2 * processes:
-                raise DataError(f"{identities} identities are too few for {processes} processes, each needs two")
+            labels = source.labels[split.train]
+            identities = len(np.unique(labels))
+            if by_group:
+                if source.groups is None:
+                    raise DataError(f"task.batches=by_group: {source.name} has no groups; use batches=identities")
+                self._groups = np.unique(source.groups, return_inverse=True)[1][labels]
+                sizes = [len(np.unique(labels[self._groups == group])) for group in np.unique(self._groups)]
+                identities = min(sizes)
+            if identities < 2 * processes:
+                some = "in a group " if by_group else ""
+                raise DataError(f"{identities} identities {some}are too few: each of {processes} processes needs two")
             self.shape = batch_shape(identities, self.train_batch_size, images_per_identity, processes)
 
     def train_batches(self, epoch: int) -> list[list[int]]:
@@ -169,7 +181,10 @@ class StagedData(LightningDataModule):
             return pair_batches(first, second, is_same, self.train_batch_size, **order, share=self.share)
         if self.shape is None:
             return shuffled_batches(len(self.split.train), self.train_batch_size, **order, share=self.share)
-        return identity_batches(self.source.labels[self.split.train], *self.shape, **order, share=self.share)
+        labels = self.source.labels[self.split.train]
+        if self._groups is not None:
+            return grouped_batches(labels, self._groups, *self.shape, **order, share=self.share)
+        return identity_batches(labels, *self.shape, **order, share=self.share)
 
     def train_dataloader(self) -> StagedLoader:
         epoch, done = self._position()

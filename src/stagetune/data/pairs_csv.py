@@ -19,7 +19,7 @@ class Pairs:
     first: IntArray
     second: IntArray
     is_same: IntArray  # 1 or 0
-    fold: tuple[str, ...]  # empty where the table has none
+    fold: IntArray  # counted from 0; -1 where the table has none
 
 
 @dataclass
@@ -76,7 +76,8 @@ def pairs_csv(path: str | Path, *, on_error: str = "raise") -> tuple[ImageFiles,
         for side in ([line.a for line in whole], [line.b for line in whole])
     )
     is_same = np.array([int(line.is_same) for line in whole], dtype=np.int64)
-    fold = tuple(line.fold for line in whole) if all(line.fold for line in whole) else ()
+    names_of_folds = sorted({line.fold for line in whole})
+    fold = np.array([names_of_folds.index(line.fold) if line.fold else -1 for line in whole], dtype=np.int64)
     return source, Pairs(one, other, is_same, fold)
 
 

@@ -97,6 +97,22 @@ def identity_batches(
     return [batches[i] for i in rng.permutation(len(batches)).tolist()]
 
 
+def grouped_batches(
+    labels: IntArray, groups: IntArray, identities: int, images: int, *, seed: int, epoch: int, share: Share = (0, 1)
+) -> Batches:
+    """The batches of `identity_batches`, each of identities of one group: those that are hard to tell apart.
+
+    `groups` has the group of each image; every one of them needs two identities for each process.
+    """
+    batches: Batches = []
+    for number, group in enumerate(np.unique(groups).tolist()):
+        members = np.flatnonzero(groups == group)
+        order = {"seed": seed + 1000 * number, "epoch": epoch}
+        found = identity_batches(labels[members], identities, images, **order, share=share)
+        batches += [members[batch].tolist() for batch in found]
+    return [batches[i] for i in np.random.default_rng([seed, epoch, 11]).permutation(len(batches)).tolist()]
+
+
 def pair_batches(
     first: IntArray,
     second: IntArray,

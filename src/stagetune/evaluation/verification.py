@@ -89,6 +89,17 @@ def report(
     return content
 
 
+def accuracy_over_folds(distance: FloatArray, is_same: IntArray, fold: IntArray) -> dict[str, float]:
+    """Accuracy of each fold at the best threshold of all others: mean and standard error (Huang et al. 2007, LFW)."""
+    found = []
+    for held_out in np.unique(fold):
+        inside = fold == held_out
+        threshold = Roc.of_pairs(distance[~inside], is_same[~inside]).threshold_of_best_accuracy()
+        found.append(float(((distance[inside] <= threshold) == is_same[inside].astype(bool)).mean()))
+    error = float(np.std(found, ddof=1) / np.sqrt(len(found))) if len(found) > 1 else float("nan")
+    return {"accuracy": float(np.mean(found)), "standard_error": error, "folds": len(found)}
+
+
 def bootstrap(
     distance: FloatArray,
     first: IntArray,

@@ -100,6 +100,7 @@ def build_data(config: Config, share: tuple[int, int] = (0, 1)) -> StagedData:
             source.notes.append(f"{across} of {len(pairs.is_same)} pairs lie across two parts and are not used")
     elif task.name == "siamese":
         check_pairs(source, split)
+    is_uniform = task.name == "classifier" or task.batches == "uniform"
     if task.name == "siamese" and task.calibrate == "far":
         _check_far(task, source, split, pairs)
     return StagedData(
@@ -108,7 +109,8 @@ def build_data(config: Config, share: tuple[int, int] = (0, 1)) -> StagedData:
         image_size=data.image_size,
         batch_size=data.batch_size,
         augment=data.augment,
-        images_per_identity=task.images_per_identity if task.name == "siamese" else None,
+        images_per_identity=None if is_uniform else task.images_per_identity,
+        by_group=task.batches == "by_group",
         num_workers=loader_workers(data) if data.num_workers is None else data.num_workers,
         seed=config.seed,
         share=share,

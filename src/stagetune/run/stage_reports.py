@@ -5,7 +5,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from stagetune.evaluation.retrieval import retrieval
-from stagetune.evaluation.verification import report
+from stagetune.evaluation.verification import accuracy_over_folds, report
+from stagetune.models.distances import measure
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.tasks.siamese import SiameseTask
 
@@ -32,7 +33,13 @@ class StageReports(Callback):
 def report_of(task: SiameseTask, threshold: float) -> dict[str, Any]:
     """The report of what was encoded last; retrieval with it where identities are known."""
     assert task.encoded is not None
-    embeddings, identity, given = task.encoded.embeddings, task.encoded.identity, task.encoded.is_given
-    pairs = task.encoded.pairs if given else None
-    found = report(embeddings, identity, threshold=threshold, distance=task.distance, pairs=pairs)
-    return found if given else {**found, "retrieval": retrieval(embeddings, identity)}
+    embeddings, identity, fold = task.encoded.embeddings, task.encoded.identity, task.encoded.fold
+    settings: dict[str, Any] = {"threshold": threshold, "distance": task.distance}
+    if fold is None:
+        return {**report(embeddings, identity, **settings), "retrieval": retrieval(embeddings, identity)}
+    found = report(embeddings, identity, pairs=task.encoded.pairs, **settings)
+    if int(fold.min()) >= 0 and int(fold.max()) > 0:
+        first, second, is_same = task.encoded.pairs
+        apart = measure(embeddings[first] - embeddings[second], task.distance).double().numpy()
+        found["folds"] = accuracy_over_folds(apart, is_same.numpy(), fold.numpy())
+    return found

@@ -27,17 +27,17 @@ class Encoded:
     identity: Tensor  # [n]
     index: Tensor  # [n], in the source
     pairs: tuple[Tensor, Tensor, Tensor]  # positions of both images, is_same
-    is_given: bool  # by a table: there are no other pairs
+    fold: Tensor | None  # of each pair, where a table gives them and there are no others; -1 in no fold
 
 
-def given_pairs(pairs: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Those of `pairs` [3, m] of which both images are in a batch of `index` [n]: positions in it, and is_same."""
+def given_pairs(pairs: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Those of `pairs` [4, m] of which both images are in a batch of `index` [n]: positions in it, is_same, fold."""
     where = torch.full((int(pairs[:2].max()) + 1 if pairs.numel() else 1,), -1, device=index.device)
     known = index < len(where)
     where[index[known]] = torch.arange(len(index), device=index.device)[known]
     first, second = where[pairs[0]], where[pairs[1]]
     inside = (first >= 0) & (second >= 0)
-    return first[inside], second[inside], pairs[2][inside]
+    return first[inside], second[inside], pairs[2][inside], pairs[3][inside]
 
 
 class SiameseTask(StagedTask):
@@ -48,7 +48,7 @@ class SiameseTask(StagedTask):
     """
 
     threshold: Tensor
-    pairs: Tensor | None  # [3, pairs]: indices of two images in the source, and is_same, where a table gives them
+    pairs: Tensor | None  # [4, pairs]: indices of two images, is_same and fold, where a table gives pairs
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class SiameseTask(StagedTask):
         self.calibration: Calibration | None = None  # the latest, as are the curve and the embeddings
         self.roc: Roc | None = None
         self.encoded: Encoded | None = None
-        given = None if pairs is None else np.stack([pairs.first, pairs.second, pairs.is_same])
+        given = None if pairs is None else np.stack([pairs.first, pairs.second, pairs.is_same, pairs.fold])
         self.register_buffer("pairs", None if given is None else torch.from_numpy(given), persistent=False)
         self._encoded: list[tuple[Tensor, Tensor, Tensor]] = []
         self._losses: list[Tensor] = []
@@ -119,7 +119,7 @@ class SiameseTask(StagedTask):
         if self.pairs is None:
             cost: Tensor = self.loss(embeddings, identity)
             return cost
-        first, second, is_same = given_pairs(self.pairs, index)
+        first, second, is_same, _ = given_pairs(self.pairs, index)
         apart = embeddings.index_select(0, first) - embeddings.index_select(0, second)
         assert isinstance(self.loss, ContrastiveLoss | BCELoss)  # validated
         return self.loss.of_pairs(measure(apart, self.distance), is_same.bool())
@@ -133,10 +133,10 @@ class SiameseTask(StagedTask):
         self._losses.clear()
         if self.pairs is None:
             first, second = map(torch.from_numpy, evaluation_pairs(identity.numpy(), self.eval_pairs))
-            is_same = identity[first] == identity[second]
+            is_same, fold = identity[first] == identity[second], None
         else:
-            first, second, is_same = given_pairs(self.pairs.cpu(), index)
-        self.encoded = Encoded(embeddings, identity, index, (first, second, is_same), self.pairs is not None)
+            first, second, is_same, fold = given_pairs(self.pairs.cpu(), index)
+        self.encoded = Encoded(embeddings, identity, index, (first, second, is_same), fold)
         apart = measure(embeddings[first] - embeddings[second], self.distance)
         self.roc = Roc.of_pairs(apart.numpy(), is_same.numpy())
         # 0 where all embeddings coincide, 1 where they point everywhere alike
