@@ -7,7 +7,6 @@ from sklearn.linear_model import LogisticRegression
 
 from stagetune.evaluation.roc import Roc
 
-KINDS = ("accuracy", "eer", "far")
 POINTS = 1000
 
 

@@ -2,8 +2,6 @@
 
 from torch import Tensor
 
-DISTANCES = ("euclidean", "squared", "cosine", "weighted_l1")
-
 
 def measure(difference: Tensor, kind: str = "euclidean") -> Tensor:
     """Distances from differences of embeddings [..., d]; the gradient is finite also where two of them coincide.
