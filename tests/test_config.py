@@ -170,7 +170,17 @@ def test_a_value_typo_of_a_sweep_is_found_among_its_values() -> None:
             "trainer.strategy=fsdp: FSDP binds parameters together that stages free singly; use trainer=ddp",
         ),
         (["seed=5000000000"], "seed=5000000000: must be at least 0 and at most 4294967295"),
-        (["data.root=images"], "data.root=images: data=digits reads no folder; add data=image_folder"),
+        (["data.root=images"], "data.root=images: data=digits does not read it; add data=image_folder"),
+        (["data.pairs=p.csv"], "data.pairs=p.csv: data=digits does not read it; add data=pairs"),
+        (
+            ["data=identity_csv"],
+            "data.csv: is missing; give the table with columns path and identity, data.csv=path/to/images.csv",
+        ),
+        (
+            ["task=siamese", "loss=triplet", "data=pairs", f"data.pairs={__file__}"],
+            "data=pairs: loss=triplet needs identities; use loss=contrastive or loss=bce",
+        ),
+        (["data.identity_depth=2"], "data.identity_depth=2: data=digits has no folders; add data=image_folder"),
         (
             ["data=image_folder", "data.root=~/images"],
             "data.root=~/images: cannot be read; quote the value twice, 'data.root=\"~/images\"'",
@@ -238,7 +248,7 @@ def test_one_clear_message(overrides: list[str], expected: str) -> None:
 def test_paths_that_do_not_exist_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert problems("data=image_folder", "data.root=nowhere", "model.weights=gone.pt") == [
-        f"data.root=nowhere: no such folder below {tmp_path}; give one with a folder per class",
+        f"data.root=nowhere: is not there, seen from {tmp_path}; give the folder that holds one folder per class",
         f"model.weights=gone.pt: neither auto, imagenet or random nor a file (looked in {tmp_path})",
     ]
 

@@ -1,6 +1,7 @@
 """Tables of images and of pairs: what they give, and their mistakes by line."""
 
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -9,17 +10,24 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
+from torch.optim import SGD
 
+import crashing
 from stagetune.config.schema import Config
+from stagetune.data.datamodule import Batch
 from stagetune.data.identity_csv import identity_csv
 from stagetune.data.image_folder import image_folder
 from stagetune.data.pairs_csv import Pairs, pairs_csv
 from stagetune.data.samplers import pair_batches
 from stagetune.data.splits import Split, check_explicit_pairs
 from stagetune.errors import DataError
+from stagetune.losses.pairs import ContrastiveLoss
+from stagetune.models.own import own_backbone
 from stagetune.report.result import read_result
 from stagetune.run import run_experiment
-from stagetune.tasks.siamese import given_pairs
+from stagetune.run.build import build_data
+from stagetune.tasks.siamese import SiameseTask, given_pairs
 
 
 def table(folder: Path, text: str) -> Path:
@@ -149,6 +157,40 @@ def test_given_pairs_are_found_by_the_images_of_a_batch() -> None:
     pairs = torch.tensor([[0, 3, 7], [3, 9, 8], [1, 0, 1], [4, 5, 6]])
     found = [part.tolist() for part in given_pairs(pairs, torch.tensor([9, 3, 0, 8, 50]))]
     assert found == [[2, 1], [1, 0], [1, 0], [4, 5]]
+
+
+def test_a_step_learns_from_given_pairs_and_from_no_other() -> None:
+    """Whatever identities the batch has: only what the table says of two of its images counts."""
+    torch.manual_seed(0)
+    pairs = Pairs(np.array([0, 3]), np.array([1, 2]), np.array([1, 0]), np.array([-1, -1]))
+    backbone = own_backbone(crashing.Net(), ["stem", "layer2", "layer3", "layer4"], 32)
+    make = partial(SGD, lr=0.1)
+    task = SiameseTask(backbone, nn.Linear(8, 4), ContrastiveLoss(2.0), make_optimizer=make, pairs=pairs)
+    images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+    task.eval()
+    cost = task.training_step(Batch(torch.tensor([4, 3, 2, 1, 0]), images, 0, torch.zeros(5).long()), 0)
+    embeddings = task(images)
+    same, different = (embeddings[4] - embeddings[3]).norm(), (embeddings[1] - embeddings[2]).norm()
+    torch.testing.assert_close(cost, 0.5 * (same.square() + (2 - different).clamp_min(0).square()))
+
+
+@pytest.mark.parametrize("batches", ["identities", "by_group", "uniform"])
+def test_batches_are_drawn_as_the_task_says(batches: str, folder: Path, tiny: Callable[..., Config]) -> None:
+    for group, color in (("x", "red"), ("x", "green"), ("y", "blue")):
+        (folder / group).mkdir(exist_ok=True)
+        (folder / color).rename(folder / group / color)
+    (folder / "y" / "white").mkdir()
+    for i in range(5):
+        (folder / "y" / "blue" / f"{i}.png").rename(folder / "y" / "white" / f"{i}.png")
+    config = tiny(
+        "+experiment=siamese_staged", "data=image_folder", f"data.root={folder}", "data.identity_depth=2",
+        "data.batch_size=4", "task.images_per_identity=2", f"task.batches={batches}",
+    )  # fmt: skip
+    data = build_data(config)
+    labels = data.source.labels[data.split.train]
+    groups = [{data.source.classes[i][0] for i in labels[batch]} for batch in data.train_batches(0)]
+    assert all(len(group) == 1 for group in groups) == (batches == "by_group")
+    assert (data.shape is None) == (batches == "uniform")
 
 
 @pytest.mark.slow

@@ -25,6 +25,13 @@ TRAINER_OWNED = {
     "default_root_dir": "hydra.run.dir=",
 }
 
+# data sets of one's own: the key that says where, what is expected there, and an example
+READ_FROM = {
+    "image_folder": ("root", "folder that holds one folder per class", "path/to/images"),
+    "identity_csv": ("csv", "table with columns path and identity", "path/to/images.csv"),
+    "pairs": ("pairs", "table with columns a, b and is_same", "path/to/pairs.csv"),
+}
+
 
 def validate(values: Mapping[str, Any]) -> Config:
     """The typed configuration of plain nested `values`; raises `ConfigError` with all problems."""
@@ -53,33 +60,21 @@ def _rules(config: Config) -> Iterator[str]:
         yield f"task.monitor={task.monitor}: no such metric of {task.name}; {near}"
     if data.val + data.test >= 0.95:
         yield f"data.val={data.val} and data.test={data.test}: leave nothing to train on; keep their sum below 0.95"
-    if data.name == "image_folder":
-        if data.root is None:
-            yield "data.root: is missing; give the folder that holds one folder per class, data.root=path/to/images"
-        elif not Path(data.root).expanduser().is_dir():
-            yield f"data.root={data.root}: no such folder below {Path.cwd()}; give one with a folder per class"
-    elif data.root is not None:
-        yield f"data.root={data.root}: data={data.name} reads no folder; add data=image_folder"
-    if data.name == "identity_csv":
-        if data.csv is None:
-            yield "data.csv: is missing; give a table with columns path and identity, data.csv=path/to/images.csv"
-        elif not Path(data.csv).expanduser().is_file():
-            yield f"data.csv={data.csv}: no such file below {Path.cwd()}; give a table with columns path and identity"
-    elif data.csv is not None:
-        yield f"data.csv={data.csv}: data={data.name} reads no table; add data=identity_csv"
+    for name, (key, kind, example) in READ_FROM.items():
+        value = getattr(data, key)
+        if data.name != name and value is not None:
+            yield f"data.{key}={value}: data={data.name} does not read it; add data={name}"
+        elif data.name == name and value is None:
+            yield f"data.{key}: is missing; give the {kind}, data.{key}={example}"
+        elif data.name == name and not _is_there(value, kind):
+            yield f"data.{key}={value}: is not there, seen from {Path.cwd()}; give the {kind}"
     if data.name == "pairs":
-        if data.pairs is None:
-            yield "data.pairs: is missing; give a table with columns a, b and is_same, data.pairs=path/to/pairs.csv"
-        elif not Path(data.pairs).expanduser().is_file():
-            yield f"data.pairs={data.pairs}: no such file below {Path.cwd()}; give a table with columns a, b, is_same"
         if task.name != "siamese":
             yield f"data=pairs: task={task.name} needs classes, which pairs do not have; use task=siamese"
         elif config.loss.name not in ("contrastive", "bce"):
             yield f"data=pairs: loss={config.loss.name} needs identities; use loss=contrastive or loss=bce"
         if data.split != "identities":
             yield f"data.split={data.split}: pairs are split by what same pairs join; use data.split=identities"
-    elif data.pairs is not None:
-        yield f"data.pairs={data.pairs}: data={data.name} reads no pairs; add data=pairs"
     if data.identity_depth != 1 and data.name != "image_folder":
         yield f"data.identity_depth={data.identity_depth}: data={data.name} has no folders; add data=image_folder"
     if data.groups is not None and data.name != "glyphs":
@@ -113,6 +108,11 @@ def _rules(config: Config) -> Iterator[str]:
     yield from _network_rules(model)
     blocks = list(model.blocks) if model.arch == "own" and model.blocks else BLOCKS
     yield from schedule_rules(config.schedule, blocks, METRICS[task.name])
+
+
+def _is_there(where: str, kind: str) -> bool:
+    path = Path(where).expanduser()
+    return path.is_dir() if kind.startswith("folder") else path.is_file()
 
 
 def _network_rules(model: ModelConfig) -> Iterator[str]:

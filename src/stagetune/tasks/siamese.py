@@ -71,7 +71,7 @@ class SiameseTask(StagedTask):
         self._losses: list[Tensor] = []
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        cost = self._cost(*self.run(batch), gather_rows(self, batch.index))
+        cost = self._cost(*self.run(batch), batch)
         if isinstance(self.loss, TripletLoss) and self.loss.active is not None:
             self.batch_figures = {"active_triplets": self.loss.active}
         return cost
@@ -110,16 +110,16 @@ class SiameseTask(StagedTask):
             checkpoint["stagetune"] = {**checkpoint["stagetune"], "calibration": asdict(self.calibration)}
 
     def _encode(self, batch: Batch) -> None:
-        (embeddings, target), index = self.run(batch), gather_rows(self, batch.index)
-        self._losses.append(self._cost(embeddings, target, index) * len(target))
-        self._encoded.append((embeddings.cpu(), target.cpu(), index.cpu()))
+        embeddings, target = self.run(batch)
+        self._losses.append(self._cost(embeddings, target, batch) * len(target))
+        self._encoded.append((embeddings.cpu(), target.cpu(), gather_rows(self, batch.index).cpu()))
 
-    def _cost(self, embeddings: Tensor, identity: Tensor, index: Tensor) -> Tensor:
+    def _cost(self, embeddings: Tensor, identity: Tensor, batch: Batch) -> Tensor:
         """The loss of all pairs of a batch, or of those that the table gives."""
         if self.pairs is None:
             cost: Tensor = self.loss(embeddings, identity)
             return cost
-        first, second, is_same, _ = given_pairs(self.pairs, index)
+        first, second, is_same, _ = given_pairs(self.pairs, gather_rows(self, batch.index))
         apart = embeddings.index_select(0, first) - embeddings.index_select(0, second)
         assert isinstance(self.loss, ContrastiveLoss | BCELoss)  # validated
         return self.loss.of_pairs(measure(apart, self.distance), is_same.bool())
