@@ -39,6 +39,8 @@ def test_every_group_option_composes_and_validates(path: Path, tmp_path: Path) -
     option = f"{path.parent.relative_to(CONF)}={path.stem}"
     needs = {
         "data=image_folder": [f"data.root={tmp_path}"],
+        "data=omniglot": [f"data.root={tmp_path}", "task=siamese", "loss=bce"],
+        "data=lfw": [f"data.root={tmp_path}", "task=siamese", "loss=bce"],
         "data=identity_csv": [f"data.csv={tmp_path}/table.csv"],
         "data=pairs": ["task=siamese", "loss=bce", f"data.pairs={tmp_path}/table.csv"],
         "task=siamese": ["loss=contrastive"],

@@ -1,5 +1,7 @@
 """One loss over a batch that is encoded in parts: the gradients of the whole, the memory of a part."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -74,6 +76,29 @@ def test_it_keeps_no_more_than_the_inputs_of_the_parts() -> None:
         return sum(seen.values())
 
     assert kept(4) < kept(1) / 4
+
+
+STEP = """
+import resource, sys
+from test_exact_accumulation import ContrastiveLoss, batch, task
+count, chunks = map(int, sys.argv[1:])
+task(ContrastiveLoss(1.0), 1, width=64).training_step(batch(8), 0).backward()  # what torch itself needs
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+task(ContrastiveLoss(1.0), chunks, width=64).training_step(batch(count), 0).backward()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.slow
+def test_its_measured_peak_is_near_that_of_a_part() -> None:
+    def peak(count: int, chunks: int) -> int:
+        words = [sys.executable, "-c", STEP, str(count), str(chunks)]
+        step = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        return int(step.stdout)
+
+    part, whole, exact = peak(100, 1), peak(400, 1), peak(400, 4)
+    assert whole > 3 * part
+    assert exact < 1.5 * part
 
 
 @pytest.mark.slow

@@ -89,6 +89,29 @@ def test_a_collapse_is_named_and_stops_the_run(
 
 
 @pytest.mark.slow
+def test_a_collapsed_stage_ends_and_goes_back_to_its_best_weights(
+    tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = EmbeddingHead.forward
+
+    def lost_where_weights_are_large(self: EmbeddingHead, features: torch.Tensor) -> torch.Tensor:
+        embeddings = honest(self, features)
+        is_lost = self.layers[-1].weight.abs().max() > 10
+        return 0 * embeddings.nan_to_num() + 128**-0.5 if is_lost else embeddings
+
+    monkeypatch.setattr(EmbeddingHead, "forward", lost_where_weights_are_large)
+    rates = ("schedule.stages.1.lr=1000", "schedule.stages.1.epochs=3", "schedule.stages.2.lr=1e-5")
+    result = run_experiment(tiny(SIAMESE, "task.on_collapse=go_back", *rates), tmp_path / "run")
+    head, layer4, rest = result.stages
+    assert result.status == "completed"
+    assert layer4["collapsed_in_epoch"] == 1
+    assert (layer4["epochs"], rest["start_epoch"]) == (1, 2)
+    assert layer4["val"]["val/auc"] == 0.5
+    assert "collapsed_in_epoch" not in rest
+    assert rest["val"]["val/auc"] == pytest.approx(head["val"]["val/auc"], abs=0.05)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("distance", ["squared", "cosine", "weighted_l1"])
 def test_the_distance_of_the_loss_is_that_of_the_evaluation(
     distance: str, tiny: Callable[..., Config], tmp_path: Path

@@ -69,7 +69,7 @@ class TaskConfig:
     eval_pairs: int = number(100_000, 100)
     calibrate: str = choice("accuracy", "eer", "far")
     far: float = number(0.01, 1e-6, 0.5)
-    on_collapse: str = choice("stop", "go_on")
+    on_collapse: str = choice("stop", "go_back", "go_on")
 
 
 @dataclass
@@ -93,7 +93,7 @@ class ModelConfig:
 
 @dataclass
 class DataConfig:
-    name: str = choice("digits", "glyphs", "image_folder", "identity_csv", "pairs")
+    name: str = choice("digits", "glyphs", "image_folder", "identity_csv", "pairs", "omniglot", "lfw")
     root: str | None = None
     identity_depth: int = number(1, 1, 2)
     csv: str | None = None

@@ -30,6 +30,8 @@ READ_FROM = {
     "image_folder": ("root", "folder that holds one folder per class", "path/to/images"),
     "identity_csv": ("csv", "table with columns path and identity", "path/to/images.csv"),
     "pairs": ("pairs", "table with columns a, b and is_same", "path/to/pairs.csv"),
+    "omniglot": ("root", "folder that holds images_background or omniglot-py", "path/to/data"),
+    "lfw": ("root", "folder that holds lfw-py", "path/to/data"),
 }
 
 
@@ -60,21 +62,22 @@ def _rules(config: Config) -> Iterator[str]:
         yield f"task.monitor={task.monitor}: no such metric of {task.name}; {near}"
     if data.val + data.test >= 0.95:
         yield f"data.val={data.val} and data.test={data.test}: leave nothing to train on; keep their sum below 0.95"
-    for name, (key, kind, example) in READ_FROM.items():
+    reads, kind, example = READ_FROM.get(data.name, (None, "", ""))
+    for key, name in {key: name for name, (key, _, _) in reversed(READ_FROM.items())}.items():
         value = getattr(data, key)
-        if data.name != name and value is not None:
+        if key != reads and value is not None:
             yield f"data.{key}={value}: data={data.name} does not read it; add data={name}"
-        elif data.name == name and value is None:
+        elif key == reads and value is None:
             yield f"data.{key}: is missing; give the {kind}, data.{key}={example}"
-        elif data.name == name and not _is_there(value, kind):
+        elif key == reads and not _is_there(value, kind):
             yield f"data.{key}={value}: is not there, seen from {Path.cwd()}; give the {kind}"
-    if data.name == "pairs":
+    if data.name in ("pairs", "lfw"):
         if task.name != "siamese":
-            yield f"data=pairs: task={task.name} needs classes, which pairs do not have; use task=siamese"
+            yield f"data={data.name}: task={task.name} needs classes, which pairs do not have; use task=siamese"
         elif config.loss.name not in ("contrastive", "bce"):
-            yield f"data=pairs: loss={config.loss.name} needs identities; use loss=contrastive or loss=bce"
+            yield f"data={data.name}: loss={config.loss.name} needs identities; use loss=contrastive or loss=bce"
         if data.split != "identities":
-            yield f"data.split={data.split}: pairs are split by what same pairs join; use data.split=identities"
+            yield f"data.split={data.split}: data={data.name} is split by identities; use data.split=identities"
     if data.identity_depth != 1 and data.name != "image_folder":
         yield f"data.identity_depth={data.identity_depth}: data={data.name} has no folders; add data=image_folder"
     if data.groups is not None and data.name != "glyphs":

@@ -37,27 +37,23 @@ def _scan(root: Path, depth: int) -> list[Entry]:
     inner = "*" if depth == 1 else "*/*"
     present = [part for part in SPLITS if any(path.is_dir() for path in (root / part).glob(inner))]
     if not present:
-        return [_entry(path, depth, None) for path in _class_images(root, depth)]
+        return class_entries(root, depth=depth)
     if missing := [part for part in SPLITS if part not in present]:
         raise DataError(
             f"data.root={root}: has {' and '.join(present)} but no {' and no '.join(missing)} folder; "
             "give all three, or one folder per class and let data.val and data.test split them"
         )
-    return [_entry(path, depth, part) for part in SPLITS for path in _class_images(root / part, depth)]
+    return [entry for part in SPLITS for entry in class_entries(root / part, depth=depth, split=part)]
 
 
-def _entry(path: Path, depth: int, split: str | None) -> Entry:
-    folders = path.parts[-1 - depth : -1]
-    return Entry(path, "/".join(folders), split, folders[0] if depth > 1 else None)
-
-
-def _class_images(folder: Path, depth: int) -> list[Path]:
-    found = folder.glob("/".join(["*"] * (depth + 1)))
-    return sorted(
-        path
-        for path in found
-        if _is_image(path) and not any(part.startswith(".") for part in path.parts[-1 - depth : -1])
-    )
+def class_entries(folder: Path, *, depth: int, split: str | None = None) -> list[Entry]:
+    """The images of folder/<class>/, or with `depth=2` of folder/<group>/<class>/, in a fixed order."""
+    entries = []
+    for path in sorted(folder.glob("/".join(["*"] * (depth + 1)))):
+        inner = path.parts[-1 - depth : -1]
+        if _is_image(path) and not any(part.startswith(".") for part in inner):
+            entries.append(Entry(path, "/".join(inner), split, inner[0] if depth > 1 else None))
+    return entries
 
 
 def _is_image(path: Path) -> bool:

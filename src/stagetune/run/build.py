@@ -20,11 +20,14 @@ from stagetune.cache.key import images_key
 from stagetune.cache.store import Store
 from stagetune.config.recipes import expand
 from stagetune.config.schema import Config, DataConfig, LossConfig, ModelConfig, TaskConfig
+from stagetune.config.validate import READ_FROM
 from stagetune.data.datamodule import StagedData
 from stagetune.data.digits import Digits
 from stagetune.data.glyphs import Glyphs
 from stagetune.data.identity_csv import identity_csv
 from stagetune.data.image_folder import image_folder
+from stagetune.data.lfw import lfw
+from stagetune.data.omniglot import omniglot
 from stagetune.data.pairs_csv import Pairs, pairs_csv
 from stagetune.data.source import Source
 from stagetune.data.splits import Split, check_explicit_pairs, check_pairs, make_split
@@ -80,6 +83,10 @@ def build_source(data: DataConfig) -> tuple[Source, Pairs | None]:
         return identity_csv(str(data.csv), on_error=data.on_error), None
     if data.name == "pairs":
         return pairs_csv(str(data.pairs), on_error=data.on_error)
+    if data.name == "lfw":
+        return lfw(str(data.root), on_error=data.on_error)
+    if data.name == "omniglot":
+        return omniglot(str(data.root), on_error=data.on_error), None
     return image_folder(str(data.root), identity_depth=data.identity_depth, on_error=data.on_error), None
 
 
@@ -166,7 +173,7 @@ def write_config(config: Config, run_dir: Path) -> None:
 
 def loader_workers(data: DataConfig) -> int:
     """Processes that decode files: all cores but one, at most 8; none for images that are made in memory."""
-    return min(8, (os.cpu_count() or 1) - 1) if data.name in ("image_folder", "identity_csv", "pairs") else 0
+    return min(8, (os.cpu_count() or 1) - 1) if data.name in READ_FROM else 0
 
 
 def check_unseen(data: StagedData, weights: Weights, split_by: str) -> None:

@@ -209,8 +209,12 @@ class _Run:
         caching = FeatureCaching(unfreezing, data, store, config.cache, self.run_dir / "cache.json")
         reports = StageReports(unfreezing)
         watchers: list[Callback] = [reports] if isinstance(task, SiameseTask) else []
-        if watchers and config.task.on_collapse == "stop":
-            watchers.append(CollapseGuard(unfreezing))
+        goes_back = config.task.on_collapse == "go_back"
+        guard = CollapseGuard(
+            unfreezing, config.task.monitor, goes_back=goes_back, say=lambda text: self.screen.line("collapse", text)
+        )
+        if watchers and config.task.on_collapse != "go_on":
+            watchers.append(guard)
         best = BestCheckpoint(self.run_dir / BEST, config.task.monitor)
         trainer = build_trainer(
             config,
@@ -245,6 +249,8 @@ class _Run:
                 stage["cache"] = caching.of_stage(stage["name"])
                 training = stage["cache"].get("train", {"used": False})
                 stage["cached_depth"] = training["depth"] if training["used"] else 0
+                if stage["name"] in guard.collapsed:
+                    stage["collapsed_in_epoch"] = guard.collapsed[stage["name"]]
                 if stage["name"] in reports.reports:
                     stage["verification"] = reports.reports[stage["name"]]
             result.peak_memory_mb = max((stage["peak_memory_mb"] for stage in result.stages), default=0.0)

@@ -48,6 +48,7 @@ class StagedUnfreezing(Callback):
         self._values: dict[int, float] = {}  # the monitored metric in each epoch of the stage
         self._best: dict[str, Tensor] | None = None  # the weights to go back to at the end of the stage
         self._cuts_epoch = False
+        self._is_ended = False  # by somebody else, whatever the plan says
         self._resumed: dict[str, Any] | None = None  # the checkpoint, until training goes on from it
 
     @property
@@ -59,13 +60,19 @@ class StagedUnfreezing(Callback):
         """Whether the stage is over when the current epoch is; known at its end."""
         return self._is_over(trainer.current_epoch + 1, trainer.global_step)
 
+    def end_stage(self, trainer: Trainer) -> None:
+        """Let the stage be over when the current epoch is, whatever its length; to be called at the epoch's end."""
+        self._is_ended = True
+        trainer.should_stop |= self.stage is self.plan.stages[-1]
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             check_strategy(trainer)
             self.plan = make_plan(self.schedule, describe(pl_module, self.blocks))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"plan": self.plan.as_data(), "began": self.began, "values": self._values, "best": self._best}
+        state = {"began": self.began, "values": self._values, "best": self._best, "is_ended": self._is_ended}
+        return {"plan": self.plan.as_data(), **state}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != TrainerFn.FITTING:
@@ -77,7 +84,7 @@ class StagedUnfreezing(Callback):
         if is_new and not (self.accepts_new_schedule and len(state["began"]) <= len(self.plan.stages)):
             check_same_plan(state["plan"], self.plan)
         self.began = [(epoch, step) for epoch, step in state["began"]]
-        self._values, self._best = dict(state["values"]), state["best"]
+        self._values, self._best, self._is_ended = dict(state["values"]), state["best"], state["is_ended"]
         self._resumed = {**checkpoint, "new_schedule": is_new}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -93,7 +100,7 @@ class StagedUnfreezing(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._resumed is None and trainer.global_step == 0:
-            self.began, self._values, self._best = [], {}, None
+            self.began, self._values, self._best, self._is_ended = [], {}, None, False
         epochs: Any = trainer.fit_loop.epoch_progress.current
         is_within_epoch = epochs.ready > epochs.processed  # a restart there gets no on_train_epoch_start
         is_over = bool(self.began) and self._is_over(trainer.current_epoch, trainer.global_step)
@@ -137,7 +144,9 @@ class StagedUnfreezing(Callback):
 
     def _is_over(self, epoch: int, step: int) -> bool:
         first_epoch, first_step = self.began[-1]
-        return self.stage.is_over(epoch - first_epoch, step - first_step, list(self._values.values()))
+        return self._is_ended or self.stage.is_over(
+            epoch - first_epoch, step - first_step, list(self._values.values())
+        )
 
     def _record(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the metric that the stage looks at and, where it may go back to them, the best weights."""
@@ -158,7 +167,7 @@ class StagedUnfreezing(Callback):
         self.began.append((trainer.current_epoch, trainer.global_step))
         if self._best is not None:
             pl_module.load_state_dict(self._best)
-        self._values, self._best, self._resumed = {}, None, None
+        self._values, self._best, self._resumed, self._is_ended = {}, None, None, False
         if self.stage.optimizer_state == "reset":
             trainer.optimizers[0].state.clear()
         self._apply(trainer, pl_module)

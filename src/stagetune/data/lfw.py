@@ -1,0 +1,59 @@
+"""Labeled Faces in the Wild as torchvision's LFWPairs finds it: root/lfw-py/pairs.txt beside a folder of images."""
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from stagetune.data.identity_csv import refuse
+from stagetune.data.image_files import Entry, ImageFiles
+from stagetune.data.pairs_csv import Pairs
+from stagetune.errors import DataError
+
+IMAGES = ("lfw_funneled", "lfw-deepfunneled", "lfw")
+
+
+def lfw(root: str | Path, *, on_error: str = "raise") -> tuple[ImageFiles, Pairs]:
+    """The images and pairs of View 2 (Huang et al. 2007): the last fold is the test, the one before it validation.
+
+    Raises `DataError` for what is missing, with the lines of the list. Folds have no person in common.
+    """
+    folder = Path(root).expanduser() / "lfw-py"
+    images = next((folder / name for name in IMAGES if (folder / name).is_dir()), None)
+    listed = folder / "pairs.txt"
+    if images is None or not listed.is_file():
+        raise DataError(f"data.root={root}: expected {listed} and one of {', '.join(IMAGES)} beside it")
+    head, *lines = (line.split() for line in listed.read_text().splitlines() if line.strip())
+    if len(head) != 2 or not all(word.isdigit() for word in head) or int(head[0]) < 3:
+        raise DataError(
+            f"{listed}: line 1 is {' '.join(head)}; expected the number of folds (3 or more) and of pairs"
+        )
+    folds, each = int(head[0]), 2 * int(head[1])
+    if len(lines) != folds * each:
+        raise DataError(f"{listed}: has {len(lines)} pairs; line 1 says {folds} folds of {each}")
+    entries: dict[Path, Entry] = {}
+    pairs: list[tuple[Path, Path, int, int]] = []
+    problems = []
+    for number, words in enumerate(lines):
+        fold = number // each
+        split = "test" if fold == folds - 1 else "val" if fold == folds - 2 else "train"
+        if len(words) not in (3, 4):
+            problems.append(f"line {number + 2}: expected a name and two numbers, or a name and a number twice")
+            continue
+        people = (words[0], words[-2] if len(words) == 4 else words[0])
+        files = [
+            images / name / f"{name}_{word:0>4}.jpg" for name, word in zip(people, (words[1], words[-1]), strict=True)
+        ]
+        problems += [f"line {number + 2}: {file} does not exist" for file in files if not file.is_file()]
+        for file, name in zip(files, people, strict=True):
+            entries.setdefault(file, Entry(file, name, split))
+        pairs.append((files[0], files[1], int(len(words) == 3), fold))
+    refuse(listed, problems)
+    source = ImageFiles("lfw", "lfw", list(entries.values()), on_error=on_error)
+    position = {source.describe(i): i for i in range(len(source))}
+    known = [pair for pair in pairs if all(str(file) in position for file in islice(pair, 2))]
+    if len(known) < len(pairs):
+        source.notes.append(f"{len(pairs) - len(known)} pairs with an image that was left out are not used")
+    first, second = (np.array([position[str(pair[side])] for pair in known], dtype=np.int64) for side in (0, 1))
+    is_same, fold_of = (np.array([pair[part] for pair in known], dtype=np.int64) for part in (2, 3))
+    return source, Pairs(first, second, is_same, fold_of)
