@@ -18,9 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 from stagetune.config.compose import explain, register_schema, to_plain
 from stagetune.config.resume import check_run, is_setting, resumed
 from stagetune.config.validate import validate
-from stagetune.errors import ConfigError, Interrupted, StagetuneError, show, shown
+from stagetune.errors import ConfigError, StagetuneError, show, shown
+from stagetune.sweep.job import run_job
 
-failed_jobs: list[str] = []
 kept_for_resume: list[str] = []
 
 
@@ -28,14 +28,13 @@ kept_for_resume: list[str] = []
 def main(composed: DictConfig) -> float | None:
     hydra_config = HydraConfig.get()
     run_dir = Path(hydra_config.runtime.output_dir)
+    if hydra_config.mode == RunMode.MULTIRUN:
+        return run_job(validate(to_plain(composed)), run_dir)
     try:
         return run(composed, run_dir)
     except StagetuneError as error:
         show(error)
-        if hydra_config.mode == RunMode.RUN or isinstance(error, Interrupted):
-            sys.exit(1)
-        failed_jobs.append(str(run_dir))  # the other jobs of a sweep go on
-        return None
+        sys.exit(1)
 
 
 def run(composed: DictConfig, run_dir: Path) -> float | None:
@@ -88,5 +87,3 @@ if __name__ == "__main__":
         except (HydraException, OmegaConfBaseException) as error:
             overrides = [word for word in sys.argv[1:] if not word.startswith("-")]
             raise explain(error, overrides) from error
-        if failed_jobs:
-            raise StagetuneError(f"{len(failed_jobs)} jobs failed: {', '.join(failed_jobs)}")

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "cache": {"errors", "config", "data", "models", "schedule"},
     "tasks": {"errors", "config", "data", "models", "losses", "schedule", "evaluation", "cache"},
     "run": {"errors", "config", "data", "models", "losses", "schedule", "evaluation", "cache", "tasks", "report"},
+    "sweep": {"errors", "config", "report", "run"},
 }  # fmt: skip
 
 
@@ -52,7 +53,7 @@ def test_imports_point_one_way(package: str) -> None:
 @pytest.mark.parametrize(
     "module",
     ["stagetune.config.compose", "stagetune.config.validate", "stagetune.schedule.plan", "stagetune.schedule.table",
-     "stagetune.report.result", "stagetune.report.metrics"],
+     "stagetune.report.result", "stagetune.report.metrics", "hydra_plugins.stagetune_sweeper"],
 )  # fmt: skip
 def test_no_torch_is_imported_by(module: str) -> None:
     code = f"import sys, {module}; assert not {{'torch', 'lightning'}} & set(sys.modules)"

@@ -8,8 +8,6 @@ from pathlib import Path
 from stagetune.config.compose import load
 from stagetune.errors import shown
 
-CLASSES = 10  # a classifier's head is counted for so many, since no data is read
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="stagetune", description="Staged fine-tuning: look before and after a run.")
@@ -76,20 +74,13 @@ def show_plan(overrides: Sequence[str], picture: Path | None) -> None:
     """Print the plan of a run and draw blocks against epochs; raises what composing and resolving raise."""
     config = load(overrides)
     # only now: a mistake above is answered without torch
-    import torch
-
     from stagetune.report.figures import draw_plan
-    from stagetune.run.build import build_network, build_task, check_targets
-    from stagetune.schedule.freezing import describe
+    from stagetune.run.planning import plan_of
     from stagetune.schedule.lr_schedulers import simulate
-    from stagetune.schedule.resolve import make_plan
     from stagetune.schedule.table import plan_text
     from stagetune.schedule.timeline import rate_timeline
 
-    check_targets(config)
-    with torch.device("meta"):  # shapes without memory
-        task = build_task(config, build_network(config.model, config.data.image_size), CLASSES, {})
-    plan = make_plan(config.schedule, describe(task))
+    plan = plan_of(config)
     print(plan_text(plan))
     path = picture or Path("outputs") / "plans" / f"{plan.name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)

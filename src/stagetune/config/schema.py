@@ -197,6 +197,12 @@ class CheckpointConfig:
 
 
 @dataclass
+class SweepConfig:
+    name: str = ""
+    stop_on_failure: bool = False
+
+
+@dataclass
 class LoggerConfig:
     csv: bool = True
     lightning: dict[str, Any] | None = None
@@ -220,5 +226,6 @@ class Config:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     resume: str | None = None
     resume_with_new_schedule: bool = False

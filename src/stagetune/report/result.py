@@ -12,6 +12,7 @@ from stagetune.errors import ResultError
 
 SCHEMA_VERSION = 1
 FILE = "result.json"
+NOT_OF_THE_RUN = ("sweep", "resume", "resume_with_new_schedule")
 
 
 @dataclass
@@ -72,5 +73,6 @@ def read_result(run_dir: Path) -> RunResult:
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """Equal for equal configurations, whatever order their keys stand in."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+    """Equal for configurations that mean the same run, in any order of keys and any sweep."""
+    own = {key: value for key, value in config.items() if key not in NOT_OF_THE_RUN}
+    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:16]

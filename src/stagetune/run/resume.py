@@ -9,7 +9,8 @@ from stagetune.report.result import FILE, read_result
 
 # the schedule is checked by the callback, against the plan that the checkpoint was trained by
 MAY_CHANGE = (
-    "schedule", "logger", "checkpoint", "resume", "data.num_workers", "trainer.profiler", "trainer.accelerator",
+    "schedule", "logger", "checkpoint", "sweep", "resume",
+    "data.num_workers", "trainer.profiler", "trainer.accelerator",
 )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def report_of(task: SiameseTask, threshold: float) -> dict[str, Any]:
     if fold is None:
         return {**report(embeddings, identity, **settings), "retrieval": retrieval(embeddings, identity)}
     found = report(embeddings, identity, pairs=task.encoded.pairs, **settings)
-    if int(fold.min()) >= 0 and len(fold.unique()) > 1:
+    if int(fold.min()) >= 0 and len(set(fold.tolist())) > 1:
         first, second, is_same = task.encoded.pairs
         apart = measure(embeddings[first] - embeddings[second], task.distance).double().numpy()
         found["folds"] = accuracy_over_folds(apart, is_same.numpy(), fold.numpy())

@@ -1,0 +1,78 @@
+"""Our sweeper where Hydra looks for one."""
+
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, open_dict
+
+from stagetune.config.compose import to_plain
+from stagetune.errors import StagetuneError
+from stagetune.sweep.combinations import check_plans, jobs_of, names_of
+from stagetune.sweep.jobs import Job, make_ready, result_of, state_of, write_sweep
+from stagetune.sweep.progress import Progress
+
+
+class StagedSweeper(BasicSweeper):
+    """Hydra's basic sweeper, but every job is validated before the first starts, and what is done is left alone."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        assert self.config is not None
+        assert self.hydra_context is not None
+        master, loader = self.config, self.hydra_context.config_loader
+        words = [*self._parse_config(), *arguments]
+        parsed = OverridesParser.create(config_loader=loader).parse_overrides(words)
+        (combinations,) = self.split_arguments(parsed, None)
+        folder = Path(master.hydra.sweep.dir)
+        jobs = jobs_of(combinations, lambda words: _plain(loader.load_sweep_config(master, list(words))), folder)
+        states = [state_of(job.folder, job.config) for job in jobs]
+        done = [job for job, state in zip(jobs, states, strict=True) if state == "done"]
+        waiting = [job for job in jobs if job not in done]
+        check_plans(waiting)
+        write_sweep(folder, jobs)
+        again = {"go on": "go on from their last checkpoint", "repeat": "failed or were stopped and are repeated"}
+        notes = [f"{len(done)} are done"] if done else []
+        notes += [f"{states.count(state)} {said}" for state, said in again.items() if state in states]
+        print(f"sweep     {len(jobs)} jobs in {folder}{'; ' if notes else ''}{', '.join(notes)}", flush=True)
+        progress = Progress(jobs, names_of(combinations), done=done)
+        for job in waiting:
+            make_ready(job)
+        self._launch(waiting, progress, folder)
+        return self._end(jobs, folder)
+
+    def _launch(self, jobs: list[Job], progress: Progress, folder: Path) -> None:
+        assert self.launcher is not None
+        # both are said to each job: its own configuration would give another name to the sweep
+        words = [
+            [*job.overrides, f"hydra.sweep.dir='{folder}'", f"hydra.sweep.subdir='{job.folder.relative_to(folder)}'"]
+            for job in jobs
+        ]
+        if isinstance(self.launcher, BasicLauncher):
+            for number, job in enumerate(words):
+                self.launcher.launch([job], initial_job_idx=number)
+                progress.tell()
+        elif words:
+            with progress.watched():
+                self.launcher.launch(words, initial_job_idx=0)
+
+    def _end(self, jobs: list[Job], folder: Path) -> list[float | None]:
+        results = [result_of(job.folder) for job in jobs]
+        failed = [
+            job.folder
+            for job, result in zip(jobs, results, strict=True)
+            if result is None or result.status != "completed"
+        ]
+        if failed:
+            raise StagetuneError(
+                f"{len(failed)} of {len(jobs)} jobs did not complete: {', '.join(map(str, failed))}; the same "
+                "command again repeats them and leaves the others alone"
+            )
+        return [result.score if result else None for result in results]
+
+
+def _plain(config: DictConfig) -> dict[str, object]:
+    with open_dict(config):
+        del config["hydra"]  # its interpolations are for a running job
+    return to_plain(config)

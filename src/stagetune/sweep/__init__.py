@@ -1,0 +1,1 @@
+"""Many runs by one command: which jobs there are, what has become of each, and going on with the rest."""

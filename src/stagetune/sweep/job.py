@@ -1,0 +1,44 @@
+"""One job of a sweep, in whichever process its launcher gives it."""
+
+import gc
+import sys
+from pathlib import Path
+
+from stagetune.config.schema import Config
+from stagetune.errors import Interrupted, StagetuneError, show
+from stagetune.report.result import read_result
+from stagetune.sweep.jobs import read_sweep, result_of, state_of
+
+
+def run_job(config: Config, run_dir: Path) -> float | None:
+    """Begin a job, go on with it or repeat it; its score, or None if it failed, which is shown and recorded.
+
+    The others go on, unless a person has interrupted it or `sweep.stop_on_failure` says otherwise.
+    """
+    state = state_of(run_dir, config)
+    if state == "done":
+        return read_result(run_dir).score
+    if config.sweep.stop_on_failure and (failed := _failed_beside(run_dir)):
+        show(StagetuneError(f"{run_dir} is not begun, since {failed} failed (sweep.stop_on_failure)"))
+        return None
+    from stagetune.run import run_experiment  # imports torch; only now, so that a sweep that is done says so at once
+
+    try:
+        return run_experiment(config, run_dir, resume=state == "go on").score
+    except Interrupted:
+        show(Interrupted(f"interrupted; the same command again goes on with {run_dir} and the jobs behind it"))
+        sys.exit(1)
+    except StagetuneError as error:
+        show(error)
+    except Exception as error:
+        show(StagetuneError(f"{run_dir}: {type(error).__name__}: {error}"))
+    finally:
+        gc.collect()  # a model of a job is full of circles, and the next one wants its memory
+    return None
+
+
+def _failed_beside(run_dir: Path) -> str | None:
+    """A job of the same sweep that has failed."""
+    folder = run_dir.parents[1]
+    results = ((name, result_of(folder / name)) for name in read_sweep(folder))
+    return next((name for name, result in results if result and result.status == "failed"), None)

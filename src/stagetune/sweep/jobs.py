@@ -1,0 +1,108 @@
+"""The jobs of a sweep, and what has become of each: read from its directory, not remembered. No torch."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stagetune.config.schema import Config
+from stagetune.errors import ResultError
+from stagetune.report.result import FILE, RunResult, config_hash, read_result
+
+SWEEP_FILE = "sweep.json"
+FAILED_BEFORE = "failed.json"  # the result of an attempt that was repeated
+LAST = Path("checkpoints") / "last.ckpt"
+LONGEST = 120  # of a directory's name
+NOT_VARIED = ("+experiment", "+sweep", "seed")  # of which a job's directory is not named
+
+
+@dataclass(frozen=True)
+class Job:
+    """One combination: its overrides as on a command line, its configuration, and where its run lies."""
+
+    overrides: tuple[str, ...]
+    config: Config
+    folder: Path
+
+
+def slugs(combinations: Sequence[Sequence[str]], name: str) -> list[str]:
+    """A readable directory for each combination of overrides: what differs between them, the seed apart.
+
+    `name` is for a sweep in which nothing but the seed does.
+    """
+    varied = {word for words in combinations for word in words if not all(word in other for other in combinations)}
+    found = []
+    for words in combinations:
+        chosen = [word for word in words if word in varied and word.partition("=")[0] not in NOT_VARIED]
+        slug = "_".join(re.sub(r"[^A-Za-z0-9.,=-]+", "-", word.lstrip("+~")) for word in chosen) or name
+        slug = slug.replace("=", "-").replace(",", "-")
+        if len(slug) > LONGEST:
+            slug = f"{slug[:LONGEST]}-{hashlib.sha256(slug.encode()).hexdigest()[:8]}"
+        found.append(slug)
+    return found
+
+
+def state_of(folder: Path, config: Config) -> str:
+    """What is to be done with a job whose run lies in `folder`.
+
+    `done`: nothing; `go on`: from its last checkpoint; `repeat`: it failed, or stopped before its first checkpoint;
+    `begin`: there is none yet; `other`: the directory holds the run of another configuration.
+    """
+    try:
+        began = yaml.safe_load((folder / "config.yaml").read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return "begin"
+    status = _status(folder)
+    is_same = isinstance(began, Mapping) and config_hash(began) == config_hash(asdict(config))
+    if status == "completed":
+        return "done" if is_same else "other"
+    if status == "failed" or not (folder / LAST).exists():
+        return "repeat"
+    return "go on" if is_same else "other"
+
+
+def make_ready(job: Job) -> None:
+    """Prepare the directory of a job that is not done; an attempt's result is kept as failed.json."""
+    if (job.folder / FILE).exists():
+        os.replace(job.folder / FILE, job.folder / FAILED_BEFORE)
+    if state_of(job.folder, job.config) == "repeat":
+        shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
+
+
+def _status(folder: Path) -> str:
+    result = result_of(folder)
+    return result.status if result else "none"
+
+
+def result_of(folder: Path) -> RunResult | None:
+    """The readable result in a directory."""
+    try:
+        return read_result(folder)
+    except ResultError:
+        return None
+
+
+def write_sweep(folder: Path, jobs: Sequence[Job]) -> None:
+    """sweep.json: the overrides of every job that was ever asked for here, by its directory."""
+    content: dict[str, Any] = {"schema_version": 1, "jobs": read_sweep(folder)}
+    content["jobs"] |= {str(job.folder.relative_to(folder)): list(job.overrides) for job in jobs}
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / f"{SWEEP_FILE}.tmp"
+    draft.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(draft, folder / SWEEP_FILE)
+
+
+def read_sweep(folder: Path) -> dict[str, list[str]]:
+    """The overrides of each job by its directory below `folder`; empty where there is no readable sweep.json."""
+    try:
+        jobs = json.loads((folder / SWEEP_FILE).read_text())["jobs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {str(name): [str(word) for word in words] for name, words in jobs.items()}
