@@ -29,7 +29,8 @@ def main(composed: DictConfig) -> float | None:
     hydra_config = HydraConfig.get()
     run_dir = Path(hydra_config.runtime.output_dir)
     if hydra_config.mode == RunMode.MULTIRUN:
-        return run_job(validate(to_plain(composed)), run_dir)
+        is_alone = hydra_config.launcher._target_.endswith("BasicLauncher")
+        return run_job(validate(to_plain(composed)), run_dir, screen=None if is_alone else run_dir / "screen.txt")
     try:
         return run(composed, run_dir)
     except StagetuneError as error:

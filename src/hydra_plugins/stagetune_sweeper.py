@@ -11,7 +11,7 @@ from omegaconf import DictConfig, open_dict
 from stagetune.config.compose import to_plain
 from stagetune.errors import StagetuneError
 from stagetune.sweep.combinations import check_plans, jobs_of, names_of
-from stagetune.sweep.jobs import Job, make_ready, result_of, state_of, write_sweep
+from stagetune.sweep.jobs import Job, alone_in, make_ready, result_of, state_of, write_sweep
 from stagetune.sweep.progress import Progress
 
 
@@ -28,19 +28,23 @@ class StagedSweeper(BasicSweeper):
         folder = Path(master.hydra.sweep.dir)
         jobs = jobs_of(combinations, lambda words: _plain(loader.load_sweep_config(master, list(words))), folder)
         states = [state_of(job.folder, job.config) for job in jobs]
-        done = [job for job, state in zip(jobs, states, strict=True) if state == "done"]
-        waiting = [job for job in jobs if job not in done]
+        waiting = [job for job, state in zip(jobs, states, strict=True) if state != "done"]
         check_plans(waiting)
-        write_sweep(folder, jobs)
+        with alone_in(folder):
+            write_sweep(folder, jobs)
+            for job in waiting:
+                make_ready(job)
+            progress = self._say_beginning(jobs, states, folder)
+            self._launch(waiting, progress, folder)
+        return self._end(jobs, folder)
+
+    def _say_beginning(self, jobs: list[Job], states: list[str], folder: Path) -> Progress:
+        done = [job for job, state in zip(jobs, states, strict=True) if state == "done"]
         again = {"go on": "go on from their last checkpoint", "repeat": "failed or were stopped and are repeated"}
         notes = [f"{len(done)} are done"] if done else []
         notes += [f"{states.count(state)} {said}" for state, said in again.items() if state in states]
         print(f"sweep     {len(jobs)} jobs in {folder}{'; ' if notes else ''}{', '.join(notes)}", flush=True)
-        progress = Progress(jobs, names_of(combinations), done=done)
-        for job in waiting:
-            make_ready(job)
-        self._launch(waiting, progress, folder)
-        return self._end(jobs, folder)
+        return Progress(jobs, names_of([job.overrides for job in jobs]), done=done)
 
     def _launch(self, jobs: list[Job], progress: Progress, folder: Path) -> None:
         assert self.launcher is not None

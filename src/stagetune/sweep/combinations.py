@@ -9,7 +9,7 @@ from typing import Any
 from stagetune.config.schema import Config
 from stagetune.config.validate import validate
 from stagetune.errors import ConfigError, StagetuneError
-from stagetune.sweep.jobs import Job, slugs, state_of
+from stagetune.sweep.jobs import Job, slug, state_of
 
 Compose = Callable[[Sequence[str]], Mapping[str, Any]]  # of a job's overrides
 WHICH = 3  # jobs named for one problem
@@ -30,9 +30,9 @@ def jobs_of(combinations: Sequence[Sequence[str]], compose: Compose, folder: Pat
         configs.append(config)
     _refuse(problems, len(names))
     jobs = []
-    for words, slug, config in zip(combinations, slugs(combinations, folder.name), configs, strict=True):
+    for words, config in zip(combinations, configs, strict=True):
         assert config is not None
-        jobs.append(Job(tuple(words), config, folder / slug / f"seed-{config.seed}"))
+        jobs.append(Job(tuple(words), config, folder / slug(words) / f"seed-{config.seed}"))
     taken = [str(job.folder) for job in jobs if state_of(job.folder, job.config) == "other"]
     if taken:
         some = ", ".join(taken[:WHICH]) + (f" and {len(taken) - WHICH} more" if len(taken) > WHICH else "")

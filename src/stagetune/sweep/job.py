@@ -2,6 +2,7 @@
 
 import gc
 import sys
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 from stagetune.config.schema import Config
@@ -10,10 +11,11 @@ from stagetune.report.result import read_result
 from stagetune.sweep.jobs import read_sweep, result_of, state_of
 
 
-def run_job(config: Config, run_dir: Path) -> float | None:
+def run_job(config: Config, run_dir: Path, *, screen: Path | None = None) -> float | None:
     """Begin a job, go on with it or repeat it; its score, or None if it failed, which is shown and recorded.
 
-    The others go on, unless a person has interrupted it or `sweep.stop_on_failure` says otherwise.
+    The others go on, unless a person has interrupted it or `sweep.stop_on_failure` says otherwise. Jobs at the same
+    time say what they do in a file each, `screen`.
     """
     state = state_of(run_dir, config)
     if state == "done":
@@ -24,7 +26,8 @@ def run_job(config: Config, run_dir: Path) -> float | None:
     from stagetune.run import run_experiment  # imports torch; only now, so that a sweep that is done says so at once
 
     try:
-        return run_experiment(config, run_dir, resume=state == "go on").score
+        with redirect_stdout(screen.open("a", buffering=1)) if screen else nullcontext():
+            return run_experiment(config, run_dir, resume=state == "go on").score
     except Interrupted:
         show(Interrupted(f"interrupted; the same command again goes on with {run_dir} and the jobs behind it"))
         sys.exit(1)

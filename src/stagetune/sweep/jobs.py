@@ -1,11 +1,13 @@
 """The jobs of a sweep, and what has become of each: read from its directory, not remembered. No torch."""
 
+import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,8 @@ from stagetune.report.result import FILE, RunResult, config_hash, read_result
 SWEEP_FILE = "sweep.json"
 FAILED_BEFORE = "failed.json"  # the result of an attempt that was repeated
 LAST = Path("checkpoints") / "last.ckpt"
-LONGEST = 120  # of a directory's name
-NOT_VARIED = ("+experiment", "+sweep", "seed")  # of which a job's directory is not named
+LONGEST = 100  # of a directory's name
+NOT_NAMED = ("+experiment", "+sweep", "seed", "sweep.name", "sweep.stop_on_failure")
 
 
 @dataclass(frozen=True)
@@ -32,21 +34,14 @@ class Job:
     folder: Path
 
 
-def slugs(combinations: Sequence[Sequence[str]], name: str) -> list[str]:
-    """A readable directory for each combination of overrides: what differs between them, the seed apart.
-
-    `name` is for a sweep in which nothing but the seed does.
-    """
-    varied = {word for words in combinations for word in words if not all(word in other for other in combinations)}
-    found = []
-    for words in combinations:
-        chosen = [word for word in words if word in varied and word.partition("=")[0] not in NOT_VARIED]
-        slug = "_".join(re.sub(r"[^A-Za-z0-9.,=-]+", "-", word.lstrip("+~")) for word in chosen) or name
-        slug = slug.replace("=", "-").replace(",", "-")
-        if len(slug) > LONGEST:
-            slug = f"{slug[:LONGEST]}-{hashlib.sha256(slug.encode()).hexdigest()[:8]}"
-        found.append(slug)
-    return found
+def slug(overrides: Sequence[str]) -> str:
+    """A readable directory of a job's overrides, the seed apart; the same ones have the same in every sweep."""
+    words = [word for word in overrides if word.partition("=")[0] not in NOT_NAMED]
+    words.sort(key=lambda word: "." in word.partition("=")[0])  # groups first: long names are cut
+    readable = "_".join(re.sub(r"[^A-Za-z0-9.]+", "-", word.lstrip("+~")).strip("-") for word in words) or "as-it-is"
+    if len(readable) > LONGEST:
+        readable = f"{readable[:LONGEST]}-{hashlib.sha256(' '.join(words).encode()).hexdigest()[:8]}"
+    return readable
 
 
 def state_of(folder: Path, config: Config) -> str:
@@ -70,9 +65,10 @@ def state_of(folder: Path, config: Config) -> str:
 
 def make_ready(job: Job) -> None:
     """Prepare the directory of a job that is not done; an attempt's result is kept as failed.json."""
+    state = state_of(job.folder, job.config)
     if (job.folder / FILE).exists():
         os.replace(job.folder / FILE, job.folder / FAILED_BEFORE)
-    if state_of(job.folder, job.config) == "repeat":
+    if state == "repeat":
         shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
 
 
@@ -87,6 +83,20 @@ def result_of(folder: Path) -> RunResult | None:
         return read_result(folder)
     except ResultError:
         return None
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a sweep's directory; raises `ResultError` if another process does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ResultError(
+                f"{folder}: another process is at this sweep; wait for it, or say sweep.name=..."
+            ) from None
+        yield
 
 
 def write_sweep(folder: Path, jobs: Sequence[Job]) -> None:

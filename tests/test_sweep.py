@@ -1,0 +1,274 @@
+"""Sweeps: validated whole, told job by job, gone on with, and each job as if it were alone."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stagetune.config.compose import load
+from stagetune.errors import ConfigError, ResultError
+from stagetune.report.result import RunResult, config_hash, write_result
+from stagetune.sweep.combinations import jobs_of
+from stagetune.sweep.jobs import Job, alone_in, make_ready, read_sweep, slug, state_of, write_sweep
+from stagetune.sweep.progress import Progress, duration
+
+ROOT = Path(__file__).parents[1]
+OWN_NET = (
+    "+experiment=classifier_staged", "model=own", "model.network._target_=crashing.Net",
+    "model.blocks=[stem,layer2,layer3,layer4]", "data.image_size=32", "precision=fp32", "trainer.accelerator=cpu",
+    "+trainer.limit_train_batches=3", "schedule.stages.0.epochs=2", "sweep.name=tried",
+)  # fmt: skip
+
+
+def sweep(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    command = [sys.executable, str(ROOT / "train.py"), "-m", *OWN_NET, *arguments]
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def told(out: str) -> list[str]:
+    return [line for line in out.splitlines() if line.startswith("sweep ")]
+
+
+def result(status: str, score: float = 0.5, seconds: float = 75.0, **values: object) -> RunResult:
+    best = {"metric": "val/accuracy", "mode": "max", "value": score, "epoch": 0, "stage": "head", "checkpoint": ""}
+    made = RunResult(status, "e", "classifier", 0, "h", "staged", "fp32", 1, 1, 1, best=best, **values)  # type: ignore[arg-type]
+    made.timing = {"total_seconds": seconds}
+    return made
+
+
+def test_a_directory_is_named_after_the_overrides_the_seed_apart() -> None:
+    words = ["+experiment=siamese_staged", "data.root=/a b/c", "schedule=lp_ft", "accumulation=x4", "seed=3"]
+    assert slug(words) == "schedule-lp-ft_accumulation-x4_data.root-a-b-c"
+    assert slug(["seed=1", "+sweep=schedules"]) == "as-it-is"
+    many = [f"schedule.stages.{i}.lr=0.001" for i in range(20)]
+    assert len(slug(many)) < 120
+    assert slug(many) != slug([*many[:-1], "schedule.stages.19.lr=0.002"])
+
+
+def test_what_becomes_of_a_job_is_read_from_its_directory(tmp_path: Path) -> None:
+    config, other = load(["seed=1"]), load(["seed=2"])
+    assert state_of(tmp_path, config) == "begin"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**asdict(config), "sweep": {"name": "elsewhere"}}))
+    assert state_of(tmp_path, config) == "repeat"  # stopped before its first checkpoint
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    assert (state_of(tmp_path, config), state_of(tmp_path, other)) == ("go on", "other")
+    for status, states in {
+        "interrupted": ("go on", "other"),
+        "failed": ("repeat", "repeat"),
+        "completed": ("done", "other"),
+    }.items():
+        write_result(result(status), tmp_path)
+        assert (state_of(tmp_path, config), state_of(tmp_path, other)) == states
+    (tmp_path / "result.json").write_text('{"torn')
+    assert state_of(tmp_path, config) == "go on"
+
+
+def test_an_attempt_that_failed_is_kept_and_repeated_from_the_start(tmp_path: Path) -> None:
+    config = load([])
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(asdict(config)))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    write_result(result("failed"), tmp_path)
+    make_ready(Job((), config, tmp_path))
+    assert json.loads((tmp_path / "failed.json").read_text())["status"] == "failed"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "failed.json"]
+
+
+def compose(words: list[str]) -> dict[str, object]:
+    return asdict(load(words))
+
+
+def test_all_problems_of_all_jobs_are_said_at_once(tmp_path: Path) -> None:
+    def plain(words: list[str]) -> dict[str, object]:
+        values = compose(words[1:])
+        values["seed"] = words[0].removeprefix("seed=")  # as a command line gives it
+        return {**values, "precision": "fp23"} if "schedule=full" in words else values
+
+    words = [[f"seed={seed}", f"schedule={name}"] for seed in ("x", "y") for name in ("full", "staged")]
+    with pytest.raises(ConfigError) as caught:
+        jobs_of(words, plain, tmp_path)  # type: ignore[arg-type]
+    assert caught.value.problems == [
+        "seed: expects a whole number, got 'x' (in seed=x schedule=full, seed=x schedule=staged)",
+        "precision=fp23: no such choice; did you mean fp32? (in seed=x schedule=full, seed=y schedule=full)",
+        "seed: expects a whole number, got 'y' (in seed=y schedule=full, seed=y schedule=staged)",
+    ]
+
+
+def test_runs_of_another_configuration_are_left_alone_and_named(tmp_path: Path) -> None:
+    (job,) = jobs_of([["schedule=full"]], compose, tmp_path)  # type: ignore[arg-type]
+    job.folder.mkdir(parents=True)
+    (job.folder / "config.yaml").write_text(yaml.safe_dump(asdict(load(["schedule=full", "data.image_size=96"]))))
+    write_result(result("completed"), job.folder)
+    with pytest.raises(ConfigError) as caught:
+        jobs_of([["schedule=full"]], compose, tmp_path)  # type: ignore[arg-type]
+    assert caught.value.problems == [
+        f"sweep.name: {job.folder} already hold runs of other configurations; choose another name or remove "
+        f"{tmp_path}"
+    ]
+
+
+def test_a_hash_is_of_the_run_not_of_its_sweep() -> None:
+    config = asdict(load([]))
+    assert config_hash(config) == config_hash({**config, "sweep": {"name": "another"}, "resume": "there"})
+    assert config_hash(config) != config_hash({**config, "seed": 1})
+
+
+def test_sweeps_remember_all_jobs_that_were_asked_for(tmp_path: Path) -> None:
+    config = load([])
+    write_sweep(tmp_path, [Job(("a=1",), config, tmp_path / "a-1" / "seed-0")])
+    write_sweep(tmp_path, [Job(("b=1",), config, tmp_path / "b-1" / "seed-0")])
+    assert read_sweep(tmp_path) == {"a-1/seed-0": ["a=1"], "b-1/seed-0": ["b=1"]}
+    (tmp_path / "sweep.json").write_text("{torn")
+    assert read_sweep(tmp_path) == {}
+
+
+def test_two_commands_do_not_work_at_one_sweep(tmp_path: Path) -> None:
+    with alone_in(tmp_path), pytest.raises(ResultError, match="another process is at this sweep"), alone_in(tmp_path):
+        pass
+    with alone_in(tmp_path):
+        pass
+
+
+def test_a_line_for_each_job_says_how_far_the_sweep_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = [Job((f"lr={i}",), load([]), tmp_path / str(i)) for i in range(4)]
+    for job in jobs:
+        job.folder.mkdir()
+    write_result(result("completed", 0.7), jobs[0].folder)
+    progress = Progress(jobs, ["lr=0", "lr=1", "lr=2", "lr=3"], done=jobs[:1])
+    progress.tell()
+    assert capsys.readouterr().out == ""
+    write_result(result("completed", 0.6), jobs[1].folder)
+    progress.tell()
+    write_result(result("failed", error={"type": "DataError", "message": "no images\nat all"}), jobs[2].folder)
+    progress.tell()
+    write_result(result("completed", 0.8, 4000), jobs[3].folder)
+    progress.tell()
+    progress.tell()
+    assert re.sub("about .* left", "about ... left", capsys.readouterr().out).splitlines() == [
+        "sweep     2 of 4  lr=1: val/accuracy 0.6000 after 1 min 15 s; best so far 0.7000 (lr=0); about ... left",
+        "sweep     3 of 4  lr=2: failed after 1 min 15 s: DataError: no images; best so far 0.7000 (lr=0); "
+        "about ... left",
+        "sweep     4 of 4  lr=3: val/accuracy 0.8000 after 1 h 6 min; best so far 0.8000 (lr=3)",
+    ]
+    assert [duration(seconds) for seconds in (0.4, 59.6, 3599, 7260)] == [
+        "0 s",
+        "1 min 0 s",
+        "59 min 59 s",
+        "2 h 1 min",
+    ]
+
+
+def until(found: object, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if found():  # type: ignore[operator]
+            return
+        time.sleep(0.02)
+    raise AssertionError("it did not come")
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_inside_and_between_jobs_goes_on_to_the_numbers_of_jobs_alone(tmp_path: Path) -> None:
+    """Also: the k-th job of one process has, bit for bit, the numbers of the same job by itself."""
+    words = ("schedule=lp_ft,full", "schedule.stages.0.epochs=6", "seed=0,1", "checkpoint.min_seconds=0")
+    base = tmp_path / "outputs" / "sweeps" / "tried"
+    process = sweep(*words, cwd=tmp_path)
+    until(lambda: list(base.rglob("last.ckpt")), process)  # inside the first job
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not list(base.rglob("result.json"))
+    process = sweep(*words, cwd=tmp_path)
+    until(lambda: len(list(base.rglob("result.json"))) == 2, process)  # behind the second
+    process.send_signal(signal.SIGKILL)
+    first = process.communicate()[0]
+    assert "4 jobs in outputs/sweeps/tried; 1 go on from their last checkpoint" in told(first)[0]
+    assert "goes on in epoch" in first
+    done = {path: path.read_bytes() for path in base.rglob("result.json")}
+    code, out, err = ended(sweep(*words, cwd=tmp_path))
+    assert (code, err) == (0, "")
+    assert "; 2 are done" in told(out)[0]
+    assert told(out)[-1].startswith("sweep     4 of 4  ")
+    assert {path: path.read_bytes() for path in done} == done  # what was done is left alone
+    code, again, _ = ended(sweep(*words, cwd=tmp_path))
+    assert (code, again) == (0, "sweep     4 jobs in outputs/sweeps/tried; 4 are done\n")
+    alone = [word.replace("lp_ft,full", "full").replace("0,1", "1") for word in words]
+    ended(sweep(*alone, "sweep.name=alone", cwd=tmp_path))
+    for path in (tmp_path / "outputs" / "sweeps" / "alone").rglob("metrics.csv"):
+        (twin,) = base.glob(f"*schedule-full*/{path.parent.name}/metrics.csv")
+        assert _numbers(twin) == _numbers(path)
+
+
+def _numbers(path: Path) -> list[str]:
+    """A run's metrics without the columns that are times."""
+    lines = [line.split(",") for line in path.read_text().splitlines()]
+    kept = [i for i, name in enumerate(lines[0]) if "second" not in name]
+    return [",".join(line[i] for i in kept) for line in lines]
+
+
+@pytest.mark.slow
+def test_a_failing_job_is_told_and_recorded_and_the_others_go_on(tmp_path: Path) -> None:
+    """And is repeated by the same command, or ends the sweep where that is asked for."""
+    words = ("schedule=head_only", "model.network.gain=nan,1.0")
+    code, out, err = ended(sweep(*words, cwd=tmp_path))
+    assert code == 1
+    assert [line[:16] for line in told(out)[1:]] == ["sweep     1 of 2", "sweep     2 of 2"]
+    assert "failed after" in told(out)[1]
+    assert "TrainingError" in told(out)[1]
+    assert "1 of 2 jobs did not complete: " in err.splitlines()[-1]
+    code, out, _ = ended(sweep(*words, "sweep.stop_on_failure=true", cwd=tmp_path))
+    assert code == 1
+    assert "; 1 are done, 1 failed or were stopped and are repeated" in told(out)[0]
+    code, out, err = ended(sweep(*words, "sweep.stop_on_failure=true", "sweep.name=new", cwd=tmp_path))
+    assert len(told(out)) == 2
+    assert "is not begun, since " in err
+    assert len(list((tmp_path / "outputs" / "sweeps" / "new").rglob("result.json"))) == 1
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_sweep_that_the_same_command_goes_on_with(tmp_path: Path) -> None:
+    words = ("schedule=full", "schedule.stages.0.epochs=60", "seed=0,1", "checkpoint.min_seconds=0")
+    process = sweep(*words, cwd=tmp_path)
+    until(lambda: list(tmp_path.rglob("last.ckpt")), process)
+    process.send_signal(signal.SIGINT)
+    code, _, err = ended(process)
+    assert code == 1
+    assert err.startswith("stagetune: interrupted; the same command again goes on with ")
+    assert err.count("\n") == 1
+    code, out, _ = ended(sweep(*words, cwd=tmp_path))
+    assert code == 0
+    assert "; 1 go on from their last checkpoint" in told(out)[0]
+    assert len(list(tmp_path.rglob("result.json"))) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_jobs_run_in_two_processes_at_once(launcher: str, tmp_path: Path) -> None:
+    settings = {"joblib": ["hydra.launcher.n_jobs=2"], "submitit_local": ["hydra.launcher.timeout_min=5"]}[launcher]
+    code, out, err = ended(
+        sweep("schedule=head_only", "seed=0,1", f"hydra/launcher={launcher}", *settings, cwd=tmp_path)
+    )
+    assert (code, err) == (0, "")
+    assert [line[:17] for line in out.splitlines()] == ["sweep     2 jobs ", "sweep     1 of 2 ", "sweep     2 of 2 "]
+    found = [json.loads(path.read_text()) for path in tmp_path.rglob("result.json")]
+    assert [one["status"] for one in found] == ["completed"] * 2
+    cores = len(os.sched_getaffinity(0))
+    if launcher == "joblib":  # cores are divided among the jobs
+        assert {one["environment"]["device"]["threads"] for one in found} == {max(1, cores // 2)}
+    assert all("results " in path.read_text() for path in tmp_path.rglob("screen.txt"))
