@@ -17,6 +17,7 @@ from stagetune.config.compose import load
 from stagetune.errors import ConfigError, ResultError
 from stagetune.report.result import RunResult, config_hash, write_result
 from stagetune.sweep.combinations import jobs_of
+from stagetune.sweep.job import run_job
 from stagetune.sweep.jobs import Job, alone_in, make_ready, read_sweep, slug, state_of, write_sweep
 from stagetune.sweep.progress import Progress, duration
 
@@ -185,9 +186,9 @@ def until(found: object, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.slow
-def test_a_sweep_killed_inside_and_between_jobs_goes_on_to_the_numbers_of_jobs_alone(tmp_path: Path) -> None:
-    """Also: the k-th job of one process has, bit for bit, the numbers of the same job by itself."""
-    words = ("schedule=lp_ft,full", "schedule.stages.0.epochs=6", "seed=0,1", "checkpoint.min_seconds=0")
+def test_a_sweep_stopped_inside_and_between_jobs_goes_on_to_the_numbers_of_jobs_alone(tmp_path: Path) -> None:
+    """By SIGKILL and by Ctrl-C. The k-th job of a process has, bit for bit, the numbers of the same job by itself."""
+    words = ("schedule=lp_ft,full", "schedule.stages.0.epochs=4", "seed=0,1", "checkpoint.min_seconds=0")
     base = tmp_path / "outputs" / "sweeps" / "tried"
     process = sweep(*words, cwd=tmp_path)
     until(lambda: list(base.rglob("last.ckpt")), process)  # inside the first job
@@ -201,13 +202,17 @@ def test_a_sweep_killed_inside_and_between_jobs_goes_on_to_the_numbers_of_jobs_a
     assert "4 jobs in outputs/sweeps/tried; 1 go on from their last checkpoint" in told(first)[0]
     assert "goes on in epoch" in first
     done = {path: path.read_bytes() for path in base.rglob("result.json")}
+    process = sweep(*words, cwd=tmp_path)
+    until(lambda: len(list(base.rglob("last.ckpt"))) == 3, process)  # inside the third
+    process.send_signal(signal.SIGINT)
+    code, _, err = ended(process)
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith("stagetune: interrupted; the same command again goes on with ")
     code, out, err = ended(sweep(*words, cwd=tmp_path))
     assert (code, err) == (0, "")
-    assert "; 2 are done" in told(out)[0]
+    assert "; 2 are done, 1 go on from their last checkpoint" in told(out)[0]
     assert told(out)[-1].startswith("sweep     4 of 4  ")
     assert {path: path.read_bytes() for path in done} == done  # what was done is left alone
-    code, again, _ = ended(sweep(*words, cwd=tmp_path))
-    assert (code, again) == (0, "sweep     4 jobs in outputs/sweeps/tried; 4 are done\n")
     alone = [word.replace("lp_ft,full", "full").replace("0,1", "1") for word in words]
     ended(sweep(*alone, "sweep.name=alone", cwd=tmp_path))
     for path in (tmp_path / "outputs" / "sweeps" / "alone").rglob("metrics.csv"):
@@ -222,39 +227,33 @@ def _numbers(path: Path) -> list[str]:
     return [",".join(line[i] for i in kept) for line in lines]
 
 
+def test_where_it_is_asked_for_no_job_begins_behind_one_that_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = load(["sweep.stop_on_failure=true"])
+    jobs = [Job((f"lr={i}",), config, tmp_path / f"lr-{i}" / "seed-0") for i in range(2)]
+    write_sweep(tmp_path, jobs)
+    jobs[0].folder.mkdir(parents=True)
+    write_result(result("failed"), jobs[0].folder)
+    assert run_job(config, jobs[1].folder) is None
+    assert capsys.readouterr().err == (
+        f"stagetune: {jobs[1].folder} is not begun, since lr-0/seed-0 failed (sweep.stop_on_failure)\n"
+    )
+
+
 @pytest.mark.slow
 def test_a_failing_job_is_told_and_recorded_and_the_others_go_on(tmp_path: Path) -> None:
-    """And is repeated by the same command, or ends the sweep where that is asked for."""
-    words = ("schedule=head_only", "model.network.gain=nan,1.0")
+    """And is repeated by the same command."""
+    words = ("schedule=head_only", "+model.network.gain=nan,1.0")
     code, out, err = ended(sweep(*words, cwd=tmp_path))
     assert code == 1
     assert [line[:16] for line in told(out)[1:]] == ["sweep     1 of 2", "sweep     2 of 2"]
     assert "failed after" in told(out)[1]
     assert "TrainingError" in told(out)[1]
     assert "1 of 2 jobs did not complete: " in err.splitlines()[-1]
-    code, out, _ = ended(sweep(*words, "sweep.stop_on_failure=true", cwd=tmp_path))
+    code, out, _ = ended(sweep(*words, cwd=tmp_path))
     assert code == 1
     assert "; 1 are done, 1 failed or were stopped and are repeated" in told(out)[0]
-    code, out, err = ended(sweep(*words, "sweep.stop_on_failure=true", "sweep.name=new", cwd=tmp_path))
-    assert len(told(out)) == 2
-    assert "is not begun, since " in err
-    assert len(list((tmp_path / "outputs" / "sweeps" / "new").rglob("result.json"))) == 1
-
-
-@pytest.mark.slow
-def test_ctrl_c_leaves_a_sweep_that_the_same_command_goes_on_with(tmp_path: Path) -> None:
-    words = ("schedule=full", "schedule.stages.0.epochs=60", "seed=0,1", "checkpoint.min_seconds=0")
-    process = sweep(*words, cwd=tmp_path)
-    until(lambda: list(tmp_path.rglob("last.ckpt")), process)
-    process.send_signal(signal.SIGINT)
-    code, _, err = ended(process)
-    assert code == 1
-    assert err.startswith("stagetune: interrupted; the same command again goes on with ")
-    assert err.count("\n") == 1
-    code, out, _ = ended(sweep(*words, cwd=tmp_path))
-    assert code == 0
-    assert "; 1 go on from their last checkpoint" in told(out)[0]
-    assert len(list(tmp_path.rglob("result.json"))) == 2
 
 
 @pytest.mark.slow

@@ -1,0 +1,113 @@
+"""Every run below a folder with its configuration, read without torch."""
+
+import csv
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stagetune.errors import ResultError
+from stagetune.report.metrics import Row
+from stagetune.report.result import FILE, NOT_OF_THE_RUN, RunResult, read_result
+
+SWEEP_FILE = "sweep.json"  # the overrides of each job by its directory
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML was built with it
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that left a result."""
+
+    folder: Path
+    result: RunResult
+    settings: dict[str, Any]  # the configuration, flat: dotted key -> value
+    overrides: tuple[str, ...]  # on the command line of its sweep
+
+    @property
+    def is_scored(self) -> bool:
+        return self.result.status == "completed" and self.result.score is not None
+
+    @property
+    def score(self) -> float:
+        """The best validation value of the monitored metric; of a run that is scored."""
+        assert self.result.score is not None
+        return self.result.score
+
+    def rows(self) -> list[Row]:
+        """metrics.csv with numbers for numbers; empty where it is missing or torn."""
+        try:
+            with (self.folder / "metrics.csv").open(newline="") as file:
+                return [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        except (OSError, UnicodeDecodeError, csv.Error):
+            return []
+
+
+@dataclass(frozen=True)
+class Collection:
+    """All runs below a folder, what could not be read, and jobs of a sweep that left nothing."""
+
+    folder: Path
+    runs: list[Run]
+    unreadable: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def collect(folder: Path) -> Collection:
+    """Read all results below `folder`; raises `ResultError` if there is none at all."""
+    asked = _asked(folder)
+    runs, unreadable = [], []
+    for path in sorted(folder.rglob(FILE)):
+        try:
+            result = read_result(path.parent)
+            overrides = asked.get(str(path.parent.relative_to(folder)), [])
+            runs.append(Run(path.parent, result, _settings(path.parent), tuple(overrides)))
+        except ResultError as error:
+            unreadable.append(str(error))
+    if not runs and not unreadable:
+        raise ResultError(f"no {FILE} below {folder}; run an experiment first, such as make sweep")
+    found = {str(run.folder.relative_to(folder)) for run in runs}
+    missing = [name for name in asked if name not in found and not (folder / name / FILE).exists()]
+    order = {name: i for i, name in enumerate(asked)}
+    runs.sort(key=lambda run: order.get(str(run.folder.relative_to(folder)), len(order)))
+    return Collection(folder, runs, unreadable, missing)
+
+
+def _asked(folder: Path) -> dict[str, list[str]]:
+    """The overrides of every job that was asked for, by its directory, in sweeps in or below `folder`."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(folder.rglob(SWEEP_FILE)):
+        try:
+            jobs = json.loads(path.read_text())["jobs"]
+            within = path.parent.relative_to(folder)
+            found |= {str(within / name): [str(word) for word in words] for name, words in jobs.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # its runs are read all the same
+    return found
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """config.yaml as dotted keys. Raises `ResultError` where it cannot be read."""
+    try:
+        config = yaml.load((folder / "config.yaml").read_text(), _Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ResultError(f"{folder / 'config.yaml'} cannot be read ({error}); run it again") from error
+    if not isinstance(config, dict):
+        raise ResultError(f"{folder / 'config.yaml'} holds no configuration; run it again")
+    return dict(_flat({key: value for key, value in config.items() if key not in NOT_OF_THE_RUN}))
+
+
+def _flat(values: Any, path: str = "") -> list[tuple[str, Any]]:
+    if isinstance(values, dict) and values:
+        return [pair for key, value in values.items() for pair in _flat(value, f"{path}.{key}" if path else str(key))]
+    if isinstance(values, list) and any(isinstance(value, dict) for value in values):
+        return [pair for i, value in enumerate(values) for pair in _flat(value, f"{path}.{i}")]
+    return [(path, values)]
+
+
+def _number(text: str | None) -> Any:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return text

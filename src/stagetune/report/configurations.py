@@ -1,0 +1,145 @@
+"""Runs that differ in nothing but the seed are one configuration; what configurations differ in are the columns."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stagetune.report.collect import Run
+from stagetune.report.statistics import Estimate, estimate
+
+ASIDE = ("seed", "name")  # keys by which configurations do not differ: `name` follows from others
+NAMES = {"optimizer": "optimizer._target_", "model": "model.arch"}  # of a group; others have a key `name`
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Runs over several seeds of one setting."""
+
+    columns: dict[str, str]  # what sets it apart
+    runs: list[Run]
+
+    @property
+    def name(self) -> str:
+        return " ".join(f"{key}={value}" for key, value in self.columns.items()) or "the only configuration"
+
+    @property
+    def scored(self) -> list[Run]:
+        return [run for run in self.runs if run.is_scored]
+
+    @property
+    def failed(self) -> list[Run]:
+        return [run for run in self.runs if run.result.status != "completed"]
+
+    @property
+    def scores(self) -> dict[int, float]:
+        """By seed."""
+        return {run.result.seed: run.score for run in self.scored}
+
+    @property
+    def score(self) -> Estimate | None:
+        return estimate(list(self.scores.values())) if self.scored else None
+
+    def tested(self, metric: str) -> Estimate | None:
+        """The test's value of a metric of validation."""
+        name = metric.replace("val/", "test/")
+        values = [run.result.test[name] for run in self.scored if name in run.result.test]
+        return estimate(values) if values else None
+
+    def mean(self, key: str) -> float | None:
+        """Of the scored runs: `seconds`, most `trainable` parameters, `memory` in MB, `speed` in images/s."""
+        values = [value for run in self.scored if (value := _cost(run, key)) is not None]
+        return sum(values) / len(values) if values else None
+
+
+def configurations(runs: Sequence[Run]) -> tuple[list[Configuration], dict[str, Any]]:
+    """The configurations in the order of their first runs, and the settings that all of them share."""
+    grouped: dict[tuple[tuple[str, str], ...], list[Run]] = {}
+    for run in runs:
+        key = tuple(sorted((name, repr(value)) for name, value in run.settings.items() if name not in ASIDE))
+        grouped.setdefault(key, []).append(run)
+    members = list(grouped.values())
+    firsts = [same[0].settings for same in members]
+    columns = _columns(firsts)
+    names = {key for settings in firsts for key in settings}
+    shared = {
+        key: firsts[0][key]
+        for key in sorted(names)
+        if key not in ASIDE and all(key in settings and settings[key] == firsts[0][key] for settings in firsts)
+    }
+    found = [
+        Configuration({_short(key): _text(settings.get(key)) for key in columns}, same)
+        for settings, same in zip(firsts, members, strict=True)
+    ]
+    return found, shared
+
+
+def _columns(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys that differ; of a group that was chosen by name its name, and others only where it does not tell."""
+    keys = list(dict.fromkeys(key for one in settings for key in one if key not in ASIDE))
+    differing = [key for key in keys if len({repr(one.get(key)) for one in settings}) > 1]
+    columns = []
+    for key in differing:
+        group = key.split(".")[0]
+        chosen = NAMES.get(group, f"{group}.name")
+        if key == chosen or chosen not in differing:
+            columns.append(key)
+            continue
+        by_name: dict[str, set[str]] = {}
+        for one in settings:
+            by_name.setdefault(repr(one.get(chosen)), set()).add(repr(one.get(key)))
+        if any(len(values) > 1 for values in by_name.values()):
+            columns.append(key)
+    return columns
+
+
+def _short(key: str) -> str:
+    """schedule.name is what one says with schedule=..."""
+    group = key.split(".")[0]
+    return group if key == NAMES.get(group, f"{group}.name") else key
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value.rsplit(".", 1)[-1] if value.startswith("torch.") else value
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _cost(run: Run, key: str) -> float | None:
+    result = run.result
+    if key == "seconds":
+        return result.timing.get("total_seconds")
+    if key == "memory":
+        return result.peak_memory_mb or None
+    if key == "trainable":
+        return max((float(stage["trainable_params"]) for stage in result.stages), default=None)
+    slowest = [float(stage["samples_per_second"]) for stage in result.stages if stage.get("samples_per_second")]
+    return min(slowest, default=None)
+
+
+def warnings_of(runs: Sequence[Run]) -> list[str]:
+    """What runs should share if they are to be compared, and do not: each in a sentence."""
+    said = []
+    for what, values in {
+        "weights": [run.result.weights.get("used", "") for run in runs],
+        "data": [_data(run) for run in runs],
+        "library versions": [_versions(run) for run in runs],
+        "machines": [str(run.result.environment.get("device", {}).get("name", "")) for run in runs],
+        "code": [str(run.result.environment.get("git", "")) for run in runs],
+    }.items():
+        counts = Counter(value for value in values if value)
+        if len(counts) > 1:
+            (most, _), *others = counts.most_common()
+            listed = "; ".join(f"{count} with {value}" for value, count in others[:3])
+            said.append(f"runs differ in their {what}: most have {most}, {listed}")
+    return said
+
+
+def _data(run: Run) -> str:
+    data = run.result.data
+    parts = ", ".join(f"{part} {data[part]}" for part in ("train", "val", "test") if part in data)
+    return f"{data['name']} ({parts}, split by {data.get('split')})" if "name" in data else ""
+
+
+def _versions(run: Run) -> str:
+    return ", ".join(f"{name} {version}" for name, version in run.result.environment.get("versions", {}).items())
