@@ -38,11 +38,12 @@ format: $(READY) ## format the code
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format --quiet .
 
-sweep: $(READY) ## compare three schedules on the digits (ARGS="key=value,value ..." adds to it)
-	@$(BIN)/python train.py -m +experiment=siamese_staged schedule=head_only,staged,full $(ARGS)
+sweep: $(READY) ## compare three schedules over two seeds on small digits, and report (ARGS="key=value,value ..." adds)
+	@$(BIN)/python train.py -m +experiment=siamese_staged +sweep=small $(ARGS)
+	@$(BIN)/stagetune report
 
-report: $(READY) ## list the results under outputs/, best first
-	@$(BIN)/python -m stagetune.report outputs
+report: $(READY) ## compare the runs of the newest sweep: report.html (ARGS="folder --baseline schedule=full")
+	@$(BIN)/stagetune report $(ARGS)
 
 bench: $(READY) ## run one staged job under stagetune, Lightning and finetuning-scheduler (an hour on two cores)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"

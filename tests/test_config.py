@@ -10,7 +10,8 @@ from stagetune.config.schema import TaskConfig
 from stagetune.config.validate import validate
 from stagetune.errors import ConfigError
 
-GROUPS = sorted(path for path in CONF.iterdir() if path.is_dir() and path.name != "experiment")
+NO_GROUPS = ("experiment", "sweep", "hydra", "train.yaml")
+GROUPS = sorted(path for path in CONF.iterdir() if path.name not in NO_GROUPS)
 
 
 def problems(*overrides: str) -> list[str]:
@@ -27,6 +28,19 @@ def test_every_experiment_composes_and_validates(path: Path) -> None:
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert header[0] == "# @package _global_"
     assert any(f"python train.py +experiment={name}" in line for line in header)
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "sweep").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_sweep_composes_and_says_what_it_varies(path: Path) -> None:
+    config = load([f"+sweep={path.stem}"])
+    assert config.sweep.name == f"{path.stem}_{config.name}"
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert header[0] == "# @package _global_"
+    assert any(f"python train.py -m +sweep={path.stem}" in line for line in header)
+    varied = yaml.safe_load(path.read_text())["hydra"]["sweeper"]["params"]
+    for key, values in varied.items():
+        for value in str(values).split(","):
+            load([f"+sweep={path.stem}", f"{key}={value}"])
 
 
 @pytest.mark.parametrize(

@@ -1,38 +1,419 @@
-"""`make report`: every result below a folder, best first."""
+"""`stagetune report` and `stagetune best`: what a sweep comes to, and what it cannot tell."""
 
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import yaml
+from scipy import stats
 
+from stagetune.cli import newest_sweep, show_best, show_report
+from stagetune.config.compose import load
 from stagetune.errors import ResultError
-from stagetune.report.__main__ import main
+from stagetune.report.best import experiment_yaml
+from stagetune.report.collect import collect
+from stagetune.report.configurations import configurations
+from stagetune.report.metrics import write_metrics
+from stagetune.report.page import page
 from stagetune.report.result import RunResult, write_result
+from stagetune.report.statistics import compare, estimate, holm, paired_p, told_apart
+from stagetune.report.summary import headline, summarize, verdict
+
+CHROMIUM = shutil.which("chromium")
 
 
-def leave(folder: Path, metric: str, mode: str, value: float) -> None:
+def leave(folder: Path, score: float | None, *overrides: str, seed: int = 0, error: str = "", **values: Any) -> Path:
+    """A run's directory as run_experiment leaves it: 2 stages, 2 epochs each."""
+    config = asdict(load(["+experiment=siamese_staged", *overrides, f"seed={seed}"]))
     folder.mkdir(parents=True)
-    best = {"epoch": 0, "stage": "all", "metric": metric, "mode": mode, "value": value, "checkpoint": "best.ckpt"}
-    write_result(RunResult("completed", "mine", "siamese", 0, "x", "staged", "fp32", 8, 1, 8, best=best), folder)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    level = score if score is not None else 0.5
+    stages = [
+        {
+            "name": name, "start_epoch": 2 * i, "epochs": 2, "steps": 8, "trainable_params": 10 ** (6 + i),
+            "total_params": 10**7, "trainable_blocks": [["head"], ["layer4", "head"]][i], "cached_depth": 0,
+            "seconds": 5.0, "samples_per_second": 100.0, "peak_memory_mb": 500.0,
+            "val": {"val/auc": level - 0.1 * (1 - i)},
+        }
+        for i, name in enumerate(("head", "layer4"))
+    ]  # fmt: skip
+    best = {
+        "epoch": 3,
+        "stage": "layer4",
+        "metric": "val/auc",
+        "mode": "max",
+        "value": score,
+        "checkpoint": "best.ckpt",
+    }
+    settings: dict[str, Any] = {
+        "best": best if score is not None else None,
+        "test": {"test/auc": level - 0.01},
+        "stages": stages,
+        "timing": {"total_seconds": 10.0},
+        "weights": {"requested": "auto", "used": "glyphs"},
+        "data": {"name": "digits", "split": "images", "train": 60, "val": 20, "test": 20, "notes": []},
+        "peak_memory_mb": 500.0,
+        "error": {"type": "TrainingError", "message": error} if error else None,
+    }
+    result = RunResult(
+        "failed" if error else "completed", "siamese_staged", "siamese", seed, "x", config["schedule"]["name"],
+        config["precision"], 60, config["accumulation"], 60, **{**settings, **values},
+    )  # fmt: skip
+    write_result(result, folder)
+    write_metrics(
+        [{"epoch": e, "stage": "head", "val/auc": level - 0.1 / (e + 1)} for e in range(4)], folder / "metrics.csv"
+    )
+    return folder
 
 
-def test_runs_are_listed_best_first_with_their_whole_folder(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """Three schedules over three seeds: staged above full by far, head_only below; one run of it failed."""
+    rng = np.random.default_rng(0)
+    jobs = {}
+    for schedule, level in (("head_only", 0.7), ("staged", 0.9), ("full", 0.8)):
+        for seed in range(3):
+            name = f"schedule-{schedule}/seed-{seed}"
+            jobs[name] = ["+experiment=siamese_staged", f"schedule={schedule}", f"seed={seed}"]
+            failed = schedule == "head_only" and seed == 2
+            score = None if failed else level + 0.01 * seed + float(rng.normal(0, 0.001))
+            leave(
+                tmp_path / name,
+                score,
+                f"schedule={schedule}",
+                seed=seed,
+                error="<script>no</script>" if failed else "",
+            )
+    jobs["schedule-staged/seed-3"] = ["+experiment=siamese_staged", "schedule=staged", "seed=3"]
+    (tmp_path / "sweep.json").write_text(json.dumps({"schema_version": 1, "jobs": jobs}))
+    return tmp_path
+
+
+def test_runs_that_differ_in_the_seed_alone_are_one_configuration(tmp_path: Path) -> None:
+    for i, (overrides, seed) in enumerate(
+        [(["schedule=full"], 0), (["schedule=full"], 1), (["schedule=staged", "accumulation=x4"], 0)]
+    ):
+        leave(tmp_path / str(i), 0.9, *overrides, seed=seed)
+    found, shared = configurations(collect(tmp_path).runs)
+    assert [(one.columns, len(one.runs)) for one in found] == [
+        ({"schedule": "full", "accumulation": "1"}, 2),
+        ({"schedule": "staged", "accumulation": "4"}, 1),
+    ]
+    assert shared["task.name"] == "siamese"
+    assert not {"seed", "name", "schedule.name", "accumulation"} & shared.keys()
+
+
+def test_a_setting_within_a_group_is_a_column_only_where_the_groups_name_does_not_tell(tmp_path: Path) -> None:
+    for i, rate in enumerate(("1e-3", "1e-4")):
+        leave(tmp_path / str(i), 0.9, "schedule=full", f"schedule.stages.0.lr={rate}")
+    leave(tmp_path / "staged", 0.9, "schedule=staged")
+    found, _ = configurations(collect(tmp_path).runs)
+    assert [one.columns for one in found] == [
+        {"schedule": "full", "schedule.stages.0.lr": "0.001"},
+        {"schedule": "full", "schedule.stages.0.lr": "0.0001"},
+        {"schedule": "staged", "schedule.stages.0.lr": "0.001"},
+    ]
+
+
+def test_estimates_and_paired_tests_are_scipys() -> None:
+    rng = np.random.default_rng(1)
+    one, other = rng.normal(0.9, 0.02, 6), rng.normal(0.88, 0.02, 6)
+    low, high = stats.t.interval(0.95, 5, loc=one.mean(), scale=stats.sem(one))
+    assert estimate(one.tolist()).interval == pytest.approx((low, high))
+    assert paired_p((one - other).tolist()) == pytest.approx(stats.ttest_rel(one, other).pvalue)
+    assert estimate([0.5]).interval is None
+    assert paired_p([0.1]) == 1.0
+    assert paired_p([0.1, 0.1, 0.1]) == 0.25  # no spread to judge by: three equal signs
+    p = [0.01, 0.04, 0.03, 0.2]
+    assert holm(p) == pytest.approx([0.04, 0.09, 0.09, 0.2])
+
+
+def simulated(rng: np.random.Generator, shift: float, seeds: int = 5) -> list[dict[int, float]]:
+    """Six configurations that share the ups and downs of each seed; the last is `shift` better."""
+    common = rng.normal(0, 0.02, seeds)
+    levels = [0.9] * 5 + [0.9 + shift]
+    return [dict(enumerate((level + common + rng.normal(0, 0.01, seeds)).tolist())) for level in levels]
+
+
+def test_of_200_sweeps_in_which_nothing_differs_about_five_percent_find_something() -> None:
+    rng = np.random.default_rng(2)
+    found = apart = 0
+    for _ in range(200):
+        scores = simulated(rng, 0.0)
+        verdicts = [one.verdict for one in compare([(one, scores[0]) for one in scores[1:]], higher_is_better=True)]
+        found += any(verdict != "cannot tell" for verdict in verdicts)
+        best, *others = sorted(scores, key=lambda values: -sum(values.values()))
+        apart += any(told_apart(best, others))
+    assert found <= 18  # 10 expected; more than 18 come once in 200 times
+    assert apart <= 18
+
+
+def test_a_difference_that_is_there_is_found_and_has_its_sign() -> None:
+    rng = np.random.default_rng(3)
+    for higher_is_better, word in ((True, "better"), (False, "worse")):
+        verdicts = []
+        for _ in range(100):
+            scores = simulated(rng, 0.06)
+            compared = compare([(one, scores[0]) for one in scores[1:]], higher_is_better=higher_is_better)
+            verdicts.append(compared[-1].verdict)
+            low, high = compared[-1].difference.interval or (0, 0)
+            assert low < high
+        assert verdicts.count(word) >= 90
+        assert verdicts.count(word) + verdicts.count("cannot tell") == 100
+
+
+def test_a_sweep_is_decided_against_its_baseline(sweep: Path) -> None:
+    summary = summarize(collect(sweep))
+    assert [one.name for one in summary.ranked] == ["schedule=staged", "schedule=full", "schedule=head_only"]
+    assert summary.baseline == {"schedule": "full"}
+    words = [verdict(summary, one) for one in summary.ranked]
+    assert words[0].startswith("better: +0.")
+    assert words[1] == "the baseline"
+    assert words[2].startswith("worse: -0.")
+    other = summarize(collect(sweep), {"schedule": "staged"})
+    assert verdict(other, other.ranked[1]).startswith("worse: -0.")
+
+
+def test_what_cannot_be_told_is_said(tmp_path: Path) -> None:
+    for schedule, scores in (("full", (0.80, 0.86, 0.83)), ("staged", (0.84, 0.85, 0.86)), ("gradual", (0.9,))):
+        for seed, score in enumerate(scores):
+            leave(tmp_path / schedule / str(seed), score, f"schedule={schedule}", seed=seed)
+    summary = summarize(collect(tmp_path))
+    words = {one.columns["schedule"]: verdict(summary, one) for one in summary.ranked}
+    assert words["staged"].startswith("cannot tell with 3 seeds: +0.0200 (")
+    assert words["gradual"] == "cannot tell with 1 seed"
+    assert headline(summary)[1] == "With 1 seed it cannot be told apart from schedule=staged, schedule=full."
+
+
+def test_each_configuration_is_compared_with_its_own_counterpart(tmp_path: Path) -> None:
+    for precision, level in (("fp32", 0.8), ("bf16", 0.7)):
+        for schedule, gain in (("full", 0.0), ("staged", 0.05)):
+            for seed in range(3):
+                score = level + gain + 0.01 * seed + 0.001 * (seed == 1) * (schedule == "staged")
+                leave(
+                    tmp_path / f"{precision}{schedule}{seed}",
+                    score,
+                    f"schedule={schedule}",
+                    f"precision={precision}",
+                    seed=seed,
+                )
+    summary = summarize(collect(tmp_path))
+    found = {
+        one.name: summary.comparisons[one.name].difference.mean
+        for one in summary.ranked
+        if one.name in summary.comparisons
+    }
+    assert found == pytest.approx({f"schedule=staged precision={p}": 0.05033 for p in ("fp32", "bf16")}, abs=1e-4)
+
+
+def test_what_runs_do_not_share_is_held_against_the_comparison(tmp_path: Path) -> None:
+    leave(tmp_path / "a", 0.9, "schedule=full")
+    leave(tmp_path / "b", 0.9, "schedule=full", seed=1)
+    leave(tmp_path / "c", 0.8, "schedule=staged", weights={"requested": "auto", "used": "random"})
+    leave(tmp_path / "d", 0.8, "schedule=staged", seed=1, environment={"versions": {"torch": "9.9"}})
+    warnings = summarize(collect(tmp_path)).warnings
+    assert warnings == ["runs differ in their weights: most have glyphs, 1 with random"]
+    for name in "abc":
+        content = json.loads((tmp_path / name / "result.json").read_text())
+        content["environment"] = {"versions": {"torch": "2.15.0"}}
+        (tmp_path / name / "result.json").write_text(json.dumps(content))
+    assert summarize(collect(tmp_path)).warnings[1] == (
+        "runs differ in their library versions: most have torch 2.15.0, 1 with torch 9.9"
+    )
+
+
+def test_torn_and_foreign_results_and_jobs_without_one_are_listed(sweep: Path) -> None:
+    for name, text in (("torn", '{"status": "comp'), ("foreign", '{"hello": 1}'), ("list", "[]")):
+        (sweep / name).mkdir()
+        (sweep / name / "result.json").write_text(text)
+    (sweep / "schedule-full" / "seed-0" / "config.yaml").write_text("a: [")
+    found = collect(sweep)
+    assert len(found.runs) == 8
+    assert [line.split(" ")[0].removeprefix(f"{sweep}/") for line in found.unreadable] == [
+        "foreign/result.json", "list/result.json", "schedule-full/seed-0/config.yaml", "torn/result.json",
+    ]  # fmt: skip
+    assert found.missing == ["schedule-staged/seed-3"]
+
+
+def test_a_baseline_that_is_not_there_is_said(sweep: Path) -> None:
+    for baseline, message in {
+        ("schedule", "ful"): "--baseline schedule=ful: no configuration has it; did you mean full?",
+        ("seed", "0"): "--baseline seed=0: configurations do not differ in seed; they differ in: schedule",
+    }.items():
+        with pytest.raises(ResultError) as caught:
+            summarize(collect(sweep), dict([baseline]))
+        assert str(caught.value) == message
+
+
+def test_a_folder_without_results_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ResultError, match=r"no result\.json below .*; run an experiment first, such as make sweep"):
+        collect(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ResultError, match=r"there is no sweep in outputs/sweeps; run one first, such as make sweep"):
+        newest_sweep()
+
+
+def test_the_winner_is_printed_as_an_experiment_that_composes_to_it(
+    sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    long = "a_very_long_name_of_a_folder_" * 8
-    for name, metric, mode, value in (
-        ("low", "val/auc", "max", 0.5), (long, "val/auc", "max", 0.9),
-        ("bad", "val/eer", "min", 0.4), ("good", "val/eer", "min", 0.1),
+    show_best(sweep)
+    text = capsys.readouterr().out
+    (checkpoint,) = sweep.glob("schedule-staged/seed-2")
+    assert text.splitlines()[-1] == f"# {checkpoint / 'best.ckpt'}"
+    from stagetune.config import compose
+
+    conf = tmp_path / "conf"
+    shutil.copytree(compose.CONF, conf)
+    (conf / "experiment" / "best.yaml").write_text(text)
+    monkeypatch.setattr(compose, "CONF", conf)
+    composed, expected = (
+        asdict(load(["+experiment=best"])),
+        asdict(load(["+experiment=siamese_staged", "schedule=staged"])),
+    )
+    names = {"name": "best", "sweep": {"name": "best", "stop_on_failure": False}}
+    assert composed == {**expected, **names}
+
+
+def test_a_setting_inside_a_list_is_written_with_the_whole_list(tmp_path: Path) -> None:
+    leave(tmp_path / "run", 0.9, "schedule=full", "schedule.stages.0.lr=0.02", "task.embedding=32")
+    words = [
+        "+experiment=siamese_staged",
+        "schedule=full",
+        "schedule.stages.0.lr=0.02",
+        "task.embedding=32",
+        "seed=0",
+    ]
+    (tmp_path / "sweep.json").write_text(json.dumps({"jobs": {"run": words}}))
+    values = yaml.safe_load(experiment_yaml(summarize(collect(tmp_path))))
+    assert values["defaults"] == ["siamese_staged", {"override /schedule": "full"}]
+    assert values["task"] == {"embedding": 32}
+    assert [(stage["name"], stage["lr"]) for stage in values["schedule"]["stages"]] == [("all", 0.02)]
+
+
+def test_the_tables_hold_what_the_page_shows(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show_report(sweep, [])
+    out = capsys.readouterr().out
+    assert "better: +0." in out
+    assert "Jobs that left no result: schedule-staged/seed-3" in out
+    header, best, *_ = (line.split(",") for line in (sweep / "summary.csv").read_text().splitlines())
+    row = dict(zip(header, best, strict=True))
+    assert (row["schedule"], row["seeds"], row["verdict"]) == ("staged", "3", "better")
+    assert float(row["val/auc"]) == pytest.approx(0.91, abs=0.003)
+    assert "| staged | 3 | 0.91" in (sweep / "summary.md").read_text()
+
+
+def test_a_parquet_table_is_written_where_pyarrow_is(sweep: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    show_report(sweep, [])
+    assert parquet.read_table(sweep / "summary.parquet").column("schedule").to_pylist() == [
+        "staged",
+        "full",
+        "head_only",
+    ]
+
+
+def test_strings_of_runs_are_escaped_and_nothing_is_fetched(sweep: Path) -> None:
+    text = page(summarize(collect(sweep)))
+    assert "<script>no" not in text
+    assert "&lt;script&gt;no&lt;/script&gt;" in text
+    assert "src=" not in text
+    assert "@import" not in text
+    assert "python train.py +experiment=siamese_staged schedule=staged seed=1" in text
+    for title in ("Score against cost", "Memory against speed", "What each factor does", "Learning curves",
+                  "What each stage adds", "Schedules"):  # fmt: skip
+        assert f'<svg role="img" aria-label="{title}"' in text
+
+
+@pytest.mark.slow
+def test_a_thousand_runs_are_read_without_torch_in_a_gibibyte(sweep: Path) -> None:
+    template = sweep / "schedule-staged" / "seed-0"
+    for i in range(1000):
+        copy = sweep / "many" / f"{i}"
+        copy.mkdir(parents=True)
+        for name in ("result.json", "config.yaml", "metrics.csv"):
+            (copy / name).write_text((template / name).read_text().replace("seed: 0", f"seed: {i}"))
+    code = (
+        "import resource, sys; from pathlib import Path; from stagetune.cli import show_report; "
+        f"show_report(Path({str(sweep)!r}), []); assert 'torch' not in sys.modules; "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout.splitlines()[-1]) < 2**20
+    print(f"{time.monotonic() - began:.1f} s")
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for word in (
+        "headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
+        "disable-component-update", "disable-sync", "window-size=1200,1600",
     ):  # fmt: skip
-        leave(tmp_path / name, metric, mode, value)
-    (tmp_path / "torn").mkdir()
-    (tmp_path / "torn" / "result.json").write_text("{")
-    main(tmp_path)
-    lines = capsys.readouterr().out.splitlines()
-    assert [Path(line.split()[-1]).name for line in lines[1:5]] == [long, "low", "good", "bad"]
-    assert "val/auc 0.9000" in lines[1]
-    assert "torn/result.json is not readable JSON" in lines[5]
+        options.add_argument(f"--{word}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
 
 
-def test_a_folder_without_results_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ResultError, match=r"no result\.json below .*; run an experiment first, such as make train"):
-        main(tmp_path)
+@pytest.mark.slow
+@pytest.mark.skipif(not CHROMIUM or not shutil.which("chromedriver"), reason="needs chromium and chromedriver")
+def test_the_page_sorts_filters_opens_and_shows_strings_of_runs_as_text(sweep: Path, browser: Any) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    evil = "<script>document.title = 'taken'</script>"
+    target = sweep / "<script>alert(1)<" / "seed-0"
+    leave(target, 0.6, "schedule=gradual")
+    content = yaml.safe_load((target / "config.yaml").read_text())
+    content["schedule"]["name"] = evil
+    (target / "config.yaml").write_text(yaml.safe_dump(content))
+    show_report(sweep, [])
+    browser.get((sweep / "report.html").as_uri())
+
+    def column(number: int) -> list[str]:
+        bodies = browser.find_elements(By.CSS_SELECTOR, "#configurations > tbody")
+        return [
+            body.find_elements(By.CSS_SELECTOR, "tr:first-child > td")[number].text
+            for body in bodies
+            if body.is_displayed()
+        ]
+
+    assert column(1) == ["staged", "full", "head_only", evil]
+    assert browser.title == f"{sweep.name}: 4 configurations, 10 runs"
+    headings = browser.find_elements(By.CSS_SELECTOR, "#configurations > thead button")
+    scores = [heading.text for heading in headings].index("val/auc")
+    headings[scores].send_keys(Keys.ENTER)  # by keyboard
+    assert column(1) == [evil, "head_only", "full", "staged"]
+    headings[scores].click()
+    assert column(1)[0] == "staged"
+    assert headings[scores].find_element(By.XPATH, "..").get_attribute("aria-sort") == "descending"
+    find = browser.find_element(By.ID, "find")
+    find.send_keys("worse head")
+    assert column(1) == ["head_only"]
+    assert browser.find_element(By.ID, "count").text == "1 of 4"
+    find.clear()
+    find.send_keys(" ")
+    button = browser.find_element(By.CSS_SELECTOR, "button.open")
+    button.send_keys(Keys.SPACE)
+    runs = browser.find_elements(By.CSS_SELECTOR, "tr.runs")[0]
+    assert runs.is_displayed()
+    assert "python train.py +experiment=siamese_staged schedule=staged seed=0" in runs.text
+    assert runs.find_elements(By.CSS_SELECTOR, "svg.course polyline")
+    pictures = browser.find_elements(By.CSS_SELECTOR, "figure > svg")
+    assert len(pictures) == 6
+    assert all(picture.size["height"] > 100 for picture in pictures)
+    assert browser.get_log("browser") == []

@@ -4,9 +4,13 @@ import argparse
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stagetune.config.compose import load
-from stagetune.errors import shown
+from stagetune.errors import ResultError, shown
+
+if TYPE_CHECKING:
+    from stagetune.report.summary import Summary
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -28,6 +32,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "paths", nargs="+", type=Path, help="a checkpoint of a siamese run, and the folder of the runs"
     )
     oneshot.add_argument("--baseline", choices=("hausdorff",), help="without a model: modified Hausdorff distances")
+    report = commands.add_parser("report", help="compare the runs of a sweep: report.html, summary.csv, summary.md")
+    best = commands.add_parser("best", help="print the winner of a sweep as an experiment file, and its checkpoint")
+    for command in (report, best):
+        command.add_argument(
+            "folder", nargs="?", type=Path, help="of the sweep (default: the newest in outputs/sweeps)"
+        )
+    report.add_argument(
+        "--baseline", nargs="+", default=[], metavar="COLUMN=VALUE", help="what to compare with: schedule=full"
+    )
     chosen = parser.parse_args(arguments)
     with shown():
         if chosen.command == "plan":
@@ -36,6 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if len(chosen.paths) != (1 if chosen.baseline else 2):
                 parser.error("oneshot: give CKPT and RUNS, or RUNS with --baseline hausdorff")
             show_oneshot(chosen.paths[-1], None if chosen.baseline else chosen.paths[0])
+        elif chosen.command == "report":
+            show_report(chosen.folder or newest_sweep(), chosen.baseline)
+        elif chosen.command == "best":
+            show_best(chosen.folder or newest_sweep())
         else:
             show_cache(clear=chosen.action == "clear")
 
@@ -68,6 +85,58 @@ def show_oneshot(folder: Path, checkpoint: Path | None) -> None:
         print(f"{name}  {100 * error:5.1f}% error")
     mean, low, high = mean_and_interval(list(found.values()))
     print(f"{len(runs)} runs: {100 * mean:.1f}% error (95% interval over runs: {100 * low:.1f} to {100 * high:.1f})")
+
+
+def newest_sweep() -> Path:
+    """The sweep that ran last; raises `ResultError` if there is none."""
+    found = sorted(Path("outputs").glob("sweeps/*/sweep.json"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise ResultError("there is no sweep in outputs/sweeps; run one first, such as make sweep, or name a folder")
+    return found[-1].parent
+
+
+def show_report(folder: Path, baseline: Sequence[str]) -> None:
+    """Write report.html and the tables into `folder`, and print the comparison."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from stagetune.report.page import write_page
+    from stagetune.report.summary import headline, problems, shown_table, write_tables
+
+    summary = _summary(folder, baseline)
+    header, rows = shown_table(summary)
+    table = Table(box=None, pad_edge=False)
+    for column in header:
+        table.add_column(column, no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console = Console(width=1000, markup=False)  # a line per configuration, nothing cut off
+    console.print(table)
+    for line in [*headline(summary), *(f"{kind}: {entry}" for kind, of in problems(summary).items() for entry in of)]:
+        console.print(line, soft_wrap=True)
+    written = write_tables(summary, folder)
+    write_page(summary, folder / "report.html")
+    print(", ".join(str(path) for path in [folder / "report.html", *written]))
+
+
+def show_best(folder: Path) -> None:
+    """Print the winner as an experiment file and the path of its best checkpoint."""
+    from stagetune.report.best import best_run, experiment_yaml
+
+    summary = _summary(folder)
+    run = best_run(summary)
+    assert run.result.best is not None
+    print(experiment_yaml(summary), end="")
+    print(f"# {run.folder / run.result.best['checkpoint']}")
+
+
+def _summary(folder: Path, baseline: Sequence[str] = ()) -> "Summary":
+    from stagetune.report.collect import collect
+    from stagetune.report.summary import summarize
+
+    if wrong := [word for word in baseline if "=" not in word]:
+        raise ResultError(f"--baseline {wrong[0]}: give COLUMN=VALUE, such as schedule=full")
+    return summarize(collect(folder), {key: value for key, _, value in (word.partition("=") for word in baseline)})
 
 
 def show_plan(overrides: Sequence[str], picture: Path | None) -> None:

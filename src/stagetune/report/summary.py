@@ -4,6 +4,7 @@ import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,15 @@ BASELINE = ("schedule", "full")  # plain fine-tuning, where a sweep has it
 
 @dataclass(frozen=True)
 class Summary:
-    """`ranked` has the best first, those without a score last; comparisons are by a configuration's name."""
+    """Configurations as they were `asked` for, and `ranked`, those without a score last.
+
+    Comparisons are by a configuration's name.
+    """
 
     collection: Collection
     metric: str
     higher_is_better: bool
+    asked: list[Configuration]
     ranked: list[Configuration]
     shared: dict[str, Any]
     baseline: dict[str, str]
@@ -33,6 +38,11 @@ class Summary:
     @property
     def columns(self) -> list[str]:
         return list(self.ranked[0].columns) if self.ranked else []
+
+    @cached_property
+    def rank(self) -> dict[str, int]:
+        """Of a configuration's name, from 1."""
+        return {one.name: place + 1 for place, one in enumerate(self.ranked)}
 
     @property
     def best(self) -> Configuration | None:
@@ -55,6 +65,7 @@ def summarize(collection: Collection, baseline: Mapping[str, str] | None = None)
         collection,
         metric,
         is_higher,
+        found,
         ranked,
         shared,
         chosen,
@@ -148,18 +159,26 @@ def write_tables(summary: Summary, folder: Path) -> list[Path]:
     return [*written, folder / "summary.parquet"]
 
 
-def markdown(summary: Summary) -> str:
+def shown_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    """Header and a row per configuration, for a person."""
     header = [*summary.columns, "seeds", summary.metric, "test", "against the baseline", "seconds"]
-    lines = [*headline(summary), ""]
-    lines += [f"Baseline: {_words(summary.baseline)}. Intervals are 95%, of Student's t over seeds.", ""]
-    lines += ["| " + " | ".join(_cell(name) for name in header) + " |", "|" + " --- |" * len(header)]
+    rows = []
     for one in summary.ranked:
         seconds = one.mean("seconds")
         cells = [
             *one.columns.values(), str(len(one.scores)), shown(one.score), shown(one.tested(summary.metric)),
             verdict(summary, one), f"{seconds:.0f}" if seconds is not None else "",
         ]  # fmt: skip
-        lines.append("| " + " | ".join(map(_cell, cells)) + " |")
+        rows.append(cells)
+    return header, rows
+
+
+def markdown(summary: Summary) -> str:
+    header, rows = shown_table(summary)
+    lines = [*headline(summary), ""]
+    lines += [f"Baseline: {_words(summary.baseline)}. Intervals are 95%, of Student's t over seeds.", ""]
+    lines += ["| " + " | ".join(_cell(name) for name in header) + " |", "|" + " --- |" * len(header)]
+    lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in rows]
     for title, entries in problems(summary).items():
         lines += ["", f"{title}:", *(f"- {_cell(entry)}" for entry in entries)]
     return "\n".join(lines) + "\n"

@@ -1,0 +1,69 @@
+"""The winning configuration of a comparison as an experiment file."""
+
+from typing import Any
+
+import yaml
+
+from stagetune.errors import ResultError
+from stagetune.report.collect import Run
+from stagetune.report.summary import Summary
+
+OF_THE_SWEEP = ("seed", "sweep")
+
+
+def best_run(summary: Summary) -> Run:
+    """The best run of the best configuration; raises `ResultError` if none has completed."""
+    if summary.best is None:
+        raise ResultError(f"no run below {summary.collection.folder} has completed")
+    sign = -1 if summary.higher_is_better else 1
+    return min(summary.best.scored, key=lambda run: sign * run.score)
+
+
+def experiment_yaml(summary: Summary) -> str:
+    """A file for conf/experiment/: the groups that the winner's command line chose, and its single settings."""
+    run = best_run(summary)
+    config = yaml.safe_load((run.folder / "config.yaml").read_text())
+    base: list[str] = []
+    groups: dict[str, str] = {}
+    settings: dict[str, Any] = {}
+    for word in run.overrides:
+        key, _, value = word.lstrip("+~").partition("=")
+        path = key.split(".")
+        if key == "experiment":
+            base = [f"  - {value}"]
+        elif path[0] in OF_THE_SWEEP:
+            continue
+        elif len(path) == 1:
+            groups[key] = value
+        else:
+            # a file cannot change one entry of a list: it has the whole of it
+            whole = path[: next((i for i, part in enumerate(path) if part.isdigit()), len(path))]
+            _put(settings, whole, _get(config, whole))
+    assert summary.best is not None
+    assert summary.best.score is not None
+    lines = [
+        "# @package _global_",
+        f"# Purpose: the best of {summary.collection.folder}: {summary.best.name}",
+        "# Command: python train.py +experiment=best     (with this as conf/experiment/best.yaml)",
+        f"# Expect:  {summary.metric} {summary.best.score.mean:.4f}, as over {summary.best.score.count} seeds",
+        "defaults:",
+        *base,
+        *(f"  - override /{group}: {option}" for group, option in groups.items()),
+    ]
+    if lines[-1] == "defaults:":
+        lines.pop()
+    if not run.overrides:  # it is of no sweep: all that is known is everything
+        settings = {key: value for key, value in config.items() if key not in (*OF_THE_SWEEP, "name", "resume")}
+    return "\n".join([*lines, "name: best", yaml.safe_dump(settings, sort_keys=False) if settings else ""])
+
+
+def _get(values: Any, path: list[str]) -> Any:
+    for part in path:
+        values = values[part]
+    return values
+
+
+def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
+    for part in path[:-1]:
+        values = values.setdefault(part, {})
+    values[path[-1]] = value
