@@ -65,9 +65,13 @@ def weights(run_dir: Path, name: str = "last") -> dict[str, Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("views", [0, 2])
-@pytest.mark.parametrize("stages", [1, 2, 3])
+@pytest.mark.parametrize(  # every two of the three with each other
+    ("task", "views", "stages"),
+    [
+        (TASKS[0], 0, 2), (TASKS[0], 2, 1), (TASKS[0], 2, 3),
+        (TASKS[1], 0, 1), (TASKS[1], 0, 3), (TASKS[1], 2, 2),
+    ],
+)  # fmt: skip
 def test_a_run_has_the_same_numbers_with_and_without_the_cache(
     task: str, views: int, stages: int, tiny: Callable[..., Config], tmp_path: Path
 ) -> None:

@@ -256,6 +256,26 @@ def test_a_failing_job_is_told_and_recorded_and_the_others_go_on(tmp_path: Path)
     assert "; 1 are done, 1 failed or were stopped and are repeated" in told(out)[0]
 
 
+def test_jobs_at_the_same_time_have_a_gpu_each(tmp_path: Path) -> None:
+    """As many as there are; a process keeps its own for its next job."""
+    code = (
+        "import os, sys; from pathlib import Path; from stagetune.sweep.gpus import claim_gpu; "
+        f"[claim_gpu(Path({str(tmp_path)!r})) for _ in range(2)]; "
+        "print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.read()"
+    )
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "4,7"}
+    jobs = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    assert all(job.stdout for job in jobs)
+    assert sorted(job.stdout.readline() for job in jobs if job.stdout) == ["4\n", "4,7\n", "7\n"]
+    for job in jobs:
+        job.communicate()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_jobs_run_in_two_processes_at_once(launcher: str, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from stagetune.config.schema import Config
 from stagetune.errors import Interrupted, StagetuneError, show
 from stagetune.report.result import read_result
+from stagetune.sweep.gpus import claim_gpu
 from stagetune.sweep.jobs import read_sweep, result_of, state_of
 
 
@@ -23,6 +24,8 @@ def run_job(config: Config, run_dir: Path, *, screen: Path | None = None) -> flo
     if config.sweep.stop_on_failure and (failed := _failed_beside(run_dir)):
         show(StagetuneError(f"{run_dir} is not begun, since {failed} failed (sweep.stop_on_failure)"))
         return None
+    if screen:
+        claim_gpu(run_dir.parents[1])
     from stagetune.run import run_experiment  # imports torch; only now, so that a sweep that is done says so at once
 
     try:
@@ -34,9 +37,10 @@ def run_job(config: Config, run_dir: Path, *, screen: Path | None = None) -> flo
     except StagetuneError as error:
         show(error)
     except Exception as error:
-        show(StagetuneError(f"{run_dir}: {type(error).__name__}: {error}"))
+        show(StagetuneError(f"{run_dir}: {type(error).__name__}: {error}").with_traceback(error.__traceback__))
     finally:
         gc.collect()  # a model of a job is full of circles, and the next one wants its memory
+        sys.modules["torch"].cuda.empty_cache()
     return None
 
 
