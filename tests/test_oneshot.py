@@ -5,14 +5,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
 from scipy.spatial.distance import directed_hausdorff
 
 from stagetune.cli import main
 from stagetune.config.schema import Config
 from stagetune.errors import DataError
-from stagetune.evaluation.oneshot_runs import errors, hausdorff, ink, mean_and_interval, read_runs
+from stagetune.evaluation.oneshot_runs import (
+    drawer_runs,
+    errors,
+    hausdorff,
+    ink,
+    interval_over_drawers,
+    mean_and_interval,
+    on_white,
+    read_runs,
+)
 from stagetune.run import run_experiment
+from stagetune.run.embed import VIEWS, _turned
 
 SHAPES = [[(20, 20), (80, 80)], [(20, 80), (80, 20)], [(50, 15), (50, 90)], [(15, 50), (90, 50)],
           [(20, 20), (20, 80), (80, 80)], [(20, 20), (80, 20), (80, 80), (20, 80)]]  # fmt: skip
@@ -79,15 +90,71 @@ def test_the_mean_over_runs_has_an_interval() -> None:
     assert 0.1 <= low < mean < high <= 0.3
 
 
+@pytest.fixture
+def alphabet(tmp_path: Path) -> Path:
+    """Six characters by three drawers, of whom the third leaves out one and draws another as its neighbour."""
+    root = tmp_path / "alphabet"
+    for i in range(len(SHAPES)):
+        for drawer in (1, 2, 3):
+            if (drawer, i) != (3, 5):
+                drawn = 1 if (drawer, i) == (3, 0) else i
+                draw(drawn, root / f"character0{i + 1}" / f"000{i + 1}_0{drawer}.png", shift=3 * drawer)
+    return root
+
+
+def test_every_ordered_pair_of_drawers_is_a_run(alphabet: Path) -> None:
+    runs = drawer_runs(alphabet)
+    assert [run.name for run in runs] == ["01 02", "01 03", "02 01", "02 03", "03 01", "03 02"]
+    for run in runs:
+        shows, asked = run.name.split(" ")
+        assert {path.stem[-2:] for path in run.training} == {shows}
+        assert {path.stem[-2:] for path in run.test} == {asked}
+        names = [path.parent.name for path in run.test]
+        assert [path.parent.name for path in run.training] == names
+        assert len(set(names)) == (5 if "03" in run.name else 6)
+    assert [run.test for run in drawer_runs(alphabet)] == [run.test for run in runs]
+    assert {len(run.test) for run in drawer_runs(alphabet, ways=4)} == {4}
+    found = errors(runs, hausdorff)
+    assert found["01 02"] == found["02 01"] == 0.0
+    assert found["01 03"] == pytest.approx(1 / 5)  # the one that looks like its neighbour
+    mean, low, high = interval_over_drawers(found)
+    assert mean == pytest.approx(np.mean(list(found.values())))
+    assert low <= mean <= high
+    with pytest.raises(DataError, match=r"holds neither runs .* nor the characters of an alphabet"):
+        drawer_runs(alphabet / "character01")
+
+
+def test_an_interval_over_drawers_is_wider_than_one_over_their_pairs() -> None:
+    rng = np.random.default_rng(0)
+    skill = rng.uniform(0, 0.4, 20)
+    found = {f"{a:02} {b:02}": (skill[a] + skill[b]) / 2 for a in range(20) for b in range(20) if a != b}
+    _, low, high = interval_over_drawers(found)
+    _, narrow_low, narrow_high = mean_and_interval(list(found.values()))
+    assert high - low > 2 * (narrow_high - narrow_low)
+
+
+def test_a_view_moves_the_ink_and_leaves_the_paper(alphabet: Path) -> None:
+    drawn = torch.from_numpy(on_white(alphabet / "character01" / "0001_01.png")).expand(1, 3, -1, -1)
+    for view in VIEWS:
+        seen = _turned(drawn, *view)
+        assert seen.dtype == torch.uint8
+        assert (seen[..., 0, :] == 255).all()
+        assert seen.lt(128).sum() == pytest.approx(drawn.lt(128).sum().item(), rel=0.35)
+    right = _turned(drawn, *VIEWS[1])
+    assert torch.equal(right[..., 5:], drawn[..., :-5])
+
+
 @pytest.mark.slow
 def test_a_checkpoint_is_scored_from_the_command_line(
-    runs: Path, tiny: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path, alphabet: Path, tiny: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_experiment(tiny("+experiment=siamese_staged", stages=1), tmp_path / "trained")
     capsys.readouterr()
     main(["oneshot", str(tmp_path / "trained" / "checkpoints" / "best.ckpt"), str(runs)])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["run01", "run02", "2"]
+    main(["oneshot", str(tmp_path / "trained" / "checkpoints" / "best.ckpt"), str(alphabet), "--views", "9"])
+    assert capsys.readouterr().out.startswith("6 runs: ")
     main(["oneshot", str(runs), "--baseline", "hausdorff"])
     assert capsys.readouterr().out.splitlines()[-1] == ("2 runs: 0.0% error (95% interval over runs: 0.0 to 0.0)")
     with pytest.raises(SystemExit):

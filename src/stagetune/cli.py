@@ -25,13 +25,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cache.add_argument("action", choices=("list", "clear"))
     oneshot = commands.add_parser(
         "oneshot",
-        help="score a checkpoint by Omniglot's official one-shot runs",
-        usage="stagetune oneshot CKPT RUNS, or: stagetune oneshot RUNS --baseline hausdorff",
+        help="score a checkpoint by Omniglot's official one-shot runs, or by all pairs of an alphabet's drawers",
+        usage="stagetune oneshot CKPT RUNS [--views N], or: stagetune oneshot RUNS --baseline hausdorff",
     )
     oneshot.add_argument(
         "paths", nargs="+", type=Path, help="a checkpoint of a siamese run, and the folder of the runs"
     )
     oneshot.add_argument("--baseline", choices=("hausdorff",), help="without a model: modified Hausdorff distances")
+    oneshot.add_argument(
+        "--views",
+        type=int,
+        choices=(1, 5, 9),
+        default=1,
+        help="embed each as a mean of 5 shifts, or of 9 shifts and turns",
+    )
     report = commands.add_parser("report", help="compare the runs of a sweep: report.html, summary.csv, summary.md")
     best = commands.add_parser("best", help="print the winner of a sweep as an experiment file, and its checkpoint")
     for command in (report, best):
@@ -48,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif chosen.command == "oneshot":
             if len(chosen.paths) != (1 if chosen.baseline else 2):
                 parser.error("oneshot: give CKPT and RUNS, or RUNS with --baseline hausdorff")
-            show_oneshot(chosen.paths[-1], None if chosen.baseline else chosen.paths[0])
+            show_oneshot(chosen.paths[-1], None if chosen.baseline else chosen.paths[0], chosen.views)
         elif chosen.command == "report":
             show_report(chosen.folder or newest_sweep(), chosen.baseline)
         elif chosen.command == "best":
@@ -74,17 +81,25 @@ def show_cache(*, clear: bool) -> None:
     print(f"{len(files)} tables, {total:.3f} GB in {store.folder}{', removed' if clear else ''}")
 
 
-def show_oneshot(folder: Path, checkpoint: Path | None) -> None:
-    """Print the error of each run and their mean, of a checkpoint or of the baseline that needs none."""
-    from stagetune.evaluation.oneshot_runs import errors, hausdorff, mean_and_interval, read_runs
+def show_oneshot(folder: Path, checkpoint: Path | None, views: int) -> None:
+    """Print the error of each official run and their mean, or the mean over all pairs of an alphabet's drawers."""
+    from stagetune.evaluation import oneshot_runs
     from stagetune.run.embed import distances_of
 
-    runs = read_runs(folder)
-    found = errors(runs, distances_of(checkpoint) if checkpoint else hausdorff)
-    for name, error in found.items():
-        print(f"{name}  {100 * error:5.1f}% error")
-    mean, low, high = mean_and_interval(list(found.values()))
-    print(f"{len(runs)} runs: {100 * mean:.1f}% error (95% interval over runs: {100 * low:.1f} to {100 * high:.1f})")
+    is_official = any(folder.expanduser().glob("run*/class_labels.txt"))
+    runs = oneshot_runs.read_runs(folder) if is_official else oneshot_runs.drawer_runs(folder)
+    distances = distances_of(checkpoint, views=views) if checkpoint else oneshot_runs.hausdorff
+    found = oneshot_runs.errors(runs, distances)
+    if is_official:
+        for name, error in found.items():
+            print(f"{name}  {100 * error:5.1f}% error")
+        mean, low, high = oneshot_runs.mean_and_interval(list(found.values()))
+    else:
+        mean, low, high = oneshot_runs.interval_over_drawers(found)
+    over = "runs" if is_official else "drawers"
+    print(
+        f"{len(runs)} runs: {100 * mean:.1f}% error (95% interval over {over}: {100 * low:.1f} to {100 * high:.1f})"
+    )
 
 
 def newest_sweep() -> Path:

@@ -1,11 +1,13 @@
-"""Omniglot's official one-shot runs: runNN/{class_labels.txt, training/class01..20.png, test/item01..20.png}.
+"""One-shot runs of drawings: Omniglot's official ones, and all that an alphabet's drawers make.
 
-Lake, Salakhutdinov, Tenenbaum 2015: each test image is given the class of the nearest training image of its run, each
-by itself; a run's error is the share that is wrong.
+Official are runNN/{class_labels.txt, training/class01..20.png, test/item01..20.png} (Lake, Salakhutdinov, Tenenbaum
+2015): each test image is given the class of the nearest training image of its run, each by itself; a run's error is
+the share that is wrong.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +67,31 @@ def _read_run(root: Path, labels: Path) -> Run:
     )
 
 
+def drawer_runs(alphabet: str | Path, *, ways: int = 20) -> list[Run]:
+    """A run for each ordered pair of drawers of <alphabet>/<character>/<number>_<drawer>.png; always the same ones.
+
+    One drawer shows `ways` characters, or all where there are fewer, and the other's are to be told. A run is named
+    by the two drawers. Raises `DataError` for a folder of anything else.
+    """
+    root = Path(alphabet).expanduser()
+    drawn: dict[str, dict[str, Path]] = {}  # by drawer and character
+    for path in sorted(root.glob("*/*_*.png")):
+        drawn.setdefault(path.stem.rpartition("_")[2], {})[path.parent.name] = path
+    runs: list[Run] = []
+    for shows, asked in permutations(drawn, 2):
+        both = sorted(drawn[shows].keys() & drawn[asked].keys())
+        if len(both) > 1:
+            chosen = np.random.default_rng([len(runs), 12]).permutation(both)[:ways]
+            training, test = ([drawn[drawer][name] for name in chosen] for drawer in (shows, asked))
+            runs.append(Run(f"{shows} {asked}", training, test, np.arange(len(chosen))))
+    if not runs:
+        raise DataError(
+            f"{alphabet}: holds neither runs (run01/class_labels.txt) nor the characters of an alphabet by several "
+            "drawers (character01/0001_01.png, character01/0001_02.png, ...)"
+        )
+    return runs
+
+
 def errors(runs: Sequence[Run], distances: Distances) -> dict[str, float]:
     """The error of each run, by its name."""
     return {run.name: 1 - float(scores(distances(run.test, run.training), run.truth).mean()) for run in runs}
@@ -77,6 +104,22 @@ def mean_and_interval(values: Sequence[float], *, seed: int = 0) -> tuple[float,
     means = found[rng.integers(0, len(found), (DRAWS, len(found)))].mean(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(found.mean()), float(low), float(high)
+
+
+def interval_over_drawers(values: dict[str, float], *, seed: int = 0) -> tuple[float, float, float]:
+    """Mean of runs by pairs of drawers, and a 95% interval by drawing drawers anew, which pairs share."""
+    names = sorted({drawer for name in values for drawer in name.split(" ")})
+    place = {name: i for i, name in enumerate(names)}
+    known, error = np.zeros((2, len(names), len(names)))
+    for name, value in values.items():
+        shows, asked = (place[drawer] for drawer in name.split(" "))
+        known[shows, asked], error[shows, asked] = 1.0, value
+    rng = np.random.default_rng([seed, 13])
+    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=DRAWS).astype(float)
+    pairs = np.einsum("ni,ij,nj->n", drawn, known, drawn)
+    means = np.einsum("ni,ij,nj->n", drawn, error, drawn)[pairs > 0] / pairs[pairs > 0]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(np.mean(list(values.values()))), float(low), float(high)
 
 
 def on_white(path: Path) -> npt.NDArray[np.uint8]:
