@@ -76,6 +76,33 @@ class StagedSweeper(BasicSweeper):
         return [result.score if result else None for result in results]
 
 
+class OptunaSweeper(BasicSweeper):
+    """Searches by optuna instead of going through all combinations; see `stagetune.sweep.study`.
+
+    A trial is one job. Every process that runs the same command works at the same study until it has `trials`.
+    """
+
+    def __init__(self, trials: int, params: dict[str, str] | None = None) -> None:
+        super().__init__(max_batch_size=None, params=params)
+        self.trials = trials
+
+    def sweep(self, arguments: list[str]) -> Any:
+        assert self.config is not None
+        assert self.hydra_context is not None
+        assert self.launcher is not None
+        from stagetune.sweep.study import Search  # optuna is an extra, and slow to import
+
+        master, loader = self.config, self.hydra_context.config_loader
+        parsed = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
+        folder = Path(master.hydra.sweep.dir)
+        search = Search(parsed, lambda words: _plain(loader.load_sweep_config(master, list(words))), folder)
+        print(f"sweep     a search of {self.trials} trials in {folder}; {search.finished} are done", flush=True)
+        while (job := search.next_trial(self.trials)) is not None:
+            with job as words:
+                self.launcher.launch([words], initial_job_idx=0)
+        return search.best_value
+
+
 def _plain(config: DictConfig) -> dict[str, object]:
     with open_dict(config):
         del config["hydra"]  # its interpolations are for a running job

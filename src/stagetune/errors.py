@@ -36,6 +36,10 @@ class TrainingError(StagetuneError):
     """Training that cannot go on, such as a loss that is not a number."""
 
 
+class Pruned(StagetuneError):
+    """A trial of a search that is not worth going on with."""
+
+
 class Interrupted(StagetuneError):
     """A person stopped the run."""
 

@@ -200,6 +200,7 @@ class CheckpointConfig:
 class SweepConfig:
     name: str = ""
     stop_on_failure: bool = False
+    trial: int | None = number(None, 0)
 
 
 @dataclass

@@ -19,7 +19,7 @@ NOT_OF_THE_RUN = ("sweep", "resume", "resume_with_new_schedule")
 class RunResult:
     """One run; the keys are those of result.json."""
 
-    status: str  # completed | failed | interrupted
+    status: str  # completed | failed | interrupted | pruned
     experiment: str
     task: str
     seed: int

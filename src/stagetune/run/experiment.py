@@ -15,7 +15,7 @@ from stagetune.cache.callback import FeatureCaching
 from stagetune.cache.store import Store
 from stagetune.config.schema import Config, mode_of
 from stagetune.data.datamodule import StagedData
-from stagetune.errors import Interrupted, ResultError, StagetuneError
+from stagetune.errors import Interrupted, Pruned, ResultError, StagetuneError
 from stagetune.models.weights import Weights, load_into
 from stagetune.report.result import FILE, RunResult, config_hash, read_result, write_result
 from stagetune.run import processes
@@ -87,6 +87,9 @@ def run_experiment(config: Config, run_dir: Path, *, resume: bool = False) -> Ru
         run.result.status = "interrupted"
         signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored
         raise Interrupted(f"interrupted; go on with python train.py resume={run_dir}") from stop
+    except Pruned:
+        run.result.status = "pruned"
+        raise
     except Exception as error:
         run.result.error = {"type": type(error).__name__, "message": str(error)}
         raise
@@ -215,6 +218,8 @@ class _Run:
         )
         if watchers and config.task.on_collapse != "go_on":
             watchers.append(guard)
+        if config.sweep.trial is not None:
+            watchers.append(self._pruning(unfreezing, config.sweep.trial))
         best = BestCheckpoint(self.run_dir / BEST, config.task.monitor)
         trainer = build_trainer(
             config,
@@ -264,6 +269,11 @@ class _Run:
         self._test(trainer, task, data)
         if self.writes:
             draw_run(task, data, recorder, reports.reports, config.task.monitor, self.run_dir / "figures")
+
+    def _pruning(self, unfreezing: StagedUnfreezing, trial: int) -> Callback:
+        from stagetune.run.pruning import StagePruning  # optuna is an extra
+
+        return StagePruning(unfreezing, self.config.task.monitor, self.run_dir.parents[1], trial)
 
     def _best(self, path: Path, recorder: Recorder) -> dict[str, Any] | None:
         """The epoch of best.ckpt, read from the checkpoint itself; None if a restart has yet to reach it."""

@@ -6,7 +6,7 @@ from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 from stagetune.config.schema import Config
-from stagetune.errors import Interrupted, StagetuneError, show
+from stagetune.errors import Interrupted, Pruned, StagetuneError, show
 from stagetune.report.result import read_result
 from stagetune.sweep.gpus import claim_gpu
 from stagetune.sweep.jobs import read_sweep, result_of, state_of
@@ -34,6 +34,8 @@ def run_job(config: Config, run_dir: Path, *, screen: Path | None = None) -> flo
     except Interrupted:
         show(Interrupted(f"interrupted; the same command again goes on with {run_dir} and the jobs behind it"))
         sys.exit(1)
+    except Pruned:
+        return None
     except StagetuneError as error:
         show(error)
     except Exception as error:

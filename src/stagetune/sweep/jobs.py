@@ -20,6 +20,7 @@ from stagetune.report.result import FILE, RunResult, config_hash, read_result
 
 SWEEP_FILE = "sweep.json"
 FAILED_BEFORE = "failed.json"  # the result of an attempt that was repeated
+ENDED = ("completed", "pruned")
 LAST = Path("checkpoints") / "last.ckpt"
 LONGEST = 100  # of a directory's name
 NOT_NAMED = ("+experiment", "+sweep", "seed", "sweep.name", "sweep.stop_on_failure")
@@ -56,7 +57,7 @@ def state_of(folder: Path, config: Config) -> str:
         return "begin"
     status = _status(folder)
     is_same = isinstance(began, Mapping) and config_hash(began) == config_hash(asdict(config))
-    if status == "completed":
+    if status in ENDED:
         return "done" if is_same else "other"
     if status == "failed" or not (folder / LAST).exists():
         return "repeat"
