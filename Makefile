@@ -39,8 +39,8 @@ format: $(READY) ## format the code
 	@$(BIN)/ruff format --quiet .
 
 sweep: $(READY) ## compare three schedules over two seeds on small digits, and report (ARGS="key=value,value ..." adds)
-	@$(BIN)/python train.py -m +experiment=siamese_staged +sweep=small $(ARGS)
-	@$(BIN)/stagetune report
+	@$(BIN)/python train.py -m +experiment=siamese_staged +sweep=small $(ARGS); status=$$?; \
+	  $(BIN)/stagetune report && exit $$status
 
 report: $(READY) ## compare the runs of the newest sweep: report.html (ARGS="folder --baseline schedule=full")
 	@$(BIN)/stagetune report $(ARGS)

@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, open_dict
 
 from stagetune.config.compose import to_plain
-from stagetune.errors import StagetuneError
+from stagetune.errors import StagetuneError, show
 from stagetune.sweep.combinations import check_plans, jobs_of, names_of
 from stagetune.sweep.jobs import Job, alone_in, make_ready, result_of, state_of, write_sweep
 from stagetune.sweep.progress import Progress
@@ -40,10 +40,9 @@ class StagedSweeper(BasicSweeper):
 
     def _say_beginning(self, jobs: list[Job], states: list[str], folder: Path) -> Progress:
         done = [job for job, state in zip(jobs, states, strict=True) if state == "done"]
-        again = {"go on": "go on from their last checkpoint", "repeat": "failed or were stopped and are repeated"}
-        notes = [f"{len(done)} are done"] if done else []
-        notes += [f"{states.count(state)} {said}" for state, said in again.items() if state in states]
-        print(f"sweep     {len(jobs)} jobs in {folder}{'; ' if notes else ''}{', '.join(notes)}", flush=True)
+        words = {"done": "done", "go on": "to go on", "repeat": "to repeat", "begin": "to begin"}
+        counts = ", ".join(f"{states.count(state)} {said}" for state, said in words.items() if state in states)
+        print(f"sweep     {len(jobs)} jobs in {folder}: {counts}", flush=True)
         return Progress(jobs, names_of([job.overrides for job in jobs]), done=done)
 
     def _launch(self, jobs: list[Job], progress: Progress, folder: Path) -> None:
@@ -59,7 +58,10 @@ class StagedSweeper(BasicSweeper):
                 progress.tell()
         elif words:
             with progress.watched():
-                self.launcher.launch(words, initial_job_idx=0)
+                try:
+                    self.launcher.launch(words, initial_job_idx=0)
+                except Exception as error:  # such as a process that the system has killed: the others' results count
+                    show(StagetuneError(f"the launcher stopped: {type(error).__name__}: {error}"))
 
     def _end(self, jobs: list[Job], folder: Path) -> list[float | None]:
         results = [result_of(job.folder) for job in jobs]
