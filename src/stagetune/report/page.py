@@ -106,10 +106,8 @@ def _run(summary: Summary, run: Run, is_curved: bool) -> str:
 
 
 def command(run: Run) -> str:
-    """What to type for the same run once more."""
-    if run.overrides:
-        return "python train.py " + " ".join(shlex.quote(word) for word in run.overrides)
-    return f"python train.py --config-dir {shlex.quote(str(run.folder))} --config-name config"
+    """What to type for the same run once more, as far as a sweep has written it down."""
+    return "python train.py " + " ".join(map(shlex.quote, run.overrides)) if run.overrides else "see config.yaml"
 
 
 def _course(rows: list[Row], stages: list[dict[str, Any]], metric: str) -> str:
