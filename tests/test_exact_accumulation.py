@@ -79,22 +79,25 @@ def test_it_keeps_no_more_than_the_inputs_of_the_parts() -> None:
 
 
 STEP = """
-import resource, sys
+import sys, torch
+from stagetune.run.recorder import peak_memory_mb, reset_peak_memory
 from test_exact_accumulation import ContrastiveLoss, batch, task
 count, chunks = map(int, sys.argv[1:])
+cpu, images = torch.device("cpu"), batch(count)
 task(ContrastiveLoss(1.0), 1, width=64).training_step(batch(8), 0).backward()  # what torch itself needs
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-task(ContrastiveLoss(1.0), chunks, width=64).training_step(batch(count), 0).backward()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+reset_peak_memory(cpu)
+before = peak_memory_mb(cpu)
+task(ContrastiveLoss(1.0), chunks, width=64).training_step(images, 0).backward()
+print(peak_memory_mb(cpu) - before)
 """
 
 
 @pytest.mark.slow
 def test_its_measured_peak_is_near_that_of_a_part() -> None:
-    def peak(count: int, chunks: int) -> int:
+    def peak(count: int, chunks: int) -> float:
         words = [sys.executable, "-c", STEP, str(count), str(chunks)]
         step = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-        return int(step.stdout)
+        return float(step.stdout)
 
     part, whole, exact = peak(100, 1), peak(400, 1), peak(400, 4)
     assert whole > 3 * part

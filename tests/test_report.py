@@ -57,7 +57,7 @@ def leave(folder: Path, score: float | None, *overrides: str, seed: int = 0, err
         "best": best if score is not None else None,
         "test": {"test/auc": level - 0.01},
         "stages": stages,
-        "timing": {"total_seconds": 10.0},
+        "timing": {"fit_seconds": 10.0, "total_seconds": 12.0},
         "weights": {"requested": "auto", "used": "glyphs"},
         "data": {"name": "digits", "split": "images", "train": 60, "val": 20, "test": 20, "notes": []},
         "peak_memory_mb": 500.0,

@@ -108,7 +108,7 @@ def _text(value: Any) -> str:
 def _cost(run: Run, key: str) -> float | None:
     result = run.result
     if key == "seconds":
-        return result.timing.get("total_seconds")
+        return result.timing.get("fit_seconds")  # without pretraining a backbone, which one run does for all
     if key == "memory":
         return result.peak_memory_mb or None
     if key == "trainable":

@@ -91,7 +91,7 @@ def _run(summary: Summary, run: Run, is_curved: bool) -> str:
         f' <a href="{escape(str(folder / "figures" / name), quote=True)}">{escape(Path(name).stem)}</a>'
         for name in sorted(path.name for path in (run.folder / "figures").glob("*.png"))
     )
-    seconds = result.timing.get("total_seconds")
+    seconds = result.timing.get("fit_seconds")
     cells = [
         f"<td>{result.seed}</td>",
         f'<td class="words {"" if result.status == "completed" else "bad"}">{escape(result.status + error)}</td>',
