@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra.core.utils import JobReturn, JobStatus
 
+from hydra_plugins.stagetune_sweeper import show_failures
 from stagetune.config.compose import load
 from stagetune.errors import ConfigError, ResultError
 from stagetune.report.result import RunResult, config_hash, write_result
@@ -239,6 +241,24 @@ def test_where_it_is_asked_for_no_job_begins_behind_one_that_failed(
     assert capsys.readouterr().err == (
         f"stagetune: {jobs[1].folder} is not begun, since lr-0/seed-0 failed (sweep.stop_on_failure)\n"
     )
+
+
+def test_what_ends_a_job_before_it_has_a_run_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """Such as a setting that was taken away while the sweep ran; Hydra would keep it to itself."""
+    errors = [ConfigError(["data.gone: no such key"]), ValueError("of a library"), 0.5]
+    show_failures(
+        [
+            JobReturn(overrides=[f"seed={i}"], _return_value=error, status=status)
+            for i, (error, status) in enumerate(
+                zip(errors, [JobStatus.FAILED] * 2 + [JobStatus.COMPLETED], strict=True)
+            )
+        ]
+    )
+    assert capsys.readouterr().err.splitlines() == [
+        "stagetune: 1 problem in the configuration:",
+        "  data.gone: no such key",
+        "stagetune: seed=1: ValueError: of a library",
+    ]
 
 
 @pytest.mark.slow

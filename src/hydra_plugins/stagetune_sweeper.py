@@ -1,11 +1,13 @@
 """Our sweeper where Hydra looks for one."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, open_dict
 
 from stagetune.config.compose import to_plain
@@ -54,12 +56,12 @@ class StagedSweeper(BasicSweeper):
         ]
         if isinstance(self.launcher, BasicLauncher):
             for number, job in enumerate(words):
-                self.launcher.launch([job], initial_job_idx=number)
+                show_failures(self.launcher.launch([job], initial_job_idx=number))
                 progress.tell()
         elif words:
             with progress.watched():
                 try:
-                    self.launcher.launch(words, initial_job_idx=0)
+                    show_failures(self.launcher.launch(words, initial_job_idx=0))
                 except Exception as error:  # such as a process that the system has killed: the others' results count
                     show(StagetuneError(f"the launcher stopped: {type(error).__name__}: {error}"))
 
@@ -101,8 +103,19 @@ class OptunaSweeper(BasicSweeper):
         print(f"sweep     a search of {self.trials} trials in {folder}; {search.finished} are done", flush=True)
         while (job := search.next_trial(self.trials)) is not None:
             with job as words:
-                self.launcher.launch([words], initial_job_idx=0)
+                show_failures(self.launcher.launch([words], initial_job_idx=0))
         return search.best_value
+
+
+def show_failures(returned: Sequence[JobReturn]) -> None:
+    """Print what jobs ended with before they had a run that could record it; Hydra keeps it to itself."""
+    for job in returned:
+        try:
+            _ = job.return_value
+        except StagetuneError as error:
+            show(error)
+        except Exception as error:
+            show(StagetuneError(f"{' '.join(job.overrides or [])}: {type(error).__name__}: {error}"))
 
 
 def _plain(config: DictConfig) -> dict[str, object]:
