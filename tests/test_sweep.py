@@ -246,6 +246,7 @@ def test_where_it_is_asked_for_no_job_begins_behind_one_that_failed(
 def test_what_ends_a_job_before_it_has_a_run_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     """Such as a setting that was taken away while the sweep ran; Hydra would keep it to itself."""
     errors = [ConfigError(["data.gone: no such key"]), ValueError("of a library"), 0.5]
+    states = [JobStatus.FAILED, JobStatus.FAILED, JobStatus.COMPLETED]
     show_failures(
         [
             JobReturn(overrides=[f"seed={i}"], _return_value=error, status=status)
