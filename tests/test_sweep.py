@@ -250,9 +250,7 @@ def test_what_ends_a_job_before_it_has_a_run_is_shown(capsys: pytest.CaptureFixt
     show_failures(
         [
             JobReturn(overrides=[f"seed={i}"], _return_value=error, status=status)
-            for i, (error, status) in enumerate(
-                zip(errors, [JobStatus.FAILED] * 2 + [JobStatus.COMPLETED], strict=True)
-            )
+            for i, (error, status) in enumerate(zip(errors, states, strict=True))
         ]
     )
     assert capsys.readouterr().err.splitlines() == [
