@@ -45,6 +45,7 @@ from stagetune.run.checkpoints import AtomicCheckpoints
 from stagetune.run.precision import LIGHTNING
 from stagetune.run.pretrained import cache_folder
 from stagetune.run.targets import build, check_target
+from stagetune.run.tracking import build_logger
 from stagetune.schedule.freezing import describe
 from stagetune.schedule.plan import Plan
 from stagetune.tasks.classification import ClassificationTask
@@ -269,7 +270,7 @@ def build_siamese_loss(loss: LossConfig, identities: int, dimensions: int) -> nn
 def build_trainer(config: Config, *, precision: str, callbacks: list[Callback], run_dir: Path) -> Trainer:
     loggers: list[Logger] = []
     if config.logger.lightning:
-        loggers.append(build(config.logger.lightning, save_dir=str(run_dir))())
+        loggers.append(build_logger(config.logger.lightning, run_dir))
     try:
         return Trainer(
             **config.trainer,

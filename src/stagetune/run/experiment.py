@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.loggers import Logger
 
 from stagetune.cache.callback import FeatureCaching
 from stagetune.cache.store import Store
@@ -46,6 +47,7 @@ from stagetune.run.repeatable import SeededBatches
 from stagetune.run.resume import check_same, check_unfinished
 from stagetune.run.screen import Screen, StageLines, quiet_libraries
 from stagetune.run.stage_reports import StageReports, report_of
+from stagetune.run.tracking import Tracking, track_result
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.freezing import describe
 from stagetune.schedule.plan import Plan, check_same_plan
@@ -97,6 +99,8 @@ def run_experiment(config: Config, run_dir: Path, *, resume: bool = False) -> Ru
         run.result.timing["total_seconds"] = round(time.monotonic() - began, 3)
         if number == 0 and run.is_accepted:
             write_result(run.result, run_dir)
+            for logger in run.loggers:
+                track_result(logger, run.result, run_dir)
     run.screen.line("results", str(run_dir))
     return run.result
 
@@ -128,6 +132,7 @@ class _Run:
 
     def __init__(self, config: Config, run_dir: Path, screen: Screen, *, share: tuple[int, int]) -> None:
         self.config, self.run_dir, self.screen, self.share = config, run_dir, screen, share
+        self.loggers: list[Logger] = []  # the trackers that are told the result
         self.is_accepted = False  # until then a run that was to go on stays as it was
         self.result = RunResult(
             status="failed",  # until it is not
@@ -231,6 +236,7 @@ class _Run:
                 SeededBatches(config.seed),
                 LeftoverBatches(),
                 recorder,
+                Tracking(unfreezing, asdict(config)),
                 *watchers,
                 StageLines(self.screen, unfreezing, config.task.monitor),
                 best,
@@ -238,6 +244,7 @@ class _Run:
             ],
             run_dir=self.run_dir,
         )
+        self.loggers = trainer.loggers
         result.environment = environment(trainer.strategy.root_device)
         self._say_set_up(data)
         self.screen.line("schedule", plan_table(plan))

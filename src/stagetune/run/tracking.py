@@ -1,0 +1,80 @@
+"""Trackers: Lightning logs the metrics; here is what else they are told of a run."""
+
+import fcntl
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger, MLFlowLogger
+
+from stagetune.report.result import RunResult
+from stagetune.run.targets import build
+from stagetune.schedule.callback import StagedUnfreezing
+
+RUN_FILE = "mlflow.json"  # the run of the tracker that a run directory belongs to, so that it goes on there
+ARTIFACTS = ("result.json", "plan.txt", "config.yaml", "metrics.csv", "figures")
+
+
+def build_logger(settings: Mapping[str, Any], run_dir: Path) -> Logger:
+    """The logger that `settings` name; of MLflow the run that `run_dir` began, if it did, below that of its sweep."""
+    if str(settings["_target_"]).rpartition(".")[2] != "MLFlowLogger":
+        return build(settings, save_dir=str(run_dir))()  # type: ignore[no-any-return]
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # that a database is made
+    sweep, tags = run_dir.parents[1], dict(settings.get("tags") or {})
+    is_job = (sweep / "sweep.json").exists()
+    if is_job:
+        with (sweep / ".mlflow.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the first of its jobs makes the sweep's run
+            parent = _begun(settings, sweep, sweep.name, {**tags, "sweep": sweep.name})
+        tags |= {"sweep": sweep.name, "mlflow.parentRunId": str(parent.run_id)}
+    return _begun(settings, run_dir, str(run_dir.relative_to(sweep)) if is_job else run_dir.name, tags)
+
+
+def _begun(settings: Mapping[str, Any], folder: Path, name: str, tags: Mapping[str, str]) -> MLFlowLogger:
+    """The run that `folder` belongs to, or a new one."""
+    known = folder / RUN_FILE
+    more = {"run_id": json.loads(known.read_text())["run_id"]} if known.exists() else {"run_name": name, "tags": tags}
+    logger: MLFlowLogger = build({**settings, **more}, save_dir=str(folder))()
+    folder.mkdir(parents=True, exist_ok=True)
+    known.write_text(json.dumps({"run_id": logger.run_id}) + "\n")
+    return logger
+
+
+class Tracking(Callback):
+    """Tells trackers the configuration, and MLflow which stage is being trained."""
+
+    def __init__(self, unfreezing: StagedUnfreezing, config: Mapping[str, Any]) -> None:
+        self.unfreezing, self.config = unfreezing, config
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for logger in trainer.loggers:
+            logger.log_hyperparams(dict(self.config))
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == self.unfreezing.began[-1][0]:
+            for logger in trainer.loggers:
+                _tag(logger, stage=self.unfreezing.stage.name)
+
+
+def track_result(logger: Logger, result: RunResult, run_dir: Path) -> None:
+    """Tell MLflow, once result.json is written, how the run ended and what it left."""
+    if isinstance(logger, MLFlowLogger):
+        _tag(logger, status=result.status, schedule=result.schedule, precision=result.precision)
+        logger.log_metrics(result.test)
+        for name in ARTIFACTS:
+            path = run_dir / name
+            if path.is_dir():
+                logger.experiment.log_artifacts(logger.run_id, str(path), name)
+            elif path.exists():
+                logger.experiment.log_artifact(logger.run_id, str(path))
+        logger.finalize("success" if result.status == "completed" else "failed")
+
+
+def _tag(logger: Logger, **tags: str) -> None:
+    if isinstance(logger, MLFlowLogger):
+        for key, value in tags.items():
+            logger.experiment.set_tag(logger.run_id, key, value)
