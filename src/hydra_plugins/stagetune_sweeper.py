@@ -7,7 +7,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict
 
 from stagetune.config.compose import to_plain
@@ -110,11 +110,10 @@ class OptunaSweeper(BasicSweeper):
 def show_failures(returned: Sequence[JobReturn]) -> None:
     """Print what jobs ended with before they had a run that could record it; Hydra keeps it to itself."""
     for job in returned:
-        try:
-            _ = job.return_value
-        except StagetuneError as error:
+        error = job._return_value  # its public name prints words of Hydra's, and raises
+        if isinstance(error, StagetuneError):
             show(error)
-        except Exception as error:
+        elif job.status == JobStatus.FAILED:
             show(StagetuneError(f"{' '.join(job.overrides or [])}: {type(error).__name__}: {error}"))
 
 
