@@ -60,9 +60,9 @@ def _svg(figure: Figure, title: str) -> str:
     text = file.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    return re.sub(r'<svg height="[^"]*"|<svg width="[^"]*"', "<svg", text, count=1).replace(
-        "<svg", f'<svg role="img" aria-label="{title}"', 1
-    )
+    wide = figure.get_figwidth() * 1.15  # inches of the page, where it has so many
+    style = f"max-width: {wide:.1f}in; min-width: min({wide:.1f}in, 32rem)"
+    return text.replace("<svg", f'<svg role="img" aria-label="{title}" style="{style}"', 1)
 
 
 def _shown_by(summary: Summary, wanted: Sequence[str]) -> tuple[str, str]:
@@ -270,6 +270,7 @@ def _gains(summary: Summary) -> Figure | None:
     labels = [f"{summary.rank[one.name]}  {_cut(one.name)}" for one in chosen]
     axes.set_yticks(range(len(chosen)), labels, fontsize=8)
     axes.set_ylim(len(chosen) - 0.4, -0.6)
+    axes.margins(x=0.12)  # for the first stage's name
     axes.set_xlabel(f"{summary.metric} behind each stage, mean over seeds")
     return figure
 
