@@ -17,10 +17,11 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra_plugins.stagetune_sweeper import show_failures
 from stagetune.config.compose import load
 from stagetune.errors import ConfigError, ResultError
+from stagetune.report.collect import read_sweep
 from stagetune.report.result import RunResult, config_hash, write_result
 from stagetune.sweep.combinations import jobs_of
 from stagetune.sweep.job import run_job
-from stagetune.sweep.jobs import Job, alone_in, make_ready, read_sweep, slug, state_of, write_sweep
+from stagetune.sweep.jobs import Job, alone_in, make_ready, slug, state_of, write_sweep
 from stagetune.sweep.progress import Progress, duration
 
 ROOT = Path(__file__).parents[1]

@@ -1,6 +1,5 @@
 """Labeled Faces in the Wild as torchvision's LFWPairs finds it: root/lfw-py/pairs.txt beside a folder of images."""
 
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +50,7 @@ def lfw(root: str | Path, *, on_error: str = "raise") -> tuple[ImageFiles, Pairs
     refuse(listed, problems)
     source = ImageFiles("lfw", "lfw", list(entries.values()), on_error=on_error)
     position = {source.describe(i): i for i in range(len(source))}
-    known = [pair for pair in pairs if all(str(file) in position for file in islice(pair, 2))]
+    known = [pair for pair in pairs if str(pair[0]) in position and str(pair[1]) in position]
     if len(known) < len(pairs):
         source.notes.append(f"{len(pairs) - len(known)} pairs with an image that was left out are not used")
     first, second = (np.array([position[str(pair[side])] for pair in known], dtype=np.int64) for side in (0, 1))

@@ -78,13 +78,18 @@ def _asked(folder: Path) -> dict[str, list[str]]:
     """The overrides of every job that was asked for, by its directory, in sweeps in or below `folder`."""
     found: dict[str, list[str]] = {}
     for path in sorted(folder.rglob(SWEEP_FILE)):
-        try:
-            jobs = json.loads(path.read_text())["jobs"]
-            within = path.parent.relative_to(folder)
-            found |= {str(within / name): [str(word) for word in words] for name, words in jobs.items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue  # its runs are read all the same
+        within = path.parent.relative_to(folder)
+        found |= {str(within / name): words for name, words in read_sweep(path.parent).items()}
     return found
+
+
+def read_sweep(folder: Path) -> dict[str, list[str]]:
+    """The overrides of each job by its directory below `folder`; empty where there is no readable sweep.json."""
+    try:
+        jobs = json.loads((folder / SWEEP_FILE).read_text())["jobs"]
+        return {str(name): [str(word) for word in words] for name, words in jobs.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}  # its runs are read all the same
 
 
 def _settings(folder: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger
 
+from stagetune.report.collect import SWEEP_FILE
 from stagetune.report.result import RunResult
 from stagetune.run.targets import build
 from stagetune.schedule.callback import StagedUnfreezing
@@ -25,7 +26,7 @@ def build_logger(settings: Mapping[str, Any], run_dir: Path) -> Logger:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)  # that a database is made
     sweep, tags = run_dir.parents[1], dict(settings.get("tags") or {})
-    is_job = (sweep / "sweep.json").exists()
+    is_job = (sweep / SWEEP_FILE).exists()
     if is_job:
         with (sweep / ".mlflow.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # the first of its jobs makes the sweep's run

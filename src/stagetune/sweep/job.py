@@ -7,9 +7,10 @@ from pathlib import Path
 
 from stagetune.config.schema import Config
 from stagetune.errors import Interrupted, Pruned, StagetuneError, show
+from stagetune.report.collect import read_sweep
 from stagetune.report.result import read_result
 from stagetune.sweep.gpus import claim_gpu
-from stagetune.sweep.jobs import read_sweep, result_of, state_of
+from stagetune.sweep.jobs import result_of, state_of
 
 
 def run_job(config: Config, run_dir: Path, *, screen: Path | None = None) -> float | None:

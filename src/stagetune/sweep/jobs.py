@@ -16,9 +16,9 @@ import yaml
 
 from stagetune.config.schema import Config
 from stagetune.errors import ResultError
+from stagetune.report.collect import SWEEP_FILE, read_sweep
 from stagetune.report.result import FILE, RunResult, config_hash, read_result
 
-SWEEP_FILE = "sweep.json"
 FAILED_BEFORE = "failed.json"  # the result of an attempt that was repeated
 ENDED = ("completed", "pruned")
 LAST = Path("checkpoints") / "last.ckpt"
@@ -108,12 +108,3 @@ def write_sweep(folder: Path, jobs: Sequence[Job]) -> None:
     draft = folder / f"{SWEEP_FILE}.tmp"
     draft.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(draft, folder / SWEEP_FILE)
-
-
-def read_sweep(folder: Path) -> dict[str, list[str]]:
-    """The overrides of each job by its directory below `folder`; empty where there is no readable sweep.json."""
-    try:
-        jobs = json.loads((folder / SWEEP_FILE).read_text())["jobs"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return {str(name): [str(word) for word in words] for name, words in jobs.items()}

@@ -53,8 +53,7 @@ class Search:
 
     def next_trial(self, trials: int) -> AbstractContextManager[list[str]] | None:
         """The overrides of a trial whose process was killed, or of a new one; None if there are enough of them."""
-        with (self._folder / ".lock").open("w") as one_at_a_time:
-            fcntl.flock(one_at_a_time, fcntl.LOCK_EX)
+        with self._alone():
             known = self._study.get_trials(deepcopy=False)
             for trial in known:
                 if trial.state == TrialState.RUNNING and (lock := _hold(self._place(trial.number))):
@@ -65,6 +64,13 @@ class Search:
             lock = _hold(self._place(asked.number))
             assert lock is not None
             return self._work(asked, lock)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else asks for a trial, or writes down which there are, meanwhile."""
+        with (self._folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _place(self, number: int) -> Path:
         return self._folder / f"trial-{number:04d}"
@@ -77,7 +83,8 @@ class Search:
             own = [*self._fixed, *_words(trial.params)]
             config = validate(self._compose(own))
             job = Job(tuple(own), config, place / f"seed-{config.seed}")
-            write_sweep(self._folder, [job])
+            with self._alone():
+                write_sweep(self._folder, [job])
             if state_of(job.folder, config) != "done":
                 make_ready(job)
             began = time.monotonic()
