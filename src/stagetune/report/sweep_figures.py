@@ -270,6 +270,7 @@ def _gains(summary: Summary) -> Figure | None:
     labels = [f"{summary.rank[one.name]}  {_cut(one.name)}" for one in chosen]
     axes.set_yticks(range(len(chosen)), labels, fontsize=8)
     axes.set_ylim(len(chosen) - 0.4, -0.6)
+    axes.use_sticky_edges = False
     axes.margins(x=0.12)  # for the first stage's name
     axes.set_xlabel(f"{summary.metric} behind each stage, mean over seeds")
     return figure
