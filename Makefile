@@ -23,11 +23,14 @@ $(READY): pyproject.toml constraints.txt
 train: $(READY) ## run +experiment=siamese_staged (ARGS="key=value ..." overrides)
 	@$(BIN)/python train.py +experiment=siamese_staged $(ARGS)
 
+# two at a time, each on one thread: most tests wait for a process to start
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
 test: $(READY) ## run the whole test suite
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
 
 test-fast: $(READY) ## run the tests that take seconds
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 lint: $(READY) ## check style and types
 	@$(BIN)/ruff check .

@@ -138,6 +138,24 @@ def test_identities_split_shares_no_identity() -> None:
     assert set.union(*found) == set(range(10))
 
 
+def test_groups_are_held_out_for_the_test_alone_and_validation_is_drawn_from_the_others(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for group in "abc":
+        for identity in range(5):
+            (tmp_path / group / str(identity)).mkdir(parents=True)
+            for i in range(2):
+                pixels = rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / group / str(identity) / f"{i}.png")
+    source = image_folder(tmp_path, identity_depth=2)
+    split = make_split(source, by="identities", val=0.2, test=0.2, seed=0, test_groups=["b"])
+    names = {part: {source.classes[source.labels[i]] for i in indices} for part, indices in split.parts().items()}
+    assert {name[0] for name in names["test"]} == {"b"}
+    assert len(names["test"]) == 5
+    assert len(names["val"]) == 2
+    assert len(names["train"]) == 8
+    assert {name[0] for name in names["val"] | names["train"]} == {"a", "c"}
+
+
 def test_a_folder_of_classes_is_read_and_split(folder: Path) -> None:
     (folder / "red" / "notes.txt").write_text("not an image")
     source = image_folder(folder)

@@ -1,5 +1,6 @@
 """One loss over a batch that is encoded in parts: the gradients of the whole, the memory of a part."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -96,12 +97,15 @@ print(peak_memory_mb(cpu) - before)
 def test_its_measured_peak_is_near_that_of_a_part() -> None:
     def peak(count: int, chunks: int) -> float:
         words = [sys.executable, "-c", STEP, str(count), str(chunks)]
-        step = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        returned = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed leaves the process at once
+        step = subprocess.run(
+            words, cwd=Path(__file__).parent, env=returned, capture_output=True, text=True, check=True
+        )
         return float(step.stdout)
 
     part, whole, exact = peak(100, 1), peak(400, 1), peak(400, 4)
     assert whole > 3 * part
-    assert exact < 1.5 * part
+    assert exact < 1.25 * part
 
 
 @pytest.mark.slow

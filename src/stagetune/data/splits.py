@@ -41,9 +41,7 @@ def make_split(
         where = np.array(source.split)
         split = Split(*(np.flatnonzero(where == part) for part in ("train", "val", "test")))
     elif by == "identities":
-        part_of_class = _identities_by_group(source, val_groups, test_groups)
-        if part_of_class is None:
-            part_of_class = _identities_by_share(len(source.classes), val, test, seed)
+        part_of_class = _identities_apart(source, val, test, seed, val_groups or (), test_groups or ())
         split = Split(*(np.flatnonzero(part_of_class[source.labels] == part) for part in range(3)))
     else:
         split = _images_by_share(source, val, test, seed)
@@ -132,31 +130,23 @@ def _images_by_share(source: Source, val: float, test: float, seed: int) -> Spli
     return Split(*(np.array(sorted(part), dtype=np.int64) for part in parts))
 
 
-def _identities_by_share(count: int, val: float, test: float, seed: int) -> IntArray:
-    """Per class 0 for train, 1 for val, 2 for test."""
-    order = np.random.default_rng([seed, 2]).permutation(count)
-    n_val, n_test = (max(2, n) for n in _shares(count, val, test))
-    part = np.zeros(count, dtype=np.int64)
-    part[order[:n_val]], part[order[n_val : n_val + n_test]] = 1, 2
-    return part
-
-
-def _identities_by_group(
-    source: Source, val_groups: Sequence[str] | None, test_groups: Sequence[str] | None
-) -> IntArray | None:
-    """Per class its part by the group it belongs to; None if no groups are asked for."""
-    if not val_groups and not test_groups:
-        return None
-    if not val_groups or not test_groups:
-        raise DataError("data.val_groups and data.test_groups go together; give both or neither")
+def _identities_apart(
+    source: Source, val: float, test: float, seed: int, val_groups: Sequence[str], test_groups: Sequence[str]
+) -> IntArray:
+    """Per class 0 for train, 1 for val, 2 for test, by its group; a part without groups is drawn from the others."""
     known = sorted(set(source.groups or []))
     for group in [*val_groups, *test_groups]:
         if group not in known:
             raise DataError(
                 f"{source.name} has no group named {group}; {did_you_mean(group, known) if known else 'it has none'}"
             )
-    parts = [1 if group in val_groups else 2 if group in test_groups else 0 for group in source.groups or []]
-    return np.array(parts, dtype=np.int64)
+    groups = source.groups or [""] * len(source.classes)
+    part = np.array([1 if group in val_groups else 2 if group in test_groups else 0 for group in groups])
+    order = np.random.default_rng([seed, 2]).permutation(np.flatnonzero(part == 0))
+    n_val, n_test = (max(2, n) for n in _shares(len(order), val, test))
+    n_val, n_test = 0 if val_groups else n_val, 0 if test_groups else n_test
+    part[order[:n_val]], part[order[n_val : n_val + n_test]] = 1, 2
+    return part
 
 
 def _shares(count: int, val: float, test: float) -> tuple[int, int]:
