@@ -64,7 +64,7 @@ def test_prepare_gives_the_centre_square() -> None:
     assert square.float().mean() == 200
 
 
-@pytest.mark.parametrize("kind", ["affine", "crop_flip"])
+@pytest.mark.parametrize("kind", ["affine", "strong_affine", "crop_flip"])
 def test_augmentation_depends_on_seed_epoch_and_position_alone(kind: str) -> None:
     image = prepare(Digits().image(0), 32)
     once = augment(image, kind, seed=0, key=(1, 2))

@@ -92,5 +92,8 @@ def test_omniglot_is_found_where_torchvision_and_its_zip_files_leave_it(
     if where == "omniglot-py":
         theirs = datasets.Omniglot(str(tmp_path), background=True)
         assert [f"Greek/{name.split('/')[1]}" for name in sorted(theirs._characters)] == source.classes[:2]
+    assert omniglot(tmp_path, alphabets=["ULOG"]).groups == ["ULOG", "ULOG"]
+    with pytest.raises(DataError, match=r"data.groups: no alphabet named Grek; did you mean Greek\?"):
+        omniglot(tmp_path, alphabets=["Grek"])
     with pytest.raises(DataError, match=r"holds none of images_background, .*, nor does its folder omniglot-py"):
         omniglot(tmp_path / "elsewhere")

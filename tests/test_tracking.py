@@ -90,3 +90,19 @@ def test_a_failed_run_ends_as_failed_and_goes_on_in_the_same_run_of_mlflow(
     run_experiment(config, run_dir, resume=True)
     (run,) = client.search_runs([experiment])
     assert (run.info.status, run.data.tags["status"]) == ("FINISHED", "completed")
+
+
+@pytest.mark.slow
+def test_wandb_has_a_run_of_its_own_for_each_job_of_a_process_offline(
+    tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    monkeypatch.chdir(tmp_path)
+    settings = yaml.safe_load((CONF / "logger" / "wandb.yaml").read_text())["lightning"]
+    for seed in (0, 1):
+        config = tiny("+experiment=classifier_staged", f"seed={seed}", stages=1)
+        config.logger.lightning = {**settings, "name": f"job {seed}"}
+        run_experiment(config, tmp_path / str(seed))
+        (kept,) = (tmp_path / str(seed) / "wandb").glob("offline-run-*/run-*.wandb")
+        for words in (f"job {seed}", "val/accuracy", "cross_entropy", "test/accuracy"):
+            assert words.encode() in kept.read_bytes(), words

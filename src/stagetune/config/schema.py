@@ -103,7 +103,7 @@ class DataConfig:
     val: float = number(0.2, 0.01, 0.9)
     test: float = number(0.2, 0.01, 0.9)
     seed: int = number(0, 0)
-    augment: str = choice("none", "affine", "crop_flip")
+    augment: str = choice("none", "affine", "strong_affine", "crop_flip")
     batch_size: int = number(64, 2)
     num_workers: int | None = number(None, 0)
     on_error: str = choice("raise", "skip")

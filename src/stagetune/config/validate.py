@@ -80,8 +80,8 @@ def _rules(config: Config) -> Iterator[str]:
             yield f"data.split={data.split}: data={data.name} is split by identities; use data.split=identities"
     if data.identity_depth != 1 and data.name != "image_folder":
         yield f"data.identity_depth={data.identity_depth}: data={data.name} has no folders; add data=image_folder"
-    if data.groups is not None and data.name != "glyphs":
-        yield f"data.groups: data={data.name} draws no scripts; only data=glyphs does"
+    if data.groups is not None and data.name not in ("glyphs", "omniglot"):
+        yield f"data.groups: chooses scripts of data=glyphs or alphabets of data=omniglot, not of data={data.name}"
     if (data.val_groups or data.test_groups) and data.name == "digits":
         yield "data.val_groups and data.test_groups: data=digits has no groups; glyphs, folders and tables may have"
     if (data.val_groups or data.test_groups) and data.split != "identities":

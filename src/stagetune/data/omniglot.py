@@ -1,18 +1,20 @@
 """Omniglot as torchvision's Omniglot, or its authors' zip files, leave it: <part>/<alphabet>/<character>/*.png."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from stagetune.data.image_files import ImageFiles
 from stagetune.data.image_folder import class_entries
-from stagetune.errors import DataError
+from stagetune.errors import DataError, did_you_mean
 
 PARTS = ("images_background", "images_evaluation", "images_background_small1", "images_background_small2")
 
 
-def omniglot(root: str | Path, *, on_error: str = "raise") -> ImageFiles:
-    """All characters found below `root` or root/omniglot-py; a group is an alphabet.
+def omniglot(root: str | Path, *, alphabets: Sequence[str] | None = None, on_error: str = "raise") -> ImageFiles:
+    """All characters, or those of `alphabets`, found below `root` or root/omniglot-py; a group is an alphabet.
 
-    Small sets are parts of the background set and are read only without it. Raises `DataError` if there is nothing.
+    Small sets are parts of the background set and are read only without it. Raises `DataError` if there is nothing,
+    or no such alphabet.
     """
     base = Path(root).expanduser()
     folders = [folder for folder in (base / "omniglot-py", base) if any((folder / part).is_dir() for part in PARTS)]
@@ -21,10 +23,15 @@ def omniglot(root: str | Path, *, on_error: str = "raise") -> ImageFiles:
     found = [part for part in PARTS if (folders[0] / part).is_dir()]
     if PARTS[0] in found:
         found = [part for part in found if part in PARTS[:2]]
+    entries = [entry for part in found for entry in class_entries(folders[0] / part, depth=2)]
+    known = sorted({str(entry.group) for entry in entries})
+    for alphabet in alphabets or ():
+        if alphabet not in known:
+            raise DataError(f"data.groups: no alphabet named {alphabet}; {did_you_mean(alphabet, known)}")
     return ImageFiles(
         "omniglot",
         "omniglot",
-        [entry for part in found for entry in class_entries(folders[0] / part, depth=2)],
+        [entry for entry in entries if not alphabets or entry.group in alphabets],
         on_error=on_error,
         notes=[f"of {', '.join(found)}"],
     )

@@ -7,6 +7,13 @@ from torchvision.transforms.v2 import functional as F
 
 from stagetune.data.samplers import Key
 
+AFFINE = {
+    "affine": v2.RandomAffine(12, (0.08, 0.08), (0.9, 1.1), 5, interpolation=v2.InterpolationMode.BILINEAR),
+    "strong_affine": v2.RandomAffine(
+        15, (0.12, 0.12), (0.8, 1.2), (-14, 14, -14, 14), interpolation=v2.InterpolationMode.BILINEAR
+    ),
+}
+
 
 def prepare(image: Tensor, size: int) -> Tensor:
     """The deterministic part: shorter side to `size`, then the centre; uint8 [3, size, size]."""
@@ -21,18 +28,15 @@ def augment(image: Tensor, kind: str, *, seed: int, key: Key) -> Tensor:
         return image
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_mix(seed, *key))
-        changed: Tensor = _affine(image) if kind == "affine" else _crop_flip(image)
+        changed: Tensor = _crop_flip(image) if kind == "crop_flip" else _affine(image, AFFINE[kind])
     return changed
 
 
-def _affine(image: Tensor) -> Tensor:
+def _affine(image: Tensor, turn: v2.RandomAffine) -> Tensor:
     # what turns in gets the border's own colour: black beside black ink would be a new stroke. Counted from
     # that colour, because torchvision's fill leaves a dark seam (it weighs the border pixels twice)
     border = torch.cat([image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]], dim=1)
     paper = border.float().median(dim=1).values.view(-1, 1, 1)
-    turn = v2.RandomAffine(
-        degrees=12, translate=(0.08, 0.08), scale=(0.9, 1.1), shear=5, interpolation=v2.InterpolationMode.BILINEAR
-    )
     turned: Tensor = turn(image - paper) + paper
     return turned.round().clamp(0, 255).to(torch.uint8)
 

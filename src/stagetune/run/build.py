@@ -87,7 +87,7 @@ def build_source(data: DataConfig) -> tuple[Source, Pairs | None]:
     if data.name == "lfw":
         return lfw(str(data.root), on_error=data.on_error)
     if data.name == "omniglot":
-        return omniglot(str(data.root), on_error=data.on_error), None
+        return omniglot(str(data.root), alphabets=data.groups, on_error=data.on_error), None
     return image_folder(str(data.root), identity_depth=data.identity_depth, on_error=data.on_error), None
 
 

@@ -3,12 +3,13 @@
 import fcntl
 import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import Logger, MLFlowLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
 
 from stagetune.report.collect import SWEEP_FILE
 from stagetune.report.result import RunResult
@@ -21,6 +22,7 @@ ARTIFACTS = ("result.json", "plan.txt", "config.yaml", "metrics.csv", "figures")
 
 def build_logger(settings: Mapping[str, Any], run_dir: Path) -> Logger:
     """The logger that `settings` name; of MLflow the run that `run_dir` began, if it did, below that of its sweep."""
+    os.environ.setdefault("WANDB_SILENT", "true")  # the screen is the run's own
     if str(settings["_target_"]).rpartition(".")[2] != "MLFlowLogger":
         return build(settings, save_dir=str(run_dir))()  # type: ignore[no-any-return]
     for name in ("mlflow", "alembic"):
@@ -62,7 +64,10 @@ class Tracking(Callback):
 
 
 def track_result(logger: Logger, result: RunResult, run_dir: Path) -> None:
-    """Tell MLflow, once result.json is written, how the run ended and what it left."""
+    """Tell the tracker, once result.json is written, how the run ended, and MLflow what it left."""
+    if isinstance(logger, WandbLogger):
+        # a run that is not finished is taken up by the next job of this process
+        logger.experiment.finish(exit_code=0 if result.status == "completed" else 1)
     if isinstance(logger, MLFlowLogger):
         _tag(logger, status=result.status, schedule=result.schedule, precision=result.precision)
         logger.log_metrics(result.test)
