@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -29,6 +29,7 @@ from stagetune.cache.store import Store
 from stagetune.config.compose import load
 from stagetune.config.schema import CacheConfig, Schedule, Stage
 from stagetune.data.samplers import identity_batches, shuffled_batches
+from stagetune.losses.metric_learning import MetricLearningLoss
 from stagetune.losses.pairs import BCELoss, ContrastiveLoss
 from stagetune.losses.triplet import TripletLoss
 from stagetune.models.heads import linear_head
@@ -152,7 +153,14 @@ def _task(kind: str) -> StagedTask:
         head = linear_head(6, 10)
         return ClassificationTask(backbone, head, nn.CrossEntropyLoss(), classes=10, make_optimizer=make)
 
-    loss = {"contrastive": ContrastiveLoss(1.0), "triplet": TripletLoss(1.0, "batch_hard"), "bce": BCELoss()}[kind]
+    losses: dict[str, Callable[[], nn.Module]] = {
+        "contrastive": partial(ContrastiveLoss, 1.0),
+        "triplet": partial(TripletLoss, 1.0, "batch_hard"),
+        "bce": BCELoss,
+        "supcon": partial(MetricLearningLoss, "supcon", identities=10, dimensions=4, temperature=0.1),
+        "arcface": partial(MetricLearningLoss, "arcface", identities=10, dimensions=4, margin=28.6, scale=64.0),
+    }
+    loss = losses[kind]()
     return SiameseTask(backbone, nn.Linear(6, 4), loss, make_optimizer=make)
 
 
@@ -188,7 +196,7 @@ def _train_as_one(
     return {"weights": {n: p.detach().double().numpy() for n, p in task.named_parameters()}, "metrics": metrics}
 
 
-@pytest.mark.parametrize("kind", ["classifier", "contrastive", "triplet", "bce"])
+@pytest.mark.parametrize("kind", ["classifier", "contrastive", "triplet", "bce", "supcon", "arcface"])
 @pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 1e-6), ("64-true", 1e-12)])
 def test_two_processes_train_as_one_does_on_the_same_batches(
     kind: str, precision: str, tolerance: float, tmp_path: Path

@@ -287,6 +287,21 @@ def test_a_loss_that_is_not_a_number_stops_with_stage_step_and_rates(
     assert last["epoch"] == 0  # from before the loss was spoilt
 
 
+def test_sigterm_interrupts_even_where_it_has_ended_a_loader_process_first(
+    tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a cluster ends a job: all its processes at once. A sweep must stop and not go on to its next job."""
+
+    def terminated(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Terminated.")
+
+    monkeypatch.setattr(ClassificationTask, "training_step", terminated)
+    with pytest.raises(Interrupted, match=r"interrupted; go on with python train.py resume="):
+        run_experiment(tiny(CLASSIFIER, stages=1), tmp_path)
+    assert read_result(tmp_path).status == "interrupted"
+
+
 def test_ctrl_c_leaves_the_last_checkpoint_and_says_interrupted(
     tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ from stagetune.data.samplers import Key
 AFFINE = {
     "affine": v2.RandomAffine(12, (0.08, 0.08), (0.9, 1.1), 5, interpolation=v2.InterpolationMode.BILINEAR),
     "strong_affine": v2.RandomAffine(
-        15, (0.12, 0.12), (0.8, 1.2), (-14, 14, -14, 14), interpolation=v2.InterpolationMode.BILINEAR
+        15, (0.06, 0.06), (0.8, 1.2), (-10, 10, -10, 10), interpolation=v2.InterpolationMode.BILINEAR
     ),
 }
 

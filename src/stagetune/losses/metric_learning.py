@@ -40,5 +40,5 @@ class MetricLearningLoss(nn.Module):
 
     def forward(self, embeddings: Tensor, identity: Tensor) -> Tensor:
         with torch.autocast(embeddings.device.type, enabled=False):
-            cost: Tensor = self.loss(embeddings.float(), identity)
+            cost: Tensor = self.loss(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), identity)
         return cost

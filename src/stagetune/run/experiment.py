@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from stagetune.cache.callback import FeatureCaching
 from stagetune.cache.store import Store
@@ -253,6 +254,10 @@ class _Run:
         began = time.monotonic()
         try:
             trainer.fit(task, datamodule=data, ckpt_path=resume_from, weights_only=True)
+        except Exception as error:
+            if trainer.received_sigterm:  # which ended the loader's processes, too, and they were missed first
+                raise SIGTERMException from error
+            raise
         finally:
             result.timing["fit_seconds"] = round(time.monotonic() - began, 3)
             result.timing["cache_seconds"] = round(caching.seconds, 3)
