@@ -154,6 +154,8 @@ def test_groups_are_held_out_for_the_test_alone_and_validation_is_drawn_from_the
     assert len(names["val"]) == 2
     assert len(names["train"]) == 8
     assert {name[0] for name in names["val"] | names["train"]} == {"a", "c"}
+    with pytest.raises(DataError, match=r"b stands in data.val_groups and in data.test_groups; leave it in one"):
+        make_split(source, by="identities", val=0.2, test=0.2, seed=0, val_groups=["a", "b"], test_groups=["b"])
 
 
 def test_a_folder_of_classes_is_read_and_split(folder: Path) -> None:

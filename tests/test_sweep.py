@@ -297,9 +297,11 @@ def test_jobs_at_the_same_time_have_a_gpu_each(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
-def test_jobs_run_in_two_processes_at_once(launcher: str, tmp_path: Path) -> None:
-    settings = {"joblib": ["hydra.launcher.n_jobs=2"], "submitit_local": ["hydra.launcher.timeout_min=5"]}[launcher]
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "submitit_slurm"])
+def test_jobs_run_in_two_processes_at_once(launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SLURM's jobs on a cluster that is made up, tests/slurm."""
+    monkeypatch.setenv("PATH", str(ROOT / "tests" / "slurm"), prepend=os.pathsep)
+    settings = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else ["hydra.launcher.timeout_min=5"]
     code, out, err = ended(
         sweep("schedule=head_only", "seed=0,1", f"hydra/launcher={launcher}", *settings, cwd=tmp_path)
     )

@@ -140,6 +140,8 @@ def _identities_apart(
             raise DataError(
                 f"{source.name} has no group named {group}; {did_you_mean(group, known) if known else 'it has none'}"
             )
+        if group in val_groups and group in test_groups:
+            raise DataError(f"{group} stands in data.val_groups and in data.test_groups; leave it in one of them")
     groups = source.groups or [""] * len(source.classes)
     part = np.array([1 if group in val_groups else 2 if group in test_groups else 0 for group in groups])
     order = np.random.default_rng([seed, 2]).permutation(np.flatnonzero(part == 0))
