@@ -21,7 +21,9 @@ def problems(*overrides: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").rglob("*.yaml")), ids=lambda path: path.stem)
-def test_every_experiment_composes_and_validates(path: Path) -> None:
+def test_every_experiment_composes_and_validates(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()  # that some of them read
+    monkeypatch.chdir(tmp_path)
     name = path.relative_to(CONF / "experiment").with_suffix("")
     config = load([f"+experiment={name}"])
     assert config.name == path.stem
