@@ -232,6 +232,7 @@ def test_every_epoch_end_steps_on_what_is_left_and_as_a_mean(tiny: Callable[...,
         torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-9, msg=name)
 
 
+@pytest.mark.slow
 def test_accumulation_and_bf16_run_and_are_recorded(tiny: Callable[..., Config], tmp_path: Path) -> None:
     config = replace(tiny(CLASSIFIER, "accumulation=x4"), precision="bf16")
     seen: set[torch.dtype] = set()
