@@ -1,5 +1,6 @@
 """Trackers are told what a run is and becomes; MLflow's real store is read back with its own client."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,5 +105,9 @@ def test_wandb_has_a_run_of_its_own_for_each_job_of_a_process_offline(
         config.logger.lightning = {**settings, "name": f"job {seed}"}
         run_experiment(config, tmp_path / str(seed))
         (kept,) = (tmp_path / str(seed) / "wandb").glob("offline-run-*/run-*.wandb")
-        for words in (f"job {seed}", "val/accuracy", "cross_entropy", "test/accuracy"):
-            assert words.encode() in kept.read_bytes(), words
+        words = [word.encode() for word in (f"job {seed}", "val/accuracy", "cross_entropy", "test/accuracy")]
+        # wandb's own process writes the file, and goes on to do so behind finish()
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not all(word in kept.read_bytes() for word in words):
+            time.sleep(0.1)
+        assert [word for word in words if word not in kept.read_bytes()] == []
