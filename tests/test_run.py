@@ -105,6 +105,7 @@ def test_a_run_leaves_its_directory(name: str, finished: Callable[[str], Path]) 
     assert result.environment["device"]["type"] == "cpu"
     assert result.environment["versions"]["torch"] == torch.__version__.split("+")[0]
     assert result.timing["total_seconds"] >= result.timing["fit_seconds"] > 0
+    assert result.timing["weights_seconds"] < result.timing["total_seconds"]
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert config["schedule"]["stages"][1]["open"] == ["layer4"]
     assert all("=" not in path.name for path in out.rglob("*"))

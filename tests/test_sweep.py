@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -148,6 +149,23 @@ def test_two_commands_do_not_work_at_one_sweep(tmp_path: Path) -> None:
         pass
     with alone_in(tmp_path):
         pass
+
+
+def test_the_time_left_leaves_out_a_backbone_that_was_pretrained_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [Job((f"lr={i}",), load([]), tmp_path / str(i)) for i in range(3)]
+    clock = iter([0.0, 400.0, 500.0])
+    monkeypatch.setattr("stagetune.sweep.progress.time", SimpleNamespace(monotonic=clock.__next__))
+    progress = Progress(jobs, ["lr=0", "lr=1", "lr=2"])
+    for job, waited in zip(jobs[:2], (300.0, 0.1), strict=True):
+        job.folder.mkdir()
+        ended = result("completed", 0.7)
+        ended.timing["weights_seconds"] = waited
+        write_result(ended, job.folder)
+        progress.tell()
+    left = re.findall("about (.*) left", capsys.readouterr().out)
+    assert left == ["3 min 20 s", "1 min 40 s"]  # two jobs of 100 s, one of 100 s
 
 
 def test_a_line_for_each_job_says_how_far_the_sweep_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,7 +36,7 @@ class RunResult:
     test: dict[str, float] = field(default_factory=dict)
     verification: dict[str, Any] = field(default_factory=dict)  # of the test of a siamese run, with intervals
     calibration: dict[str, Any] = field(default_factory=dict)  # of its threshold, fitted in validation
-    timing: dict[str, float] = field(default_factory=dict)  # total_seconds, fit_seconds, cache_seconds
+    timing: dict[str, float] = field(default_factory=dict)  # total_seconds; in them weights_, fit_ and cache_seconds
     peak_memory_mb: float = 0.0
     environment: dict[str, Any] = field(default_factory=dict)  # versions, device, git
     error: dict[str, str] | None = None  # type, message

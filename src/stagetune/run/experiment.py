@@ -204,8 +204,10 @@ class _Run:
 
     def _find_weights(self) -> Weights:
         """The pretrained weights; of several processes the first makes them, if need be, and the others wait."""
+        began = time.monotonic()
         if self.writes:
             weights = find_weights(self.config, self.screen, run_experiment)
+        self.result.timing["weights_seconds"] = round(time.monotonic() - began, 3)
         processes.from_first(None, self.share[1])
         return weights if self.writes else find_weights(self.config, self.screen, run_experiment)
 

@@ -19,6 +19,7 @@ class Progress:
         self._told = {job.folder for job in done}
         self._fresh = 0  # jobs that ended since the beginning
         self._began = time.monotonic()
+        self._once = 0.0  # seconds in which jobs pretrained a backbone, which no later one will
         self._best: tuple[float, str] | None = None
         for job, name in zip(self.jobs, self._names, strict=True):
             if job.folder in self._told and (result := result_of(job.folder)):
@@ -31,6 +32,7 @@ class Progress:
                 continue
             self._told.add(job.folder)
             self._fresh += 1
+            self._once = max(self._once, result.timing.get("weights_seconds", 0.0))
             self._note(result, name)
             print(f"sweep     {len(self._told)} of {len(self.jobs)}  {name}: {self._words(result)}", flush=True)
 
@@ -70,7 +72,7 @@ class Progress:
         if self._best:
             words += f"; best so far {self._best[0]:.4f} ({self._best[1]})"
         if left := len(self.jobs) - len(self._told):
-            each = (time.monotonic() - self._began) / self._fresh
+            each = max(0.0, time.monotonic() - self._began - self._once) / self._fresh
             words += f"; about {duration(left * each)} left"
         return words
 
