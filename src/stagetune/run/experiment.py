@@ -1,7 +1,6 @@
 """`run_experiment`: build, fit, test, and write what a run leaves behind."""
 
 import signal
-import textwrap
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -49,6 +48,7 @@ from stagetune.run.resume import check_same, check_unfinished
 from stagetune.run.screen import Screen, StageLines, quiet_libraries
 from stagetune.run.stage_reports import StageReports, report_of
 from stagetune.run.tracking import Tracking, track_result
+from stagetune.run.words import SPLIT_WORDS, cache_words, data_words, training_words
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.freezing import describe
 from stagetune.schedule.plan import Plan, check_same_plan
@@ -56,11 +56,6 @@ from stagetune.schedule.resolve import make_plan
 from stagetune.schedule.table import count_words, plan_table, plan_text
 from stagetune.tasks.siamese import SiameseTask
 from stagetune.tasks.staged_task import StagedTask
-
-SPLIT_WORDS = {
-    "images": "unseen images of known identities",
-    "identities": "identities never seen in training",
-}
 
 
 def run_experiment(config: Config, run_dir: Path, *, resume: bool = False) -> RunResult:
@@ -167,7 +162,9 @@ class _Run:
         if last:
             check_same(last["stagetune"]["config"], asdict(config))
         data = build_data(config, self.share)
-        self._say_data(data)
+        source, split = data.source, config.data.split
+        result.data = {"name": source.name, "split": split, **part_sizes(data.split), "notes": source.notes}
+        line("data", data_words(config, data))
         store = build_store(config, lambda text: line("cache", text), writes=self.writes)
         if config.cache.images == "auto":
             decode_once(data, store)
@@ -189,7 +186,7 @@ class _Run:
             check_same_plan(last["callbacks"][StagedUnfreezing.__name__]["plan"], plan)
         self.accept()
         if self.writes:
-            (self.run_dir / "plan.txt").write_text(plan_text(plan) + self._cache_words(data) + "\n")
+            (self.run_dir / "plan.txt").write_text(plan_text(plan) + cache_words(config, data) + "\n")
         line(
             "model",
             f"{config.model.arch}, {count_words(plan.total_parameters)} parameters; weights {result.weights['used']}",
@@ -249,7 +246,13 @@ class _Run:
         )
         self.loggers = trainer.loggers
         result.environment = environment(trainer.strategy.root_device)
-        self._say_set_up(data)
+        if data.shape:
+            result.batch_size = data.shape[0] * data.shape[1]
+            windows = 1 if config.exact_accumulation else config.accumulation
+            result.effective_batch_size = result.batch_size * windows * self.share[1]
+        training = training_words(config, data, precision=result.precision, device=self.device)
+        self.screen.line("training", training)
+        self.screen.line("cache", cache_words(config, data))
         self.screen.line("schedule", plan_table(plan))
         if resume_from:
             self.screen.line("resume", f"from {resume_from}")
@@ -316,47 +319,3 @@ class _Run:
             self.result.verification = report_of(task, calibration["threshold"])
         numbers = "  ".join(f"{name.removeprefix('test/')} {value:.4f}" for name, value in self.result.test.items())
         self.screen.line("test", f"{numbers}  ({SPLIT_WORDS[self.config.data.split]})")
-
-    def _say_data(self, data: StagedData) -> None:
-        source, sizes = data.source, part_sizes(data.split)
-        split = SPLIT_WORDS[self.config.data.split]
-        self.result.data = {
-            "name": source.name,
-            "split": self.config.data.split,
-            **sizes,
-            "notes": source.notes,
-        }
-        counts = ", ".join(f"{part} {size:,}" for part, size in sizes.items())
-        text = f"{source.name}, {len(source):,} images of {len(source.classes)} classes"
-        text += f" at {data.image_size} px; {counts}"
-        if self.config.task.name == "siamese":
-            text += f" ({split})"
-        notes = [textwrap.shorten(note, 300, placeholder=" ... (result.json lists all)") for note in source.notes]
-        self.screen.line("data", "\n".join([text, *notes]))
-
-    def _say_set_up(self, data: StagedData) -> None:
-        config, result = self.config, self.result
-        if data.shape:
-            batch = f"{data.shape[0]} identities x {data.shape[1]} images"
-            result.batch_size = data.shape[0] * data.shape[1]
-            windows = 1 if config.exact_accumulation else config.accumulation
-            result.effective_batch_size = result.batch_size * windows * self.share[1]
-        else:
-            batch = f"{data.batch_size} images"
-        asked = f" (asked: {config.precision})" if config.precision != result.precision else ""
-        several = f" in each of {self.share[1]} processes" if self.share[1] > 1 else ""
-        gather = f", a step every {config.accumulation} batches" if config.accumulation > 1 else ""
-        if config.exact_accumulation:
-            gather = f", encoded in {config.accumulation} parts"
-        text = f"{result.precision}{asked} on {self.device}; batches of {batch}{several}{gather}"
-        self.screen.line("training", text)
-        self.screen.line("cache", self._cache_words(data))
-
-    def _cache_words(self, data: StagedData) -> str:
-        """Of which images the outputs of a frozen prefix are computed once, and why not of all."""
-        if self.config.cache.features == "off":
-            return "off: a frozen prefix is computed in each epoch (cache=auto computes it once)"
-        views = data.parts["train"].distinct_views
-        if not views:
-            return "validation only: training draws new augmentations in each epoch (cache.views=4 would repeat four)"
-        return f"training and validation{f', {views} views of each image' if views > 1 else ''}"

@@ -1,0 +1,45 @@
+"""What a run says of its settings, in words; pure functions."""
+
+import textwrap
+
+from stagetune.config.schema import Config
+from stagetune.data.datamodule import StagedData
+from stagetune.run.build import part_sizes
+
+SPLIT_WORDS = {
+    "images": "unseen images of known identities",
+    "identities": "identities never seen in training",
+}
+
+
+def data_words(config: Config, data: StagedData) -> str:
+    """What is learnt from and tested on, a line for each thing to know of it."""
+    source = data.source
+    counts = ", ".join(f"{part} {size:,}" for part, size in part_sizes(data.split).items())
+    text = f"{source.name}, {len(source):,} images of {len(source.classes)} classes"
+    text += f" at {data.image_size} px; {counts}"
+    if config.task.name == "siamese":
+        text += f" ({SPLIT_WORDS[config.data.split]})"
+    notes = [textwrap.shorten(note, 300, placeholder=" ... (result.json lists all)") for note in source.notes]
+    return "\n".join([text, *notes])
+
+
+def training_words(config: Config, data: StagedData, *, precision: str, device: str) -> str:
+    """In which precision, where, and of what a batch and a step are made."""
+    asked = f" (asked: {config.precision})" if config.precision != precision else ""
+    batch = f"{data.shape[0]} identities x {data.shape[1]} images" if data.shape else f"{data.batch_size} images"
+    several = f" in each of {data.share[1]} processes" if data.share[1] > 1 else ""
+    gather = f", a step every {config.accumulation} batches" if config.accumulation > 1 else ""
+    if config.exact_accumulation:
+        gather = f", encoded in {config.accumulation} parts"
+    return f"{precision}{asked} on {device}; batches of {batch}{several}{gather}"
+
+
+def cache_words(config: Config, data: StagedData) -> str:
+    """Of which images the outputs of a frozen prefix are computed once, and why not of all."""
+    if config.cache.features == "off":
+        return "off: a frozen prefix is computed in each epoch (cache=auto computes it once)"
+    views = data.parts["train"].distinct_views
+    if not views:
+        return "validation only: training draws new augmentations in each epoch (cache.views=4 would repeat four)"
+    return f"training and validation{f', {views} views of each image' if views > 1 else ''}"
