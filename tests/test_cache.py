@@ -92,6 +92,7 @@ def test_a_run_has_the_same_numbers_with_and_without_the_cache(
     assert results["auto"].test == pytest.approx(results["off"].test, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_second_run_with_the_same_prefix_computes_it_zero_times(
     calls: list[tuple[int, int]], tiny: Callable[..., Config], tmp_path: Path
 ) -> None:
@@ -194,6 +195,7 @@ def test_processes_share_a_pass_and_together_compute_each_row_once(total: int, b
     assert seen == list(range(total))
 
 
+@pytest.mark.slow
 def test_rounded_features_take_half_the_space_and_nearly_give_the_same_numbers(
     tiny: Callable[..., Config], tmp_path: Path
 ) -> None:
@@ -307,6 +309,7 @@ def test_of_two_processes_that_want_one_table_one_makes_it(tmp_path: Path) -> No
     assert counts.value == 1
 
 
+@pytest.mark.slow
 def test_views_repeat_after_so_many_epochs_and_are_what_images_have_without_a_cache(
     tiny: Callable[..., Config],
 ) -> None:

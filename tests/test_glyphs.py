@@ -116,6 +116,7 @@ def test_images_do_not_depend_on_the_order_of_calls() -> None:
     assert all(torch.equal(forward[i], backward[i]) for i in indices)
 
 
+@pytest.mark.slow
 def test_a_new_process_draws_the_same_images() -> None:
     source = Glyphs(scripts=["armenian"], seed=3)
     program = (

@@ -52,6 +52,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "golden"),
     [
@@ -174,6 +175,7 @@ def test_the_other_siamese_losses_train(loss: str, mining: str, tiny: Callable[.
     assert last < first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("schedule", "lines"),
     [
@@ -256,6 +258,7 @@ def test_precision_auto_becomes_what_the_hardware_has(monkeypatch: pytest.Monkey
         resolve_precision("fp16", "cpu")
 
 
+@pytest.mark.slow
 def test_only_tf32_rounds_the_products_of_single_precision_and_the_result_says_so(
     tiny: Callable[..., Config], tmp_path: Path
 ) -> None:
@@ -349,6 +352,7 @@ def test_targets_and_arguments_are_checked_before_anything_is_built(
             device_type("cuda")
 
 
+@pytest.mark.slow
 def test_auto_weights_are_pretrained_once_and_kept(
     tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

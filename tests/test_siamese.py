@@ -19,6 +19,7 @@ from stagetune.tasks.siamese import SiameseTask
 SIAMESE = "+experiment=siamese_staged"
 
 
+@pytest.mark.slow
 def test_every_stage_and_the_test_have_a_report_with_intervals(tiny: Callable[..., Config], tmp_path: Path) -> None:
     run_experiment(tiny(SIAMESE, "loss=triplet", stages=2), tmp_path / "run")
     result = read_result(tmp_path / "run")

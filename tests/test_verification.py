@@ -187,6 +187,7 @@ def test_one_shot_judges_each_query_by_itself_and_a_tie_is_a_guess() -> None:
     assert scores(distance, np.array([0, 1, 2])).tolist() == [1.0, 0.5, 0.0]
 
 
+@pytest.mark.slow
 def test_accuracy_over_folds_never_fits_a_threshold_on_the_fold_that_it_measures() -> None:
     distance, is_same = planted(0, count=600)
     fold = np.arange(600) % 10
