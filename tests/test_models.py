@@ -39,6 +39,7 @@ def test_parameter_names_are_torchvisions(arch: str) -> None:
     assert list(ours.blocks) == ["stem", "layer1", "layer2", "layer3", "layer4"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("schedule", ["staged", "gradual", "last_n", "quartiles", "surgical", "top_blocks"])
 def test_a_schedule_by_blocks_or_position_fits_every_architecture(arch: str, schedule: str) -> None:

@@ -70,6 +70,7 @@ def test_a_seeded_run_gives_its_golden_losses(
     assert [float(row["train/loss"]) for row in rows] == pytest.approx(golden, abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [CLASSIFIER, SIAMESE], ids=["classifier", "siamese"])
 def test_a_run_leaves_its_directory(name: str, finished: Callable[[str], Path]) -> None:
     out = finished(name)
@@ -412,6 +413,7 @@ def test_weights_that_saw_the_test_images_are_refused(
         check_unseen(build_data(tiny(SIAMESE, "data.seed=1")), own, "images")
 
 
+@pytest.mark.slow
 def test_identity_splits_are_said_in_the_result(tiny: Callable[..., Config], tmp_path: Path) -> None:
     config = tiny(SIAMESE, "data.split=identities", stages=1)
     assert run_experiment(config, tmp_path).data["split"] == "identities"

@@ -249,6 +249,7 @@ def test_layers_that_do_not_exist_are_named_with_those_that_do() -> None:
         trainer.fit(Module(), loader())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_torch_compile_trains_the_same_set_behind_a_boundary(backend: str, whole: dict[str, Tensor]) -> None:
     module: Any = torch.compile(Module(), backend=backend)
