@@ -315,11 +315,13 @@ def test_jobs_at_the_same_time_have_a_gpu_each(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "submitit_slurm"])
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "submitit_slurm", "ray"])
 def test_jobs_run_in_two_processes_at_once(launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SLURM's jobs on a cluster that is made up, tests/slurm."""
+    if launcher == "ray":  # an extra that dev leaves out
+        pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="Ray's plugin is not installed")
     monkeypatch.setenv("PATH", str(ROOT / "tests" / "slurm"), prepend=os.pathsep)
-    settings = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else ["hydra.launcher.timeout_min=5"]
+    settings = {"joblib": ["hydra.launcher.n_jobs=2"], "ray": []}.get(launcher, ["hydra.launcher.timeout_min=5"])
     code, out, err = ended(
         sweep("schedule=head_only", "seed=0,1", f"hydra/launcher={launcher}", *settings, cwd=tmp_path)
     )
