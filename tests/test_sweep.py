@@ -14,9 +14,10 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
 
 from hydra_plugins.stagetune_sweeper import show_failures
-from stagetune.config.compose import load
+from stagetune.config.compose import explain, load
 from stagetune.errors import ConfigError, ResultError
 from stagetune.report.collect import read_sweep
 from stagetune.report.result import RunResult, config_hash, write_result
@@ -312,6 +313,15 @@ def test_jobs_at_the_same_time_have_a_gpu_each(tmp_path: Path) -> None:
     assert sorted(job.stdout.readline() for job in jobs if job.stdout) == ["4\n", "4,7\n", "7\n"]
     for job in jobs:
         job.communicate()
+
+
+@pytest.mark.parametrize(("launcher", "extra"), [("ray", "ray"), ("joblib", "sweep"), ("submitit_slurm", "sweep")])
+def test_a_launcher_that_is_not_installed_is_named_with_its_extra(
+    launcher: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stagetune.config.compose.find_spec", lambda name: None)
+    problems = explain(HydraException("Could not find"), [f"hydra/launcher={launcher}"]).problems
+    assert problems == [f"hydra/launcher={launcher}: its plugin is not installed; pip install 'stagetune[{extra}]'"]
 
 
 @pytest.mark.slow

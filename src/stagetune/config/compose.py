@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -20,6 +21,7 @@ from stagetune.config.validate import validate
 from stagetune.errors import ConfigError, did_you_mean
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
+LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray"}
 
 
 def register_schema() -> None:
@@ -81,6 +83,12 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
 def _override_problems(override: Override) -> Iterator[str]:
     """What is wrong with one override of the command line, before anything is composed."""
     key = override.key_or_group
+    if key == "hydra/launcher":
+        for launcher in _values(override):
+            plugin = LAUNCHERS.get(launcher)
+            if plugin and find_spec(f"hydra_plugins.hydra_{plugin}_launcher") is None:
+                extra = "ray" if plugin == "ray" else "sweep"
+                yield f"hydra/launcher={launcher}: its plugin is not installed; pip install 'stagetune[{extra}]'"
     if key.split(".")[0] == "hydra" or key.startswith("hydra/"):
         return
     if (CONF / key).is_dir() and "." not in key:
