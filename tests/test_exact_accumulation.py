@@ -118,11 +118,18 @@ def test_a_run_has_large_batches_and_says_so(tiny: Callable[..., Config], tmp_pa
     assert [stage["steps"] for stage in result.stages] == [4, 4]
 
 
-def test_batch_norm_that_trains_is_refused(tiny: Callable[..., Config], tmp_path: Path) -> None:
-    config = replace(tiny("+experiment=siamese_staged"), accumulation=4, exact_accumulation=True)
+@pytest.mark.parametrize("more", [(), ("task.embedding=null",)])
+def test_batch_norm_that_trains_is_refused(
+    more: tuple[str, ...], tiny: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = replace(tiny("+experiment=siamese_staged", *more), accumulation=4, exact_accumulation=True)
+    stages = "layer4, all"
+    remedy = "freeze it (schedule.stages.1.batch_norm=frozen schedule.stages.2.batch_norm=frozen)"
+    if more:
+        stages, remedy = f"head, {stages}", f"{remedy} and give the head none (task.embedding=128)"
     with pytest.raises(ConfigError) as caught:
         run_experiment(config, tmp_path / "run")
     assert caught.value.problems == [
-        "exact_accumulation: BatchNorm trains in stage layer4, all and would normalise each of 4 parts by itself; "
-        "freeze it (schedule.stages.1.batch_norm=frozen schedule.stages.2.batch_norm=frozen), or use accumulation=x4"
+        f"exact_accumulation: BatchNorm trains in stage {stages} and would normalise each of 4 parts by itself; "
+        f"{remedy}, or use accumulation=x4"
     ]

@@ -6,6 +6,7 @@ from urllib.error import URLError
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import models
@@ -96,6 +97,11 @@ def test_the_small_image_stem_keeps_four_times_the_resolution() -> None:
 def test_embeddings_have_unit_length_and_distance_zero_can_be_probably_same() -> None:
     embeddings = EmbeddingHead(16, 8)(torch.randn(5, 16))
     torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(5))
+    features = 3 + torch.randn(5, 16)
+    normalised = (features - features.mean(dim=0)) / features.std(dim=0, correction=0)
+    own = EmbeddingHead(16, None)
+    assert own.dimensions == 16
+    torch.testing.assert_close(own(features), F.normalize(normalised), atol=1e-4, rtol=0)
     assert torch.sigmoid(Similarity()(torch.tensor(0.0))) > 0.9
     assert torch.sigmoid(Similarity()(torch.tensor(2.0))) < 0.1
 

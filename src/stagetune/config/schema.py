@@ -63,7 +63,7 @@ class TaskConfig:
     head: str = choice("linear", "hidden")
     hidden: int = number(512, 1)
     dropout: float = number(0.0, 0, 0.99)
-    embedding: int = number(128, 1)
+    embedding: int | None = number(128, 1)
     images_per_identity: int = number(4, 2)
     batches: str = choice("identities", "by_group", "uniform")
     eval_pairs: int = number(100_000, 100)

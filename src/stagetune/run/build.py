@@ -210,17 +210,17 @@ def build_task(
     task, loss = config.task, config.loss
     shared = {"make_optimizer": build(config.optimizer, lr=0.0), "card": card, "chunks": chunks_of(config)}
     if task.name == "siamese":
-        head: nn.Module = EmbeddingHead(
+        embedding = EmbeddingHead(
             backbone.out_features,
             task.embedding,
             hidden=task.hidden,
             dropout=task.dropout,
             is_weighted=loss.distance == "weighted_l1",
         )
-        siamese_loss = build_siamese_loss(loss, classes, task.embedding)
+        siamese_loss = build_siamese_loss(loss, classes, embedding.dimensions)
         return SiameseTask(
             backbone,
-            head,
+            embedding,
             siamese_loss,
             distance=loss.distance,
             calibration=(task.calibrate, task.far),
@@ -229,7 +229,7 @@ def build_task(
             **shared,
         )
     if task.head == "linear":
-        head = linear_head(backbone.out_features, classes)
+        head: nn.Module = linear_head(backbone.out_features, classes)
     else:
         head = hidden_head(backbone.out_features, classes, hidden=task.hidden, dropout=task.dropout)
     cost = nn.CrossEntropyLoss(label_smoothing=loss.label_smoothing)
@@ -247,11 +247,15 @@ def check_exact(plan: Plan, task: StagedTask) -> None:
     training = [stage for stage in plan.stages if norms & set(stage.open)]
     if task.chunks > 1 and training:
         names = ", ".join(stage.name for stage in training)
-        settings = " ".join(f"schedule.stages.{stage.index}.batch_norm=frozen" for stage in training)
+        inner = [stage for stage in training if any(name.startswith("backbone.") for name in norms & set(stage.open))]
+        frozen = " ".join(f"schedule.stages.{stage.index}.batch_norm=frozen" for stage in inner)
+        remedies = [f"freeze it ({frozen})"] if inner else []
+        if any(not name.startswith("backbone.") for name in norms):
+            remedies.append("give the head none (task.embedding=128)")
         raise ConfigError(
             [
                 f"exact_accumulation: BatchNorm trains in stage {names} and would normalise each of {task.chunks} "
-                f"parts by itself; freeze it ({settings}), or use accumulation=x{task.chunks}"
+                f"parts by itself; {' and '.join(remedies)}, or use accumulation=x{task.chunks}"
             ]
         )
 

@@ -18,6 +18,8 @@ from stagetune.losses.triplet import TripletLoss
 from stagetune.models.distances import measure
 from stagetune.tasks.staged_task import StagedTask
 
+PAIRS_AT_ONCE = 4096  # so that the memory for their differences stays small
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -137,8 +139,11 @@ class SiameseTask(StagedTask):
         else:
             first, second, is_same, fold = given_pairs(self.pairs.cpu(), index)
         self.encoded = Encoded(embeddings, identity, index, (first, second, is_same), fold)
-        apart = measure(embeddings[first] - embeddings[second], self.distance)
-        self.roc = Roc.of_pairs(apart.numpy(), is_same.numpy())
+        apart = [
+            measure(embeddings[one] - embeddings[other], self.distance)
+            for one, other in zip(*(torch.split(side, PAIRS_AT_ONCE) for side in (first, second)), strict=True)
+        ]
+        self.roc = Roc.of_pairs(torch.cat(apart).numpy(), is_same.numpy())
         # 0 where all embeddings coincide, 1 where they point everywhere alike
         spread = (embeddings - embeddings.mean(dim=0)).square().sum() / embeddings.square().sum()
         return loss, self.roc, spread
