@@ -237,6 +237,9 @@ def test_a_key_changes_with_every_byte_that_decides_the_numbers() -> None:
             others.append(key_of(["a", "b"], 64, first, how="none"))
             tensor.copy_(kept)
     assert key == key_of(["a", "b"], 64, first, how="none")
+    wider = build_backbone("resnet18", pooled=["layer3", "layer4"])
+    wider.load_state_dict(backbone.state_dict())
+    others += [key_of(["a", "b"], 64, [whole], how="none") for whole in (backbone, wider)]
     assert len({key, *others}) == 1 + len(others)
 
 

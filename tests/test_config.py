@@ -170,6 +170,15 @@ def test_a_value_typo_of_a_sweep_is_found_among_its_values() -> None:
             "data.root: is missing; give the folder that holds one folder per class, data.root=path/to/images",
         ),
         (
+            ["model.pooled=[layer4,layer3]"],
+            "model.pooled=['layer4', 'layer3']: takes blocks in forward order up to layer4, of stem, layer1, layer2, "
+            "layer3, layer4",
+        ),
+        (
+            ["model=own", "model.network._target_=a.B", "model.blocks=[a,layer4]", "+model.pooled=[layer4]"],
+            "model.pooled: a network of one's own pools its features itself; leave it out",
+        ),
+        (
             ["data.split=identities"],
             "data.split=identities: a classifier cannot name unseen classes; use data.split=images or task=siamese",
         ),

@@ -75,16 +75,37 @@ def test_features_are_torchvisions_on_normalised_images() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arch", "stem"), [("resnet18", "imagenet"), ("resnet18", "small_images"), ("vgg16", "imagenet")]
+    ("arch", "stem", "pooled", "starts"),
+    [
+        ("resnet18", "imagenet", None, (0, 1, 2, 3, 4, 5)),
+        ("resnet18", "small_images", ["layer2", "layer4"], (0, 1, 2, 5)),
+        ("vgg16", "imagenet", None, (0, 1, 2, 3, 4, 5)),
+    ],
 )
-def test_running_in_two_parts_is_running_at_once(arch: str, stem: str) -> None:
-    backbone = build_backbone(arch, stem=stem).eval()
+def test_running_in_two_parts_is_running_at_once(
+    arch: str, stem: str, pooled: list[str] | None, starts: tuple[int, ...]
+) -> None:
+    backbone = build_backbone(arch, stem=stem, pooled=pooled).eval()
+    assert backbone.starts == starts
     with torch.no_grad():
         whole = backbone(images())
         assert whole.shape == (2, backbone.out_features)
-        for depth in range(len(backbone.blocks) + 1):
+        for depth in backbone.starts:
             part = backbone(images(), stop=depth) if depth else images()
             assert torch.equal(backbone(part, start=depth), whole), depth
+
+
+def test_features_of_several_blocks_stand_side_by_side() -> None:
+    backbone = build_backbone("resnet18", pooled=["layer1", "layer3", "layer4"]).eval()
+    with torch.no_grad():
+        maps = [backbone(images(), stop=2), backbone(images(), stop=4)]
+        last = build_backbone("resnet18").eval()
+        last.load_state_dict(backbone.state_dict())
+        expected = torch.cat([*(block.mean(dim=(2, 3)) for block in maps), last(images())], dim=1)
+        torch.testing.assert_close(backbone(images()), expected)
+    assert backbone.out_features == 64 + 256 + 512
+    assert not backbone.training
+    assert build_backbone("resnet18").training
 
 
 def test_the_small_image_stem_keeps_four_times_the_resolution() -> None:

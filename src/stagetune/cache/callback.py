@@ -71,13 +71,16 @@ class FeatureCaching(Callback):
         self._serve_parts(["val", "train"], self.unfreezing.stage.name, depths, trainer)
 
     def _serve_parts(self, parts: list[str], stage: str, depths: list[int], trainer: Trainer) -> None:
-        """Serve outputs at the first of `depths`, the others are for later."""
+        """Serve outputs at the first of `depths`, or before it where the backbone cannot begin there.
+
+        The others are for later.
+        """
         began = time.monotonic()
         self.data.served.clear()
         tables = Tables(self.data, self.store, self.config, trainer)
-        starts = tables.backbone.starts
-        depth, depths = depths[0], sorted({depth for depth in depths if depth and depth in starts})
-        if self.config.features == "auto" and depth in depths:
+        depths = [max(start for start in tables.backbone.starts if start <= depth) for depth in depths]
+        depth, depths = depths[0], sorted({depth for depth in depths if depth})
+        if self.config.features == "auto" and depth:
             for part in parts:
                 if self.data.parts[part].distinct_views:
                     self._serve(part, f"{stage}/{part}", depth, depths, tables)

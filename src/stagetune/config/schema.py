@@ -87,6 +87,7 @@ class ModelConfig:
     )
     stem: str = choice("imagenet", "small_images")
     weights: str = "auto"
+    pooled: list[str] | None = None
     network: dict[str, Any] | None = None
     blocks: Any = None  # of an own network: names of layers, or lists of them by block
 

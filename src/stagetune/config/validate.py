@@ -92,6 +92,12 @@ def _rules(config: Config) -> Iterator[str]:
         yield f"model.weights={model.weights}: neither auto, imagenet or random nor a file (looked in {Path.cwd()})"
     if model.arch.startswith("vgg") and model.stem != "imagenet":
         yield f"model.stem={model.stem}: {model.arch} has no other stem; use model.stem=imagenet"
+    if model.pooled is not None and model.network:
+        yield "model.pooled: a network of one's own pools its features itself; leave it out"
+    elif model.pooled is not None:
+        last = BLOCKS[-1]
+        if last not in model.pooled or model.pooled != [block for block in BLOCKS if block in model.pooled]:
+            yield f"model.pooled={model.pooled}: takes blocks in forward order up to {last}, of {', '.join(BLOCKS)}"
     if config.precision == "fp16" and config.trainer.get("accelerator") == "cpu":
         yield "precision=fp16: a CPU cannot train in fp16; use precision=bf16"
     if config.precision == "fp16" and config.trainer.get("gradient_clip_val") and config.optimizer.get("fused"):

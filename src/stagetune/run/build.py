@@ -200,7 +200,7 @@ def check_unseen(data: StagedData, weights: Weights, split_by: str) -> None:
 def build_network(model: ModelConfig, image_size: int) -> Backbone | OwnBackbone:
     """The backbone with its initial weights; raises `ConfigError` for an own network that does not fit."""
     if model.network is None:
-        return build_backbone(model.arch, stem=model.stem)
+        return build_backbone(model.arch, stem=model.stem, pooled=model.pooled)
     return own_backbone(build(model.network)(), model.blocks, image_size)
 
 
