@@ -170,6 +170,10 @@ def test_a_value_typo_of_a_sweep_is_found_among_its_values() -> None:
             "data.root: is missing; give the folder that holds one folder per class, data.root=path/to/images",
         ),
         (
+            ["data.turned=true"],
+            "data.turned: makes identities of turned images; it takes task=siamese and data with identities",
+        ),
+        (
             ["model.pooled=[layer4,layer3]"],
             "model.pooled=['layer4', 'layer3']: takes blocks in forward order up to layer4, of stem, layer1, layer2, "
             "layer3, layer4",

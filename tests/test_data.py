@@ -14,8 +14,9 @@ from stagetune.data.digits import Digits
 from stagetune.data.image_files import read_image
 from stagetune.data.image_folder import image_folder
 from stagetune.data.samplers import batch_shape, grouped_batches, identity_batches, shuffled_batches
-from stagetune.data.splits import check_pairs, make_split
+from stagetune.data.splits import check_pairs, check_split, make_split
 from stagetune.data.transforms import augment, prepare
+from stagetune.data.turned import turned
 from stagetune.errors import DataError
 
 SHARES = {"val": 0.2, "test": 0.2, "seed": 0}
@@ -156,6 +157,26 @@ def test_groups_are_held_out_for_the_test_alone_and_validation_is_drawn_from_the
     assert {name[0] for name in names["val"] | names["train"]} == {"a", "c"}
     with pytest.raises(DataError, match=r"b stands in data.val_groups and in data.test_groups; leave it in one"):
         make_split(source, by="identities", val=0.2, test=0.2, seed=0, val_groups=["a", "b"], test_groups=["b"])
+
+
+def test_turned_images_are_identities_of_their_own_and_only_of_training() -> None:
+    source = Digits()
+    split = make_split(source, by="identities", **SHARES)
+    more, larger = turned(source, split)
+    n, trained = len(source), set(source.labels[split.train].tolist())
+    assert (len(more), len(larger.train)) == (4 * n, 4 * len(split.train))
+    np.testing.assert_array_equal(larger.val, split.val)
+    np.testing.assert_array_equal(larger.test, split.test)
+    names = {more.classes[label] for label in more.labels[larger.train].tolist()}
+    assert names == {
+        f"{digit}{by}" for digit in trained for by in ("", " turned 90°", " turned 180°", " turned 270°")
+    }
+    i = int(split.train[0])
+    once, twice = more.image(i + n), more.image(i + 2 * n)
+    torch.testing.assert_close(once[:, 0], more.image(i)[:, :, -1])  # the right edge has come to the top
+    torch.testing.assert_close(twice, more.image(i).flip(1, 2))
+    assert more.describe(i + n) == f"{source.describe(i)} turned 90°"
+    check_split(more, larger, "identities")
 
 
 def test_a_folder_of_classes_is_read_and_split(folder: Path) -> None:

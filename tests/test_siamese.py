@@ -130,3 +130,24 @@ def test_the_distance_of_the_loss_is_that_of_the_evaluation(
 def test_the_losses_of_pytorch_metric_learning_train(loss: str, tiny: Callable[..., Config], tmp_path: Path) -> None:
     result = run_experiment(tiny(SIAMESE, f"loss={loss}", "task.images_per_identity=4", stages=1), tmp_path / "run")
     assert result.status == "completed"
+
+
+@pytest.mark.slow
+def test_features_of_several_blocks_are_the_embedding_also_from_a_cache(
+    tiny: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = tiny(
+        SIAMESE,
+        "task.embedding=null",
+        "model.pooled=[layer3,layer4]",
+        "data.turned=true",
+        "data.augment=none",
+        stages=2,
+    )
+    result = run_experiment(config, tmp_path / "run")
+    assert any("4 times the classes" in note for note in result.data["notes"])
+    head, layer4 = result.stages
+    assert head["cached_depth"] == 5
+    assert layer4["cached_depth"] == 3  # layer3 is frozen, too, but its output is a feature itself
+    task, _, _ = load_task(tmp_path / "run" / "checkpoints" / "best.ckpt")
+    assert task(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape == (2, 256 + 512)

@@ -112,6 +112,7 @@ class DataConfig:
     groups: list[str] | None = None
     val_groups: list[str] | None = None
     test_groups: list[str] | None = None
+    turned: bool = False
 
 
 @dataclass

@@ -31,6 +31,7 @@ from stagetune.data.omniglot import omniglot
 from stagetune.data.pairs_csv import Pairs, pairs_csv
 from stagetune.data.source import Source
 from stagetune.data.splits import Split, check_explicit_pairs, check_pairs, make_split
+from stagetune.data.turned import turned
 from stagetune.errors import ConfigError, DataError
 from stagetune.evaluation.pairs import evaluation_pairs
 from stagetune.evaluation.roc import RESOLVED
@@ -108,6 +109,8 @@ def build_data(config: Config, share: tuple[int, int] = (0, 1)) -> StagedData:
             source.notes.append(f"{across} of {len(pairs.is_same)} pairs lie across two parts and are not used")
     elif task.name == "siamese":
         check_pairs(source, split)
+    if data.turned:
+        source, split = turned(source, split)
     is_uniform = task.name == "classifier" or task.batches == "uniform"
     if task.name == "siamese" and task.calibrate == "far":
         _check_far(task, source, split, pairs)
