@@ -1,5 +1,6 @@
 """The feature cache: the same numbers, from a prefix that is computed once."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -106,6 +107,23 @@ def test_a_second_run_with_the_same_prefix_computes_it_zero_times(
     assert calls == []
     assert first.stages[0]["cache"]["train"]["used"]
     assert second.stages[1]["cached_depth"] == 4
+
+
+@pytest.mark.slow
+def test_a_lost_table_is_computed_from_the_shallower_one(
+    calls: list[tuple[int, int]], tiny: Callable[..., Config], tmp_path: Path
+) -> None:
+    """Over several batches, all of which come from the table that is there."""
+    config = tiny(TASKS[0], "data.augment=none", stages=2)
+    first = run_experiment(config, tmp_path / "first")
+    for head in (tmp_path / "cache" / "tables").glob("*.json"):
+        if len(json.loads(head.read_text())["shape"]) == 2:  # features
+            head.with_suffix(".bin").unlink()
+    calls.clear()
+    forget()
+    second = run_experiment(config, tmp_path / "second")
+    assert sorted(calls) == [(359, 5), (1079, 5)]
+    assert second.test == pytest.approx(first.test, abs=1e-4)
 
 
 def test_a_training_that_draws_new_augmentations_caches_validation_alone(

@@ -89,9 +89,9 @@ class Tables:
         if stored is None:
             inputs = (batch.inputs for batch in self.data.in_order(part, [own for _, own in chunks]))
         else:
-            table, dtype = stored
-            assert table is not None
-            inputs = (from_rows(table[own]).to(dtype) for _, own in chunks)
+            begun, dtype = stored
+            assert begun is not None
+            inputs = (from_rows(begun[own]).to(dtype) for _, own in chunks)
         for (rows, _), hidden in zip(chunks, inputs, strict=True):
             for d, made in self.outputs(hidden, list(tables), start).items():
                 gathered = gather_rows(self.trainer.lightning_module, self.kept(made))
