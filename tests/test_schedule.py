@@ -421,7 +421,6 @@ class Small(LightningModule):
         self.backbone = Backbone(
             {"a": block(3, 2), "b": block(2, 3), "c": block(3, 2)},
             {"a": ["a"], "b": ["b"], "c": ["c"]},
-            out_features=2,
         )
         self.head = nn.Linear(2, 2)
 
@@ -489,7 +488,7 @@ def test_any_schedule_does_in_each_epoch_what_its_plan_says(stages: list[Stage])
 def test_an_own_backbone_needs_only_named_blocks() -> None:
     layers = {"a": nn.Conv2d(3, 4, 3), "b": nn.BatchNorm2d(4)}
     module = nn.Module()
-    module.backbone = Backbone(layers, {"low": ["a"], "high": ["b"]}, out_features=4)
+    module.backbone = Backbone(layers, {"low": ["a"], "high": ["b"]})
     module.head = nn.Linear(4, 2)
     plan = make_plan(schedule(Stage("x", ["high", "head"], lr=1.0, lr_decay=0.5)), describe(module))
     assert plan.stages[0].rates == {

@@ -74,11 +74,13 @@ class Backbone(nn.Module):
         return f"pooled={self.pooled}"  # also tells cached features apart
 
     def _width(self) -> int:
-        training = self.training
-        with torch.no_grad():
-            features: Tensor = self.eval()(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
-        self.train(training)
-        return features.shape[1]
+        """The channels of the blocks in `pooled`: of each, those of the last convolution up to its end."""
+        width, widths = 0, {}
+        for block, names in self.blocks.items():
+            for layer in (inner for name in names for inner in self.get_submodule(name).modules()):
+                width = layer.out_channels if isinstance(layer, nn.Conv2d) else width
+            widths[block] = width
+        return sum(widths[block] for block in self.pooled)
 
 
 def build_backbone(
