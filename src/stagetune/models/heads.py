@@ -21,7 +21,7 @@ class EmbeddingHead(nn.Module):
     """[n, features] to embeddings [n, dimensions] of length 1, so that distances lie within 0 and 2.
 
     Without `dimensions` they are the features themselves, each normalised over the batch (BNNeck of Luo et al.
-    2019, section 3.5), which teaches a backbone without pretrained weights faster. `is_weighted` stretches each
+    2019, section 3.5), for a backbone that learns from scratch. `is_weighted` stretches each
     dimension by a learnt positive weight afterwards, for the weighted L1 distance.
     """
 
