@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from stagetune.data.centred import Centred, centred
 from stagetune.data.datamodule import StagedData
 from stagetune.data.digits import Digits
 from stagetune.data.image_files import read_image
@@ -177,6 +178,34 @@ def test_turned_images_are_identities_of_their_own_and_only_of_training() -> Non
     torch.testing.assert_close(twice, more.image(i).flip(1, 2))
     assert more.describe(i + n) == f"{source.describe(i)} turned 90°"
     check_split(more, larger, "identities")
+
+
+@pytest.mark.parametrize(("paper", "ink"), [(255, 0), (0, 200), (230, 60)])
+def test_a_centred_image_has_its_ink_in_the_middle_and_none_is_lost(paper: int, ink: int) -> None:
+    image = torch.full((3, 40, 31), paper, dtype=torch.uint8)
+    image[:, 25:38, 3:10] = ink
+    image[:, 36:38, 3:20] = ink
+    moved = centred(image)
+    rows, columns = torch.nonzero(moved[0] == ink, as_tuple=True)
+    assert abs(rows.double().mean() - 39 / 2) <= 0.5
+    assert abs(columns.double().mean() - 30 / 2) <= 0.5
+    assert torch.equal(moved.flatten(1).sort().values, image.flatten(1).sort().values)
+    assert torch.equal(centred(moved), moved)
+    assert torch.equal(centred(image.roll((-20, 9), (1, 2))), moved)
+
+
+def test_paper_alone_cannot_be_centred_and_stays() -> None:
+    sheet = torch.full((3, 9, 9), 200, dtype=torch.uint8)
+    assert torch.equal(centred(sheet), sheet)
+
+
+def test_centred_images_are_others_to_the_cache_and_the_same_to_a_person() -> None:
+    source = Digits()
+    moved = Centred(source)
+    assert torch.equal(moved.image(7), centred(source.image(7)))
+    assert not set(moved.contents) & set(source.contents)
+    assert len(set(moved.contents)) == len(set(source.contents))
+    assert moved.describe(7) == source.describe(7)
 
 
 def test_a_folder_of_classes_is_read_and_split(folder: Path) -> None:

@@ -23,7 +23,7 @@ from stagetune.evaluation.oneshot_runs import (
     read_runs,
 )
 from stagetune.run import run_experiment
-from stagetune.run.embed import VIEWS, _turned
+from stagetune.run.embed import VIEWS, _turned, distances_of
 
 SHAPES = [[(20, 20), (80, 80)], [(20, 80), (80, 20)], [(50, 15), (50, 90)], [(15, 50), (90, 50)],
           [(20, 20), (20, 80), (80, 80)], [(20, 20), (80, 20), (80, 80), (20, 80)]]  # fmt: skip
@@ -148,8 +148,12 @@ def test_a_view_moves_the_ink_and_leaves_the_paper(alphabet: Path) -> None:
 def test_a_checkpoint_is_scored_from_the_command_line(
     runs: Path, alphabet: Path, tiny: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_experiment(tiny("+experiment=siamese_staged", stages=1), tmp_path / "trained")
+    run_experiment(tiny("+experiment=siamese_staged", "data.centred=true", stages=1), tmp_path / "trained")
     capsys.readouterr()
+    distances = distances_of(tmp_path / "trained" / "checkpoints" / "best.ckpt")
+    draw(0, tmp_path / "here.png", shift=0)
+    draw(0, tmp_path / "there.png", shift=9)
+    np.testing.assert_allclose(distances([tmp_path / "here.png"], [tmp_path / "there.png"]), 0, atol=1e-6)
     main(["oneshot", str(tmp_path / "trained" / "checkpoints" / "best.ckpt"), str(runs)])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["run01", "run02", "2"]

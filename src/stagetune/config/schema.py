@@ -113,6 +113,7 @@ class DataConfig:
     val_groups: list[str] | None = None
     test_groups: list[str] | None = None
     turned: bool = False
+    centred: bool = False
 
 
 @dataclass

@@ -22,6 +22,12 @@ def prepare(image: Tensor, size: int) -> Tensor:
     return image
 
 
+def paper_of(image: Tensor) -> Tensor:
+    """The colour that its border mostly has, float [3, 1, 1]."""
+    border = torch.cat([image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]], dim=1)
+    return border.float().median(dim=1).values.view(-1, 1, 1)
+
+
 def augment(image: Tensor, kind: str, *, seed: int, key: Key) -> Tensor:
     """The random part, a pure function of (seed, epoch, position); uint8 in and out, same size."""
     if kind == "none":
@@ -33,10 +39,9 @@ def augment(image: Tensor, kind: str, *, seed: int, key: Key) -> Tensor:
 
 
 def _affine(image: Tensor, turn: v2.RandomAffine) -> Tensor:
-    # what turns in gets the border's own colour: black beside black ink would be a new stroke. Counted from
+    # what turns in gets the paper's colour: black beside black ink would be a new stroke. Counted from
     # that colour, because torchvision's fill leaves a dark seam (it weighs the border pixels twice)
-    border = torch.cat([image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]], dim=1)
-    paper = border.float().median(dim=1).values.view(-1, 1, 1)
+    paper = paper_of(image)
     turned: Tensor = turn(image - paper) + paper
     return turned.round().clamp(0, 255).to(torch.uint8)
 

@@ -21,6 +21,7 @@ from stagetune.cache.store import Store
 from stagetune.config.recipes import expand
 from stagetune.config.schema import Config, DataConfig, LossConfig, ModelConfig, TaskConfig
 from stagetune.config.validate import READ_FROM
+from stagetune.data.centred import Centred
 from stagetune.data.datamodule import StagedData
 from stagetune.data.digits import Digits
 from stagetune.data.glyphs import Glyphs
@@ -109,6 +110,8 @@ def build_data(config: Config, share: tuple[int, int] = (0, 1)) -> StagedData:
             source.notes.append(f"{across} of {len(pairs.is_same)} pairs lie across two parts and are not used")
     elif task.name == "siamese":
         check_pairs(source, split)
+    if data.centred:
+        source = Centred(source)
     if data.turned:
         source, split = turned(source, split)
     is_uniform = task.name == "classifier" or task.batches == "uniform"

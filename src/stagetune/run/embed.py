@@ -9,6 +9,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import affine
 
+from stagetune.config.schema import DataConfig
+from stagetune.data.centred import centred
 from stagetune.data.transforms import prepare
 from stagetune.errors import WeightsError
 from stagetune.evaluation.oneshot_runs import Distances, on_white
@@ -39,7 +41,7 @@ def distances_of(checkpoint: Path, *, views: int = 1) -> Distances:
     def between(test: Sequence[Path], training: Sequence[Path]) -> FloatArray:
         fresh = [path for path in dict.fromkeys([*test, *training]) if path not in known]
         if fresh:
-            known.update(zip(fresh, _embed(task, fresh, config.data.image_size, views), strict=True))
+            known.update(zip(fresh, _embed(task, fresh, config.data, views), strict=True))
         asked, shown = (torch.stack([known[path] for path in paths]) for paths in (test, training))
         found: FloatArray = measure(asked[:, None] - shown[None, :], task.distance).double().numpy()
         return found
@@ -47,9 +49,10 @@ def distances_of(checkpoint: Path, *, views: int = 1) -> Distances:
     return between
 
 
-def _embed(task: SiameseTask, paths: Sequence[Path], size: int, views: int) -> Tensor:
+def _embed(task: SiameseTask, paths: Sequence[Path], data: DataConfig, views: int) -> Tensor:
     """Embeddings [n, d] of length 1, or, of a weighted distance, as long as the head makes them."""
-    images = torch.stack([prepare(torch.from_numpy(on_white(path)).expand(3, -1, -1), size) for path in paths])
+    drawn = [torch.from_numpy(on_white(path)).expand(3, -1, -1) for path in paths]
+    images = torch.stack([prepare(centred(image) if data.centred else image, data.image_size) for image in drawn])
     with torch.inference_mode():
         seen = [
             torch.cat([task(_turned(images[start : start + BATCH], *view)) for start in range(0, len(images), BATCH)])
