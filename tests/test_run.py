@@ -238,7 +238,7 @@ def test_every_epoch_end_steps_on_what_is_left_and_as_a_mean(tiny: Callable[...,
 
 @pytest.mark.slow
 def test_accumulation_and_bf16_run_and_are_recorded(tiny: Callable[..., Config], tmp_path: Path) -> None:
-    config = replace(tiny(CLASSIFIER, "accumulation=x4"), precision="bf16")
+    config = replace(tiny(CLASSIFIER, "accumulation=x4", "data.image_size=16"), precision="bf16")
     seen: set[torch.dtype] = set()
     hook = nn.modules.module.register_module_forward_hook(
         lambda module, _, output: seen.add(output.dtype) if isinstance(module, nn.Conv2d) else None
