@@ -42,12 +42,12 @@ def test_operations_are_counted_as_he_et_al_count_them() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["stagetune", "Lightning", "Lightning, tuned"])
 def test_each_peer_does_the_same_job(variant: str, tmp_path: Path) -> None:
-    write_images(tmp_path / "images", 32, 20, 10)
+    write_images(tmp_path / "images", 32, 40, 20)
     state = {f"backbone.{name}": value for name, value in build_backbone("resnet50").state_dict().items()}
     torch.save({"state_dict": state}, tmp_path / "weights.pt")
     command = [
         sys.executable, "-m", "benchmarks.job", variant, "--root", str(tmp_path / "images"), "--size", "32",
-        "--batch", "10", "--weights", str(tmp_path / "weights.pt"), "--out", str(tmp_path / "out.json"),
+        "--batch", "20", "--weights", str(tmp_path / "weights.pt"), "--out", str(tmp_path / "out.json"),
     ]  # fmt: skip
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     figures = json.loads((tmp_path / "out.json").read_text())
