@@ -148,7 +148,8 @@ def test_a_view_moves_the_ink_and_leaves_the_paper(alphabet: Path) -> None:
 def test_a_checkpoint_is_scored_from_the_command_line(
     runs: Path, alphabet: Path, tiny: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_experiment(tiny("+experiment=siamese_staged", "data.centred=true", stages=1), tmp_path / "trained")
+    trained = run_experiment(tiny("+experiment=siamese_staged", "data.centred=true", stages=1), tmp_path / "trained")
+    assert any("ink's centre of mass is in the middle" in note for note in trained.data["notes"])
     capsys.readouterr()
     distances = distances_of(tmp_path / "trained" / "checkpoints" / "best.ckpt")
     draw(0, tmp_path / "here.png", shift=0)
