@@ -33,8 +33,8 @@ class Centred:
 def centred(image: Tensor) -> Tensor:
     """Moved by whole pixels so that the centre of mass of what differs from the paper is in the middle.
 
-    Drawings are compared so by the modified Hausdorff distance, too (Lake et al. 2015). Image and result are uint8
-    [3, height, width]; an image of paper alone stays as it is.
+    What is moved over the edge is lost, what comes in is paper; an image of paper alone stays as it is. Drawings are
+    compared so by the modified Hausdorff distance, too (Lake et al. 2015). Uint8 [3, height, width], as the result.
     """
     paper = paper_of(image)
     ink = image.float() - paper
@@ -42,7 +42,7 @@ def centred(image: Tensor) -> Tensor:
     if not mass.any():
         return image
     top, left = _offset(mass.sum(dim=1)), _offset(mass.sum(dim=0))
-    moved: Tensor = F.crop(ink, top, left, *mass.shape) + paper  # what was outside is paper
+    moved: Tensor = F.crop(ink, top, left, *mass.shape) + paper
     return moved.round().to(torch.uint8)
 
 
