@@ -174,6 +174,10 @@ def test_a_value_typo_of_a_sweep_is_found_among_its_values() -> None:
             "data.turned: makes identities of turned images; it takes task=siamese and data with identities",
         ),
         (
+            ["task=siamese", "loss=triplet", "data=omniglot", "data.root=.", "data.crossed=2"],
+            "data.crossed=2: lays halves of centred drawings together; add data.centred=true",
+        ),
+        (
             ["model.pooled=[layer4,layer3]"],
             "model.pooled=['layer4', 'layer3']: takes blocks in forward order up to layer4, of stem, layer1, layer2, "
             "layer3, layer4",

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from stagetune.data.centred import Centred, centred
+from stagetune.data.crossed import Crossed, crossed
 from stagetune.data.datamodule import StagedData
 from stagetune.data.digits import Digits
 from stagetune.data.image_files import read_image
@@ -206,6 +207,48 @@ def test_centred_images_are_others_to_the_cache_and_the_same_to_a_person() -> No
     assert not set(moved.contents) & set(source.contents)
     assert len(set(moved.contents)) == len(set(source.contents))
     assert moved.describe(7) == source.describe(7)
+
+
+def test_crossed_drawings_have_the_left_of_one_class_and_the_right_of_another() -> None:
+    source = Centred(Digits())
+    split = make_split(source, by="identities", **SHARES)
+    more, larger = crossed(source, split, partners=2, seed=0)
+    n, train = len(source), set(split.train.tolist())
+    trained = {source.classes[label] for label in source.labels[split.train].tolist()}
+    assert len(more) - n == len(train) == len(larger.train) - len(train)
+    np.testing.assert_array_equal(larger.val, split.val)
+    np.testing.assert_array_equal(larger.test, split.test)
+    pairs = [name.split(" x ") for name in more.classes[len(source.classes) :]]
+    for digit in trained:  # each has two others on its right, and is on the right of two others
+        assert len({right for left, right in pairs if left == digit} - {digit}) == 2
+        assert len({left for left, right in pairs if right == digit} - {digit}) == 2
+    for i in range(n, len(more), 97):
+        left, right = map(source.contents.index, more.contents[i].split(" x "))
+        halves = torch.cat([source.image(left)[..., :4], source.image(right)[..., 4:]], dim=2)
+        assert torch.equal(more.image(i), centred(halves))
+        first, second = (source.classes[source.labels[image]] for image in (left, right))
+        assert more.classes[more.labels[i]] == f"{first} x {second}"
+        assert more.describe(i) == f"{source.describe(left)} x {source.describe(right)}"
+        assert {left, right} <= train
+    check_split(more, larger, "identities")
+    again, _ = crossed(source, split, partners=2, seed=0)
+    assert again.contents == more.contents
+    assert crossed(source, split, partners=2, seed=1)[0].contents != more.contents
+
+
+def test_the_halves_of_images_of_two_sizes_fit_together(tmp_path: Path) -> None:
+    for name, size in (("a", (12, 8)), ("b", (20, 30))):
+        (tmp_path / name).mkdir()
+        Image.new("L", size, 255).save(tmp_path / name / "1.png")
+    more = Crossed(image_folder(tmp_path), np.array([0, 1]), np.array([1, 0]))
+    assert [tuple(more.image(i).shape) for i in (2, 3)] == [(3, 8, 12), (3, 30, 20)]
+
+
+def test_a_class_can_only_be_crossed_with_others() -> None:
+    source = Digits()
+    split = make_split(source, by="identities", **SHARES)
+    with pytest.raises(DataError, match=r"data.crossed=9: there are 6 identities to train on; take at most 5"):
+        crossed(source, split, partners=9, seed=0)
 
 
 def test_a_folder_of_classes_is_read_and_split(folder: Path) -> None:

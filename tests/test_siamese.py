@@ -132,6 +132,17 @@ def test_the_losses_of_pytorch_metric_learning_train(loss: str, tiny: Callable[.
     assert result.status == "completed"
 
 
+def test_what_is_trained_on_is_centred_then_crossed_then_turned(tiny: Callable[..., Config]) -> None:
+    plain = build_data(tiny(SIAMESE))
+    data = build_data(tiny(SIAMESE, "data.centred=true", "data.crossed=1", "data.turned=true"))
+    assert data.source.contents[-1].count(" centred") == 2
+    assert data.source.classes[-1].endswith(" turned 270°")
+    assert len(data.split.train) == 2 * 4 * len(plain.split.train)
+    assert [len(indices) for indices in (data.split.val, data.split.test)] == [
+        len(indices) for indices in (plain.split.val, plain.split.test)
+    ]
+
+
 @pytest.mark.slow
 def test_features_of_several_blocks_are_the_embedding_also_from_a_cache(
     tiny: Callable[..., Config], tmp_path: Path

@@ -112,8 +112,9 @@ class DataConfig:
     groups: list[str] | None = None
     val_groups: list[str] | None = None
     test_groups: list[str] | None = None
-    turned: bool = False
     centred: bool = False
+    crossed: int = number(0, 0)
+    turned: bool = False
 
 
 @dataclass

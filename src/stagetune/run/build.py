@@ -22,6 +22,7 @@ from stagetune.config.recipes import expand
 from stagetune.config.schema import Config, DataConfig, LossConfig, ModelConfig, TaskConfig
 from stagetune.config.validate import READ_FROM
 from stagetune.data.centred import Centred
+from stagetune.data.crossed import crossed
 from stagetune.data.datamodule import StagedData
 from stagetune.data.digits import Digits
 from stagetune.data.glyphs import Glyphs
@@ -112,6 +113,8 @@ def build_data(config: Config, share: tuple[int, int] = (0, 1)) -> StagedData:
         check_pairs(source, split)
     if data.centred:
         source = Centred(source)
+    if data.crossed:
+        source, split = crossed(source, split, data.crossed, data.seed)
     if data.turned:
         source, split = turned(source, split)
     is_uniform = task.name == "classifier" or task.batches == "uniform"
