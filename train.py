@@ -45,7 +45,7 @@ def run(composed: DictConfig, run_dir: Path) -> float | None:
         config = resumed(run_dir, values, [*HydraConfig.get().overrides.task, *kept_for_resume])
     else:
         try:
-            config = validate(values)
+            config = validate(values, HydraConfig.get().overrides.task)
         except ConfigError:
             with suppress(OSError):  # a directory that was there before may hold something
                 run_dir.rmdir()  # Hydra has made it already; nothing will come into it

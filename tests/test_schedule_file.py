@@ -116,6 +116,20 @@ def test_a_file_that_is_not_there_is_one_problem_of_the_configuration() -> None:
         load(["schedule.file=gone.yaml"])
 
 
+def test_what_is_said_beside_a_file_holds_or_is_refused(tmp_path: Path) -> None:
+    file = f"schedule.file={written(PHASES, tmp_path)}"
+    config = load([file, "schedule.monitor=val/loss", "schedule.mode=min", "model=resnet18"])
+    assert {(stage.monitor, stage.mode) for stage in make_plan(config.schedule, describe(task())).stages} == {
+        ("val/loss", "min")
+    }
+    with pytest.raises(ConfigError) as caught:
+        load([file, "schedule=gradual", "schedule.stages.0.lr=0.1", "seed=1"])
+    assert caught.value.problems == [
+        f"{said}: has no effect beside {file}; leave it out, or say it in the file"
+        for said in ("schedule=gradual", "schedule.stages.0.lr=0.1")
+    ]
+
+
 def test_a_pattern_that_matches_nothing_is_an_error(tmp_path: Path) -> None:
     schedule = read_schedule(written("0: {params: [classifier.weight], lr: 1}", tmp_path))
     with pytest.raises(ScheduleError, match=r"stage phase_0: params: \['classifier.weight'\] matches nothing"):

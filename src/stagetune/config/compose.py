@@ -36,7 +36,7 @@ def register_schema() -> None:
 def load(overrides: Sequence[str]) -> Config:
     """The checked configuration that `python train.py <overrides>` would run; raises `ConfigError`."""
     try:
-        return validate(to_plain(_compose(overrides)))
+        return validate(to_plain(_compose(overrides)), overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, overrides) from error
 
@@ -63,7 +63,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
         elif not override.is_sweep_override():
             good.append(str(override.input_line))
     try:
-        validate(to_plain(_compose(good)))
+        validate(to_plain(_compose(good)), good)
     except ConfigError as rest:
         return ConfigError([*bad.values(), *rest.problems])
     except (HydraException, OmegaConfBaseException) as rest:

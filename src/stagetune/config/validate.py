@@ -1,6 +1,6 @@
 """A composed configuration, checked and typed: every problem is found before the first is reported."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +34,23 @@ READ_FROM = {
     "lfw": ("root", "folder that holds lfw-py", "path/to/data"),
 }
 
+BESIDE_FILE = ("file", "monitor", "mode")  # what holds of schedule.* with a schedule file
 
-def validate(values: Mapping[str, Any]) -> Config:
-    """The typed configuration of plain nested `values`; raises `ConfigError` with all problems."""
+
+def validate(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """The typed configuration of plain nested `values`; raises `ConfigError` with all problems.
+
+    `overrides` are the words of the command line that led to the values: one without effect is a problem, too.
+    """
     problems: list[str] = []
     config = typed(Config, values, "", problems)
     if not problems:
         if config.schedule.file is not None:  # stands for the stages of the group that was chosen
-            file, monitor = config.schedule.file, config.schedule.monitor
-            config.schedule = Schedule(Path(file).stem, file=file, monitor=monitor)
+            given = config.schedule
+            config.schedule = Schedule(
+                Path(str(given.file)).stem, **{key: getattr(given, key) for key in BESIDE_FILE}
+            )
+            problems.extend(_without_effect(str(given.file), overrides))
         problems.extend(_rules(config))
     if problems:
         raise ConfigError(problems)
@@ -122,6 +130,14 @@ def _rules(config: Config) -> Iterator[str]:
     yield from _network_rules(model)
     blocks = list(model.blocks) if model.arch == "own" and model.blocks else BLOCKS
     yield from schedule_rules(config.schedule, blocks, METRICS[task.name])
+
+
+def _without_effect(file: str, overrides: Sequence[str]) -> Iterator[str]:
+    """Overrides of a schedule for which a file stands."""
+    for override in overrides:
+        group, _, key = override.partition("=")[0].lstrip("+~").partition(".")
+        if group == "schedule" and key not in BESIDE_FILE:
+            yield f"{override}: has no effect beside schedule.file={file}; leave it out, or say it in the file"
 
 
 def _is_there(where: str, kind: str) -> bool:

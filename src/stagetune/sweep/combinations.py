@@ -23,7 +23,7 @@ def jobs_of(combinations: Sequence[Sequence[str]], compose: Compose, folder: Pat
     for words, name in zip(combinations, names, strict=True):
         config = None
         try:
-            config = validate(compose(words))
+            config = validate(compose(words), words)
         except ConfigError as error:
             for problem in error.problems:
                 problems.setdefault(problem, []).append(name)

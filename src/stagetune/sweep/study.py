@@ -81,7 +81,7 @@ class Search:
         place = self._place(trial.number)
         with lock:
             own = [*self._fixed, *_words(trial.params)]
-            config = validate(self._compose(own))
+            config = validate(self._compose(own), own)
             job = Job(tuple(own), config, place / f"seed-{config.seed}")
             with self._alone():
                 write_sweep(self._folder, [job])
