@@ -45,6 +45,12 @@ def tiny() -> Callable[..., Config]:
 
 
 @pytest.fixture
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take half of a tiny run's time; tests without this fixture look at them."""
+    monkeypatch.setattr("stagetune.run.experiment.draw_run", lambda *_: None)
+
+
+@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """root/{red,green,blue}/0.png ... 9.png, every image another."""
     rng = np.random.default_rng(0)

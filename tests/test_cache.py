@@ -29,6 +29,7 @@ from stagetune.run import run_experiment
 from stagetune.run.build import build_data
 
 TASKS = ("+experiment=classifier_staged", "+experiment=siamese_staged")
+pytestmark = pytest.mark.usefixtures("_no_pictures")
 
 
 @pytest.fixture(autouse=True)

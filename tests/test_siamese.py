@@ -42,6 +42,7 @@ def test_every_stage_and_the_test_have_a_report_with_intervals(tiny: Callable[..
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_no_pictures")
 def test_the_calibration_is_of_validation_alone_and_is_used_unchanged(
     tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,6 +79,7 @@ def test_a_rate_that_validation_cannot_know_is_refused_before_anything_is_traine
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_no_pictures")
 def test_a_collapse_is_named_and_stops_the_run(
     tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,6 +92,7 @@ def test_a_collapse_is_named_and_stops_the_run(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_no_pictures")
 def test_a_collapsed_stage_ends_and_goes_back_to_its_best_weights(
     tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +116,7 @@ def test_a_collapsed_stage_ends_and_goes_back_to_its_best_weights(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_no_pictures")
 @pytest.mark.parametrize("distance", ["squared", "cosine", "weighted_l1"])
 def test_the_distance_of_the_loss_is_that_of_the_evaluation(
     distance: str, tiny: Callable[..., Config], tmp_path: Path
@@ -126,6 +130,7 @@ def test_the_distance_of_the_loss_is_that_of_the_evaluation(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_no_pictures")
 @pytest.mark.parametrize("loss", ["supcon", "nt_xent", "multi_similarity", "arcface", "proxy_anchor"])
 def test_the_losses_of_pytorch_metric_learning_train(loss: str, tiny: Callable[..., Config], tmp_path: Path) -> None:
     result = run_experiment(tiny(SIAMESE, f"loss={loss}", "task.images_per_identity=4", stages=1), tmp_path / "run")
@@ -144,6 +149,7 @@ def test_what_is_trained_on_is_centred_then_crossed_then_turned(tiny: Callable[.
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_no_pictures")
 def test_features_of_several_blocks_are_the_embedding_also_from_a_cache(
     tiny: Callable[..., Config], tmp_path: Path
 ) -> None:
