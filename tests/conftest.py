@@ -46,7 +46,7 @@ def tiny() -> Callable[..., Config]:
 
 @pytest.fixture
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take half of a tiny run's time; tests without this fixture look at them."""
+    """For tests that look at none: drawing them takes seconds of each siamese run."""
     monkeypatch.setattr("stagetune.run.experiment.draw_run", lambda *_: None)
 
 

@@ -151,7 +151,7 @@ def until_exists(name: str, folder: Path) -> Path:
 @pytest.mark.usefixtures("_own_net")
 def test_a_killed_run_goes_on_in_its_directory_and_nothing_else_is_made_of_it(tmp_path: Path) -> None:
     """And whatever would make it another run is refused, and leaves it as it was."""
-    process = start(*OWN_NET, "schedule.stages.0.epochs=8", "checkpoint.every_n_steps=2", cwd=tmp_path)
+    process = start(*OWN_NET, "schedule.stages.0.epochs=30", "checkpoint.every_n_steps=2", cwd=tmp_path)
     run_dir = until_exists("last.ckpt", tmp_path).parents[1]
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -171,7 +171,7 @@ def test_a_killed_run_goes_on_in_its_directory_and_nothing_else_is_made_of_it(tm
     assert (code, err) == (0, "")
     assert f"resume    from {run_dir}/checkpoints/last.ckpt\n" in out
     assert "stage 1/1 head: goes on in epoch " in out
-    assert json.loads((run_dir / "result.json").read_text())["stages"][0]["epochs"] == 8
+    assert json.loads((run_dir / "result.json").read_text())["stages"][0]["epochs"] == 30
     assert [path.parent for path in tmp_path.rglob("result.json")] == [run_dir]
     assert list((tmp_path / "outputs" / "classifier_staged").iterdir()) == [run_dir]
     code, _, err = train(f"resume={run_dir}", cwd=tmp_path)
