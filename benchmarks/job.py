@@ -25,10 +25,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import resnet50
 
 from stagetune.config.compose import load
-from stagetune.config.schema import Config, Schedule, Stage
+from stagetune.config.schema import Config
 from stagetune.data.datamodule import Batch, StagedLoader
 from stagetune.run import run_experiment
 from stagetune.run.recorder import peak_memory_mb, reset_peak_memory
+from stagetune.schedule.spec import Schedule, Stage
 from stagetune.tasks.staged_task import StagedTask
 
 STAGES = [

@@ -7,7 +7,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from stagetune.models.backbone import build_backbone
-from stagetune.schedule.freezing import open_only
+from stagetune.schedule.freezing import Freezing
+from stagetune.schedule.network import network_of
 
 
 def images_per_second(size: int) -> dict[str, float]:
@@ -37,7 +38,9 @@ def step_flops(size: int, stage: str) -> float:
         backbone, head = build_backbone("resnet50"), torch.nn.Linear(2048, 10)
         model = torch.nn.ModuleDict({"backbone": backbone, "head": head})
         opened = {"layer4": ("head.", "backbone.layer4"), "all": ("",)}[stage]
-        open_only(model, {name for name, _ in model.named_parameters() if name.startswith(opened)})
+        Freezing(network_of(model)).open_only(
+            {name for name, _ in model.named_parameters() if name.startswith(opened)}
+        )
         depth = {"layer4": 4, "all": 0}[stage]
         shape = {4: (2, 1024, size // 16, size // 16), 0: (2, 3, size, size)}[depth]
         with FlopCounterMode(display=False) as counter:

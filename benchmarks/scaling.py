@@ -18,9 +18,10 @@ from typing import Any
 from benchmarks.job import configure, write_images
 from benchmarks.peers import RESULTS, machine, slug, weights_file
 from stagetune.cache.store import forget
-from stagetune.config.schema import Config, Schedule, Stage
+from stagetune.config.schema import Config
 from stagetune.report.result import RunResult
 from stagetune.run import run_experiment
+from stagetune.schedule.spec import Schedule, Stage
 
 IMAGES, EPOCHS, RUNS = (256, 1024, 4096), (1, 8, 64), (1, 4, 16)
 BATCH = 64

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset, random_split
 from torchvision.models import resnet18
 
-from stagetune.config.schema import Stage, Until
 from stagetune.schedule.callback import StagedUnfreezing
+from stagetune.schedule.spec import Stage, Until
 
 STAGES = [
     Stage("head", open=["head"], epochs=1, lr=1e-2),
@@ -65,5 +65,5 @@ if __name__ == "__main__":
     # no max_epochs: the stages say how long; fit(ckpt_path="last") would go on with a run that stopped
     trainer = Trainer(callbacks=[unfreezing, ModelCheckpoint(monitor="val_loss", save_last=True)], logger=False)
     trainer.fit(Digits(), *loaders())
-    for stage, (epoch, step) in zip(unfreezing.plan.stages, unfreezing.began, strict=True):
+    for stage, (epoch, step) in zip(unfreezing.plan.stages, unfreezing.stage_starts, strict=True):
         print(f"stage {stage.name} began in epoch {epoch}, at step {step}")

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from stagetune.cli import main
-from stagetune.schedule.freezing import describe
 from stagetune.schedule.lr_schedulers import simulate
+from stagetune.schedule.network import describe
 from stagetune.schedule.resolve import make_plan
 from stagetune.schedule.timeline import rate_timeline
 from test_schedule import Stage, schedule, task

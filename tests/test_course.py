@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.optim import SGD, lr_scheduler
 from torch.utils.data import DataLoader
 
-from stagetune.config.schema import Schedule, Stage, Until
 from stagetune.errors import ScheduleError
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.progress import is_best, plateau_factor, shape, stalled
+from stagetune.schedule.spec import Schedule, Stage, Until
 
 LR = "torch.optim.lr_scheduler"
 values = st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.4, 0.5, float("nan")]), max_size=12)

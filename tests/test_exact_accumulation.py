@@ -22,7 +22,8 @@ from stagetune.losses.triplet import TripletLoss
 from stagetune.models.own import own_backbone
 from stagetune.report.result import read_result
 from stagetune.run import run_experiment
-from stagetune.schedule.freezing import open_only
+from stagetune.schedule.freezing import Freezing
+from stagetune.schedule.network import network_of
 from stagetune.tasks.siamese import SiameseTask
 
 
@@ -30,7 +31,7 @@ def task(loss: nn.Module, chunks: int, width: int = 8) -> SiameseTask:
     torch.manual_seed(0)
     backbone = own_backbone(crashing.Net(width), ["stem", "layer2", "layer3", "layer4"], 32)
     made = SiameseTask(backbone, nn.Linear(width, 4), loss, make_optimizer=partial(SGD, lr=0.1), chunks=chunks)
-    open_only(made, {name for name, _ in made.named_parameters()}, batch_norm="frozen")
+    Freezing(network_of(made)).open_only({name for name, _ in made.named_parameters()}, batch_norm="frozen")
     return made
 
 

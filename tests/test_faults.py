@@ -18,8 +18,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from torchvision.models import resnet18, resnet50
 
-from stagetune.config.schema import Stage
 from stagetune.schedule.callback import StagedUnfreezing
+from stagetune.schedule.spec import Stage
 
 BLOCKS = {"stem": ["conv1", "bn1"], **{name: [name] for name in ("layer1", "layer2", "layer3", "layer4")}}
 QUIET: dict[str, Any] = {

@@ -18,7 +18,8 @@ from stagetune.models.backbone import IMAGENET_MEAN, IMAGENET_STD, build_backbon
 from stagetune.models.heads import EmbeddingHead, Similarity
 from stagetune.models.own import own_backbone
 from stagetune.models.weights import file_weights, imagenet_file, imagenet_weights, load_into
-from stagetune.schedule.freezing import describe, open_only
+from stagetune.schedule.freezing import Freezing
+from stagetune.schedule.network import describe, network_of
 from stagetune.schedule.resolve import make_plan
 
 
@@ -218,14 +219,15 @@ def test_a_network_of_ones_own_keeps_its_names_and_follows_its_mode() -> None:
     described = describe(module)
     assert [p.block for p in described.parameters][-4:] == ["high", "high", "head", "head"]  # in the order given
     assert described.layers[-2:] == ("backbone", "backbone.top")  # what `last: 2` names
-    open_only(module, {"backbone.shift", "head.weight"})
+    freezing = Freezing(network_of(module))
+    freezing.open_only({"backbone.shift", "head.weight"})
     module.train()
     assert not any(layer.training for layer in network.bottom.modules())
     assert (network.training, backbone.training) == (True, True)
-    open_only(module, {"head.weight"})
+    freezing.open_only({"head.weight"})
     module.train()
     assert (network.training, backbone.training) == (False, False)
-    open_only(module, {name for name, _ in module.named_parameters()})
+    freezing.open_only({name for name, _ in module.named_parameters()})
     assert (network.training, network.bottom.training) == (True, True)
 
 

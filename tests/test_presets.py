@@ -3,7 +3,8 @@
 import pytest
 
 from stagetune.config.compose import CONF, load
-from stagetune.schedule.freezing import describe
+from stagetune.schedule.load import load_schedule
+from stagetune.schedule.network import describe
 from stagetune.schedule.plan import NO_DECAY
 from stagetune.schedule.resolve import make_plan
 from test_schedule import task
@@ -224,6 +225,55 @@ PRESETS = {
             },
         ),
     ],
+    "llrd": [  # the head's rate times 0.7 for each block below
+        (
+            "all",
+            0,
+            8,
+            23528522,
+            0,
+            {
+                "stem": 5.042e-05,
+                "layer1": 7.203e-05,
+                "layer2": 0.0001029,
+                "layer3": 0.000147,
+                "layer4": 0.00021,
+                "head": 0.0003,
+            },
+        ),
+    ],
+    "auto_rgn": [  # each tensor is a group of its own; what they share is scaled in training
+        ("head", 0, 2, 20490, 5, {"head": 0.001}),
+        (
+            "all",
+            2,
+            6,
+            23528522,
+            0,
+            {"stem": 0.001, "layer1": 0.001, "layer2": 0.001, "layer3": 0.001, "layer4": 0.001, "head": 0.001},
+        ),
+    ],
+    "l2_sp": [
+        ("head", 0, 2, 20490, 5, {"head": 0.001}),
+        (
+            "all",
+            2,
+            6,
+            23528522,
+            0,
+            {"stem": 0.0003, "layer1": 0.0003, "layer2": 0.0003, "layer3": 0.0003, "layer4": 0.0003, "head": 0.0003},
+        ),
+    ],
+    "freeze_stem": [
+        (
+            "all",
+            0,
+            8,
+            23518986,
+            1,
+            {"layer1": 0.0003, "layer2": 0.0003, "layer3": 0.0003, "layer4": 0.0003, "head": 0.0003},
+        ),
+    ],
     "scratch": [
         (
             "all",
@@ -244,17 +294,26 @@ def test_every_preset_is_in_the_table() -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_opens_exactly_this_at_these_rates(name: str) -> None:
     plan = make_plan(load([f"schedule={name}"]).schedule, describe(task("resnet50")))
+    by_tensor = any(stage.lr_scale for stage in plan.stages)  # then the table has them by block
+    labels = {g.name: g.block if by_tensor else g.name.removeprefix("backbone.") for g in plan.groups}
     found = []
     for stage in plan.stages:
-        rates = {
-            g.removeprefix("backbone."): float(f"{r:.4g}") for g, r in stage.rates.items() if r and NO_DECAY not in g
-        }
+        seen = {group: float(f"{rate:.4g}") for group, rate in stage.rates.items()}
+        rates = {labels[group]: rate for group, rate in seen.items() if rate and NO_DECAY not in group}
         found.append(
             (stage.name, stage.start_epoch, stage.epochs, stage.trainable_parameters, stage.frozen_prefix, rates)
         )
-        for group, rate in stage.rates.items():  # norms and biases go with the weights beside them
-            assert rate == stage.rates.get(group.removesuffix(NO_DECAY), rate)
+        for group, rate in seen.items():  # norms and biases go with the weights beside them
+            assert rate == rates.get(labels[group].removesuffix(NO_DECAY), rate), group
     assert found == PRESETS[name]
+
+
+def test_what_else_a_stage_does_to_rates_and_gradients() -> None:
+    for name in PRESETS:
+        schedule = load_schedule(name)
+        found = [(stage.lr_scale, stage.l2_sp) for stage in schedule.stages]
+        last = {"auto_rgn": ("relative_gradient_norm", 0.0), "l2_sp": (None, 0.01)}.get(name, (None, 0.0))
+        assert found == [(None, 0.0)] * (len(found) - 1) + [last]
 
 
 def test_a_preset_says_where_it_is_from_and_its_command() -> None:

@@ -27,7 +27,7 @@ from ranks import together
 from stagetune.cache.callback import FeatureCaching
 from stagetune.cache.store import Store
 from stagetune.config.compose import load
-from stagetune.config.schema import CacheConfig, Schedule, Stage
+from stagetune.config.schema import CacheConfig
 from stagetune.data.samplers import identity_batches, shuffled_batches
 from stagetune.losses.metric_learning import MetricLearningLoss
 from stagetune.losses.pairs import BCELoss, ContrastiveLoss
@@ -36,6 +36,7 @@ from stagetune.models.heads import linear_head
 from stagetune.models.own import own_backbone
 from stagetune.run.build import build_data
 from stagetune.schedule.callback import StagedUnfreezing
+from stagetune.schedule.spec import Schedule, Stage
 from stagetune.tasks.classification import ClassificationTask
 from stagetune.tasks.siamese import SiameseTask
 from stagetune.tasks.staged_task import StagedTask

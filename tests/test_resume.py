@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import crashing
-from stagetune.config.schema import CheckpointConfig, Config, ModelConfig, Stage, Until
+from stagetune.config.schema import CheckpointConfig, Config, ModelConfig
 from stagetune.report.result import read_result
+from stagetune.schedule.spec import Stage, Until
 
 STAGES = [
     Stage("head", ["head"], until=Until("val/accuracy", "max", patience=1, max_epochs=2), restore_best=True, lr=0.1),

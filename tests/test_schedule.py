@@ -12,18 +12,20 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from stagetune.config.schema import Config, Schedule, Stage
+from stagetune.config.schema import Config
 from stagetune.data.datamodule import StagedData
 from stagetune.errors import ScheduleError
 from stagetune.models.backbone import Backbone, build_backbone
 from stagetune.models.heads import linear_head
 from stagetune.run.build import build_data
 from stagetune.schedule.callback import StagedUnfreezing
-from stagetune.schedule.freezing import describe, open_only
-from stagetune.schedule.param_groups import regroup, set_rates, settings_of
+from stagetune.schedule.freezing import Freezing
+from stagetune.schedule.groups import regroup, set_rates, settings_of
+from stagetune.schedule.network import describe, network_of
 from stagetune.schedule.plan import Plan, PlannedStage
 from stagetune.schedule.resolve import make_plan
 from stagetune.schedule.selectors import select, select_all
+from stagetune.schedule.spec import Schedule, Stage
 from stagetune.schedule.table import plan_table, plan_text
 from stagetune.tasks.classification import ClassificationTask
 
@@ -93,7 +95,7 @@ def test_the_plan_says_which_stage_an_epoch_belongs_to() -> None:
 def test_the_shapes_of_a_rate_over_a_stage_of_four_steps(shape: str, warmup: float, expected: list[float]) -> None:
     config = Stage("s", ["all"], epochs=2, lr=1.0, lr_scheduler=shape, warmup=warmup)
     (stage,) = make_plan(schedule(config), describe(task())).stages
-    assert [round(stage.lr_factor(2, [], step), 3) for step in range(5)] == expected
+    assert [round(stage.lr_factor(stage.length(lambda _: 2), [], step), 3) for step in range(5)] == expected
 
 
 def test_the_table_says_what_is_open() -> None:
@@ -147,6 +149,19 @@ def test_the_table_says_what_is_open() -> None:
             "stage a: match: haed matches nothing; did you mean head?",
         ),
         (
+            [Stage("a", [{"match": "head"}], lr=0.1)],
+            "stage a: match: head matches nothing; globs are on names within the backbone; name the head, or say "
+            "params: head",
+        ),
+        (
+            [Stage("a", [{"match": "backbone.layer4.*"}], lr=0.1)],
+            "stage a: match: backbone.layer4.* matches nothing; globs are on names within the backbone: layer4.*",
+        ),
+        (
+            [Stage("a", [{"params": [r"layer[34]\..*bias", "backbone.conv1.*"]}], lr=0.1)],
+            r"stage a: params: layer[34]\..*bias matches nothing; names are whole here: backbone\.layer[34]\..*bias",
+        ),
+        (
             [Stage("a", ["head"], lr=0.1, lr_range=[0.1, 0.2])],
             "stage a: gives both lr and lr_range; leave one of them out",
         ),
@@ -185,9 +200,9 @@ def test_a_parameter_that_no_stage_opens_must_be_meant_so() -> None:
         ({"index": ["0", "-1"]}, 3),
         ({"index": "0%:50%"}, 30),
         ({"match": "layer4.1"}, 6),
-        ({"match": ["*.bn1", "head"]}, 18 + 2 - 2 + 2),
-        ({"match": "backbone.layer1.*.weight"}, 8),
-        ({"params": r"layer[34]\.\d\.conv"}, 8),
+        ({"match": ["*.bn1", "layer4.1"]}, 16 - 2 + 6),
+        ({"match": "layer1.*.weight"}, 8),
+        ({"params": r"backbone\.layer[34]\.\d\.conv"}, 8),
         ({"params": ["backbone.conv1.weight"]}, 1),
     ],
 )  # fmt: skip
@@ -229,7 +244,7 @@ def test_every_parameter_is_in_exactly_one_named_group() -> None:
     """Lightning's BackboneFinetuning tests membership by value: 18 of 156 tensors never reach its optimizer."""
     module = task("resnet50")
     optimizer = module.configure_optimizers()
-    regroup(optimizer, module, make_plan(staged(), describe(module)))
+    regroup(optimizer, network_of(module), make_plan(staged(), describe(module)))
     groups = optimizer.param_groups
     assert [group["name"] for group in groups] == [
         *itertools.chain.from_iterable((f"backbone.{block}", f"backbone.{block}/no_decay") for block in BLOCKS),
@@ -249,7 +264,7 @@ def test_a_parameter_that_no_group_holds_is_an_error() -> None:
     module = task()
     optimizer = torch.optim.AdamW(list(module.parameters())[:-1])
     with pytest.raises(ScheduleError) as caught:
-        regroup(optimizer, module, make_plan(staged(), describe(module)))
+        regroup(optimizer, network_of(module), make_plan(staged(), describe(module)))
     assert str(caught.value) == (
         "1 parameters are in no optimizer group and would never be trained, such as head.bias; "
         "give the optimizer all of the module's parameters, the stages decide which are trained"
@@ -264,7 +279,7 @@ def test_somebodys_own_groups_keep_their_settings() -> None:
     ]
     optimizer = torch.optim.AdamW(own, lr=1.0)
     plan = make_plan(staged(), describe(module))
-    regroup(optimizer, module, plan)
+    regroup(optimizer, network_of(module), plan)
     set_rates(optimizer, settings_of(optimizer), plan.stages[1])
     by_name = {group["name"]: group for group in optimizer.param_groups}
     assert by_name["backbone.layer4/no_decay"]["weight_decay"] == 0.3
@@ -282,7 +297,7 @@ def test_a_stage_may_set_the_weight_decay_and_the_next_has_the_optimizers_own_ag
     optimizer = module.configure_optimizers()
     changed = schedule(Stage("a", ["all"], lr=1.0, weight_decay=0.7), Stage("b", lr=1.0))
     plan = make_plan(changed, describe(module))
-    regroup(optimizer, module, plan)
+    regroup(optimizer, network_of(module), plan)
     given = settings_of(optimizer)
     for stage, expected in zip(plan.stages, (0.7, 0.05), strict=True):
         set_rates(optimizer, given, stage)
@@ -304,8 +319,8 @@ def test_frozen_blocks_do_not_change_by_a_single_bit(data: StagedData) -> None:
 
 def test_frozen_blocks_stay_in_eval_mode_whatever_calls_train() -> None:
     module = task()
-    model = describe(module)
-    open_only(module, select_all(["layer4", "head"], model))
+    freezing, model = Freezing(network_of(module)), describe(module)
+    freezing.open_only(select_all(["layer4", "head"], model))
     for call in (module.train, module.backbone.train, module.backbone.layer1.train, lambda: module.eval().train()):
         call()
         assert module.training
@@ -313,16 +328,16 @@ def test_frozen_blocks_stay_in_eval_mode_whatever_calls_train() -> None:
         assert module.backbone.layer4.training
         for frozen in ("conv1", "bn1", "layer1", "layer2", "layer3"):
             assert not any(layer.training for layer in module.backbone.get_submodule(frozen).modules()), frozen
-    open_only(module, select("all", model))
+    freezing.open_only(select("all", model))
     assert all(layer.training for layer in module.backbone.modules())
-    open_only(module, select("head", model))
+    freezing.open_only(select("head", model))
     module.train()
     assert not module.backbone.layer4.training
 
 
 def test_in_a_block_that_is_open_in_part_only_the_open_layers_train() -> None:
     module = task()
-    open_only(module, select_all([{"last": 1}, "head"], describe(module)))
+    Freezing(network_of(module)).open_only(select_all([{"last": 1}, "head"], describe(module)))
     block = module.backbone.layer4[1]
     for _ in range(2):
         assert (block.bn2.training, block.bn1.training, block.conv2.training) == (True, False, False)
@@ -332,16 +347,16 @@ def test_in_a_block_that_is_open_in_part_only_the_open_layers_train() -> None:
 
 def test_batch_norm_may_be_kept_frozen_or_made_to_train_everywhere() -> None:
     module = task()
-    model = describe(module)
+    freezing, model = Freezing(network_of(module)), describe(module)
     norms = [layer for layer in module.backbone.modules() if isinstance(layer, nn.BatchNorm2d)]
     (stage,) = make_plan(schedule(Stage("s", ["all"], lr=1.0, batch_norm="frozen")), model).stages
-    open_only(module, set(stage.open), stage.batch_norm)
+    freezing.open_only(set(stage.open), stage.batch_norm)
     module.train()
     assert not any(layer.training or layer.weight.requires_grad or layer.bias.requires_grad for layer in norms)
     assert module.backbone.conv1.weight.requires_grad
     (stage,) = make_plan(schedule(Stage("s", ["head"], lr=1.0, batch_norm="train")), model).stages
     assert stage.frozen_prefix == 0
-    open_only(module, set(stage.open), stage.batch_norm)
+    freezing.open_only(set(stage.open), stage.batch_norm)
     module.train()
     assert all(layer.training and layer.weight.requires_grad for layer in norms)
     assert not module.backbone.conv1.weight.requires_grad
@@ -350,10 +365,11 @@ def test_batch_norm_may_be_kept_frozen_or_made_to_train_everywhere() -> None:
 def test_a_frozen_prefix_keeps_nothing_for_backward() -> None:
     """Lightning's frozen phase keeps 209.6 of 210.5 MiB: its BatchNorm still asks for gradients."""
     module = task("resnet50")
+    freezing, model = Freezing(network_of(module)), describe(module)
     images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
     kept: dict[str, int] = {}
     for name in ("head", "all"):
-        open_only(module, select(name, describe(module)))
+        freezing.open_only(select(name, model))
         seen: dict[int, int] = {}
         with torch.autograd.graph.saved_tensors_hooks(
             lambda t: seen.setdefault(t.untyped_storage().data_ptr(), t.numel() * t.element_size()) and t, lambda t: t  # noqa: B023
@@ -377,8 +393,7 @@ class Watch(StagedUnfreezing):
         if batch_idx == 0:
             trainable = {name for name, p in pl_module.named_parameters() if p.requires_grad}
             rates = {group["name"]: group["lr"] for group in trainer.optimizers[0].param_groups}
-            blocks = pl_module.backbone.blocks.items()
-            training = {b for b, layers in blocks if pl_module.backbone.get_submodule(layers[0]).training}
+            training = {name for name, layer in pl_module.backbone.named_modules() if layer.training}
             self.seen.append((self.stage, trainable, rates, training))
 
 
@@ -395,7 +410,8 @@ def test_each_epoch_trains_what_the_plan_says_at_the_plans_rates(data: StagedDat
     for stage, trainable, rates, training in watch.seen:
         assert trainable == set(stage.open) == {p.name for p in described if p.block in stage.open_blocks}
         assert rates == pytest.approx(dict(stage.rates))
-        assert training == set(stage.open_blocks) - {"head"}
+        first = {block: layers[0] for block, layers in module.backbone.blocks.items()}
+        assert {block for block in first if first[block] in training} == set(stage.open_blocks) - {"head"}
     assert [stage.name for stage, *_ in watch.seen] == ["head", "layer4", "layer4", "all"]
     final = {group["name"]: group["lr"] for group in trainer.optimizers[0].param_groups}
     assert final == pytest.approx(dict.fromkeys(final, 0.0))  # the cosine has come down, in every group
@@ -478,11 +494,12 @@ def test_any_schedule_does_in_each_epoch_what_its_plan_says(stages: list[Stage])
     for name, value in module.named_parameters():
         if name not in ever:
             assert torch.equal(value, before[name]), name
-    last = plan.stages[-1]
-    for block in ("a", "b", "c"):
-        norm = module.backbone.get_submodule(block)[1]
-        own_open = any(name.startswith(f"backbone.{block}.1.") for name in last.open)
-        assert norm.training == (own_open and last.batch_norm != "frozen")
+    for stage, *_, training in watch.seen:
+        for block in ("a", "b", "c"):
+            own_open = any(name.startswith(f"backbone.{block}.1.") for name in stage.open)
+            assert (f"{block}.1" in training) == (own_open and stage.batch_norm != "frozen")
+    assert all(parameter.requires_grad for parameter in module.parameters())
+    assert all(layer.training for layer in module.modules())
 
 
 def test_an_own_backbone_needs_only_named_blocks() -> None:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 
+LISTED = 40  # names that a message lists at most
+
 
 class StagetuneError(Exception):
     """An error that a person can mend; it is shown as its message alone, without a traceback."""
@@ -21,7 +23,11 @@ class ConfigError(StagetuneError):
 
 
 class ScheduleError(StagetuneError):
-    """A schedule that does not fit the model."""
+    """A schedule that does not fit: one message, or a heading and every problem below it."""
+
+    def __init__(self, message: str, *problems: str) -> None:
+        super().__init__("\n  ".join([message, *problems]))
+        self.problems = list(problems) or [message]
 
 
 class DataError(StagetuneError):
@@ -53,7 +59,8 @@ def did_you_mean(word: str, valid: Sequence[str], prefix: str = "") -> str:
     near = get_close_matches(word, valid, n=1, cutoff=0.5)
     if near:
         return f"did you mean {prefix}{near[0]}?"
-    return f"valid: {', '.join(f'{prefix}{name}' for name in valid)}"
+    more = f" and {len(valid) - LISTED} more" if len(valid) > LISTED else ""
+    return f"valid: {', '.join(f'{prefix}{name}' for name in valid[:LISTED])}{more}"
 
 
 def show(error: StagetuneError) -> None:

@@ -14,6 +14,7 @@ from stagetune.cache.tables import Tables
 from stagetune.config.schema import CacheConfig
 from stagetune.data.datamodule import StagedData
 from stagetune.schedule.callback import StagedUnfreezing
+from stagetune.schedule.plan import PlannedStage
 
 TRIALS, TRIAL_IMAGES = 3, 16
 CLEARLY = 10  # times as fast: one trial is enough
@@ -33,21 +34,20 @@ class FeatureCaching(Callback):
         self.unfreezing, self.data, self.store, self.config, self.record = unfreezing, data, store, config, record
         self.decided: dict[str, dict[str, Any]] = json.loads(record.read_text()) if record.exists() else {}
         self.seconds = 0.0
-        self._begun: int | None = None  # the stage that is served
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin(trainer)
+        if self.unfreezing.is_within_stage:  # a run that goes on
+            self._begin(trainer, self.unfreezing.stage)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.unfreezing.stage.index != self._begun:
-            self._begin(trainer)
+    def on_stage_start(self, trainer: Trainer, pl_module: LightningModule, stage: PlannedStage) -> None:
+        self._begin(trainer, stage)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.data.served.clear()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # what was never opened is the same in every checkpoint, and in every run of a sweep
-        stages = self.unfreezing.plan.stages[: len(self.unfreezing.began)]
+        stages = self.unfreezing.plan.stages[: len(self.unfreezing.stage_starts)]
         self._serve_parts(["test"], "test", [min(stage.frozen_prefix for stage in stages)], trainer)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -62,13 +62,12 @@ class FeatureCaching(Callback):
             key.rpartition("/")[2]: value for key, value in self.decided.items() if key.rpartition("/")[0] == name
         }
 
-    def _begin(self, trainer: Trainer) -> None:
-        self._begun = self.unfreezing.stage.index
+    def _begin(self, trainer: Trainer, stage: PlannedStage) -> None:
         depths, frozen = [], len(self.unfreezing.plan.blocks)
-        for stage in self.unfreezing.plan.stages[self._begun :]:
-            frozen = min(frozen, stage.frozen_prefix)
+        for later in self.unfreezing.plan.stages[stage.index :]:
+            frozen = min(frozen, later.frozen_prefix)
             depths.append(frozen)
-        self._serve_parts(["val", "train"], self.unfreezing.stage.name, depths, trainer)
+        self._serve_parts(["val", "train"], stage.name, depths, trainer)
 
     def _serve_parts(self, parts: list[str], stage: str, depths: list[int], trainer: Trainer) -> None:
         """Serve outputs at the first of `depths`, or before it where the backbone cannot begin there.

@@ -15,10 +15,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stagetune.config.convert import key_problem
-from stagetune.config.schema import Config
+from stagetune.config.schema import Composed, Config
 from stagetune.config.validate import validate
 from stagetune.errors import ConfigError, did_you_mean
+from stagetune.typed import key_problem
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray"}
@@ -30,7 +30,7 @@ def register_schema() -> None:
     They are stored untyped on purpose: Hydra would stop at the first value of a wrong type, where
     `validate` reports all of them.
     """
-    ConfigStore.instance().store("schema", asdict(Config()))
+    ConfigStore.instance().store("schema", asdict(Composed()))
 
 
 def load(overrides: Sequence[str]) -> Config:
@@ -99,7 +99,7 @@ def _override_problems(override: Override) -> Iterator[str]:
         if key in ("experiment", "sweep") and not override.is_add():
             yield f"{override.input_line}: write +{override.input_line}"
         return
-    if problem := key_problem(key, Config):
+    if problem := key_problem(key, Composed):
         groups = sorted(path.name for path in CONF.iterdir() if path.is_dir())
         yield f"{key}: no such key or group; {did_you_mean(key, groups)}" if "." not in key else problem
 

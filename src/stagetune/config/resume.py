@@ -7,10 +7,10 @@ from typing import Any
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from stagetune.config.convert import key_problem
-from stagetune.config.schema import Config
+from stagetune.config.schema import Composed, Config
 from stagetune.config.validate import validate
 from stagetune.errors import ConfigError
+from stagetune.typed import key_problem
 
 FILE = "config.yaml"
 OWN = ("resume", "resume_with_new_schedule")
@@ -48,7 +48,7 @@ def resumed(run_dir: Path, composed: Mapping[str, Any], overrides: Sequence[str]
             continue
         if key in ("experiment", "sweep") or override.is_delete():
             problems.append(f"{override.input_line}: cannot be said to a resumed run; leave it out")
-        elif problem := key_problem(key, Config):
+        elif problem := key_problem(key, Composed):
             problems.append(problem)
         else:
             try:

@@ -1,30 +1,13 @@
 """The whole vocabulary of the configuration, as dataclasses. What a key does is said in conf/."""
 
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from stagetune.schedule.load import ScheduleSource
+from stagetune.schedule.spec import Schedule
+from stagetune.typed import choice, number
+
 BLOCKS = ("stem", "layer1", "layer2", "layer3", "layer4")
-HEAD = "head"
-SELECTORS = ("last", "fraction", "index", "match", "params")
-
-LR_SCHEDULERS = ("constant", "linear", "cosine", "one_cycle", "plateau")
-
-LOWER_IS_BETTER = ("loss", "eer", "error", "mae", "mse", "rmse", "nll", "perplexity", "wer", "cer")
-HIGHER_IS_BETTER = (
-    "accuracy",
-    "acc",
-    "top5",
-    "f1",
-    "auc",
-    "auroc",
-    "map",
-    "precision",
-    "recall",
-    "iou",
-    "dice",
-    "r2",
-)
 METRICS = {
     "classifier": ("val/loss", "val/accuracy", "val/top5", "val/f1"),
     "siamese": ("val/loss", "val/auc", "val/eer", "val/accuracy"),
@@ -35,25 +18,6 @@ LOSSES = {
         "contrastive", "triplet", "bce", "supcon", "nt_xent", "multi_similarity", "arcface", "proxy_anchor",
     ),
 }  # fmt: skip
-
-
-def mode_of(metric: str) -> str | None:
-    """`min` for losses and errors, `max` for scores; None for a metric whose name does not say it."""
-    words = re.split(r"[/_\s-]", metric.lower())
-    if any(word in LOWER_IS_BETTER for word in words):
-        return "min"
-    return "max" if any(word in HIGHER_IS_BETTER for word in words) else None
-
-
-def choice(default: str | None, *others: str) -> Any:
-    """A string field that takes one of the given values."""
-    given = others if default is None else (default, *others)
-    return field(default=default, metadata={"choices": given})
-
-
-def number(default: float | None, low: float, high: float = float("inf")) -> Any:
-    """A numeric field with an allowed range, both ends included."""
-    return field(default=default, metadata={"range": (low, high)})
 
 
 @dataclass
@@ -130,60 +94,6 @@ class LossConfig:
 
 
 @dataclass
-class Until:
-    monitor: str | None = None  # the schedule's, if not said
-    mode: str | None = choice(None, "min", "max")  # by the metric's name, if not said
-    patience: int = number(3, 1)
-    min_delta: float = number(0.0, 0)
-    max_epochs: int = number(20, 1)
-
-
-@dataclass
-class Stage:
-    name: str = ""
-    open: list[Any] = field(default_factory=list)  # selectors: a block, or {last: 20}, {match: "*.bn*"}, ...
-    freeze: list[Any] = field(default_factory=list)  # selectors, taken away from what is open
-    epochs: int | None = number(None, 1)  # one of epochs, steps and until; 1 epoch if none is said
-    steps: int | None = number(None, 1)
-    until: Until | None = None
-    restore_best: bool = False
-    lr: float | None = number(None, 0)
-    lr_decay: float = number(1.0, 0)
-    lr_range: list[float] | None = None
-    lrs: dict[str, Any] | None = None
-    lr_scheduler: Any = "constant"  # a name of LR_SCHEDULERS, or {_target_: torch.optim.lr_scheduler.StepLR, ...}
-    warmup: float = number(0.0, 0)
-    warmup_steps: int | None = number(None, 1)
-    optimizer_state: str = choice("keep", "reset")
-    batch_norm: str = choice("auto", "frozen", "train")
-    weight_decay: float | None = number(None, 0)
-
-
-@dataclass
-class BackboneFinetuning:
-    unfreeze_backbone_at_epoch: int = number(10, 1)
-    backbone_initial_ratio_lr: float | None = number(0.1, 0)
-    backbone_initial_lr: float | None = number(None, 0)
-    lambda_func: float = number(2.0, 0)
-    should_align: bool = True
-    initial_denom_lr: float = number(10.0, 0)
-    train_bn: bool = True
-    lr: float = number(1e-3, 0)
-    epochs: int = number(20, 1)
-
-
-@dataclass
-class Schedule:
-    name: str = "schedule"
-    leave_frozen: bool = False
-    stages: list[Stage] = field(default_factory=list)
-    monitor: str | None = None
-    mode: str | None = choice(None, "min", "max")
-    file: str | None = None
-    backbone_finetuning: BackboneFinetuning | None = None
-
-
-@dataclass
 class CacheConfig:
     features: str = choice("auto", "off")
     images: str = choice("auto", "off")
@@ -225,6 +135,8 @@ class Config:
     optimizer: dict[str, Any] = field(default_factory=dict)
     precision: str = choice("auto", "fp32", "tf32", "bf16", "fp16")
     compile: bool = False
+    ema: float | None = number(None, 0.0001, 0.999999)
+    came_frozen: str = choice("hold", "open")
     accumulation: int = number(1, 1)
     exact_accumulation: bool = False
     trainer: dict[str, Any] = field(default_factory=dict)
@@ -234,3 +146,10 @@ class Config:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     resume: str | None = None
     resume_with_new_schedule: bool = False
+
+
+@dataclass
+class Composed(Config):
+    """The configuration as it may be given: its schedule also by a file or a recipe, which become stages."""
+
+    schedule: ScheduleSource = field(default_factory=ScheduleSource)

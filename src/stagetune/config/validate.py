@@ -4,10 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stagetune.config.convert import typed
-from stagetune.config.schedule_rules import schedule_rules
-from stagetune.config.schema import BLOCKS, LOSSES, METRICS, Config, ModelConfig, Schedule
-from stagetune.errors import ConfigError, did_you_mean
+from stagetune.config.schema import BLOCKS, LOSSES, METRICS, Composed, Config, ModelConfig
+from stagetune.errors import ConfigError, ScheduleError, did_you_mean
+from stagetune.schedule.load import ScheduleSource, load_schedule
+from stagetune.schedule.model import block_label
+from stagetune.schedule.spec import Schedule
+from stagetune.typed import typed
 
 # Arguments of lightning.pytorch.Trainer that a person may set; all others are decided by the framework.
 TRAINER = (
@@ -42,21 +44,46 @@ def validate(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config
 
     `overrides` are the words of the command line that led to the values: one without effect is a problem, too.
     """
-    problems: list[str] = []
-    config = typed(Config, values, "", problems)
-    if not problems:
-        if config.schedule.file is not None:  # stands for the stages of the group that was chosen
-            given = config.schedule
-            config.schedule = Schedule(
-                Path(str(given.file)).stem, **{key: getattr(given, key) for key in BESIDE_FILE}
-            )
-            problems.extend(_without_effect(str(given.file), overrides))
+    config, problems = _read(values)
+    if config is not None:
+        given = config.schedule
+        if isinstance(given, ScheduleSource) and given.file is not None:
+            problems.extend(_without_effect(given.file, overrides))
         problems.extend(_rules(config))
-    if problems:
+        try:
+            config.schedule = _schedule(config)
+        except ScheduleError as error:
+            where = "schedule.file: " if getattr(given, "file", None) else ""
+            problems.extend(f"{where}{problem}" for problem in error.problems)
+    if problems or config is None:
         raise ConfigError(problems)
-    assert isinstance(config, Config)
     config.schedule.monitor = config.schedule.monitor or config.task.monitor
     return config
+
+
+def read_config(values: Mapping[str, Any]) -> Config:
+    """The configuration that a run has kept, with the types of its values alone checked; raises `ConfigError`."""
+    config, problems = _read(values)
+    if config is None:
+        raise ConfigError(problems)
+    config.schedule = load_schedule(config.schedule)
+    return config
+
+
+def _read(values: Mapping[str, Any]) -> tuple[Config | None, list[str]]:
+    problems: list[str] = []
+    composed = typed(Composed, values, "", problems)
+    return (None if problems else Config(**vars(composed))), problems
+
+
+def _schedule(config: Config) -> Schedule:
+    """The stages that are trained; a file stands for those of the group that was chosen."""
+    model, given = config.model, config.schedule
+    own = isinstance(model.blocks, list | Mapping) and model.arch == "own" and model.blocks
+    if isinstance(given, ScheduleSource) and given.file is not None:
+        given = ScheduleSource(**{key: getattr(given, key) for key in BESIDE_FILE})
+    blocks = [block_label(str(name)) for name in model.blocks] if own else BLOCKS
+    return load_schedule(given, blocks=blocks, metrics=METRICS[config.task.name])
 
 
 def _rules(config: Config) -> Iterator[str]:
@@ -128,8 +155,6 @@ def _rules(config: Config) -> Iterator[str]:
     if config.logger.lightning is not None and "_target_" not in config.logger.lightning:
         yield "logger.lightning._target_: is missing; choose logger=tensorboard, or name a Lightning logger"
     yield from _network_rules(model)
-    blocks = list(model.blocks) if model.arch == "own" and model.blocks else BLOCKS
-    yield from schedule_rules(config.schedule, blocks, METRICS[task.name])
 
 
 def _without_effect(file: str, overrides: Sequence[str]) -> Iterator[str]:

@@ -46,7 +46,7 @@ class OwnBackbone(nn.Module):
 
     def train(self, mode: bool = True) -> "OwnBackbone":
         super().train(mode)
-        self._network[0].training = mode
+        self._network[0].training = self.training  # which a frozen layer keeps
         return self
 
     def _try_out(self, size: int) -> int:

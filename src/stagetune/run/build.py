@@ -18,7 +18,6 @@ from torch import nn
 from stagetune.cache.features import decode
 from stagetune.cache.key import images_key
 from stagetune.cache.store import Store
-from stagetune.config.recipes import expand
 from stagetune.config.schema import Config, DataConfig, LossConfig, ModelConfig, TaskConfig
 from stagetune.config.validate import READ_FROM
 from stagetune.data.centred import Centred
@@ -49,7 +48,7 @@ from stagetune.run.precision import LIGHTNING
 from stagetune.run.pretrained import cache_folder
 from stagetune.run.targets import build, check_target
 from stagetune.run.tracking import build_logger
-from stagetune.schedule.freezing import describe
+from stagetune.schedule.network import CameFrozen, describe
 from stagetune.schedule.plan import Plan
 from stagetune.tasks.classification import ClassificationTask
 from stagetune.tasks.siamese import SiameseTask
@@ -63,9 +62,11 @@ def check_targets(config: Config) -> None:
         problems += check_target("model.network", config.model.network)
     if config.logger.lightning:
         problems += check_target("logger.lightning", config.logger.lightning)
-    for i, stage in enumerate(expand(config.schedule).stages):
+    for i, stage in enumerate(config.schedule.stages):
         if isinstance(stage.lr_scheduler, Mapping):
-            settings = {key: value for key, value in stage.lr_scheduler.items() if key != "interval"}
+            settings = {
+                key: value for key, value in stage.lr_scheduler.items() if key not in ("interval", "frequency")
+            }
             problems += check_target(f"schedule.stages[{i}].lr_scheduler", settings)
     if problems:
         raise ConfigError(problems)
@@ -243,6 +244,10 @@ def build_task(
         head = hidden_head(backbone.out_features, classes, hidden=task.hidden, dropout=task.dropout)
     cost = nn.CrossEntropyLoss(label_smoothing=loss.label_smoothing)
     return ClassificationTask(backbone, head, cost, classes=classes, **shared)
+
+
+def came_frozen(config: Config) -> CameFrozen:
+    return "open" if config.came_frozen == "open" else "hold"
 
 
 def chunks_of(config: Config) -> int:

@@ -12,9 +12,11 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from stagetune.config.schema import CheckpointConfig, mode_of
+from stagetune.config.schema import CheckpointConfig
 from stagetune.schedule.callback import StagedUnfreezing
+from stagetune.schedule.plan import PlannedStage
 from stagetune.schedule.progress import is_best
+from stagetune.schedule.spec import mode_of
 
 BEST = Path("checkpoints") / "best.ckpt"
 LAST = Path("checkpoints") / "last.ckpt"
@@ -51,8 +53,8 @@ class BestCheckpoint(Checkpoint):
     An epoch over cached features is shorter than writing a checkpoint is.
     """
 
-    def __init__(self, path: Path, monitor: str) -> None:
-        self.path, self.monitor = path, monitor
+    def __init__(self, path: Path, monitor: str, unfreezing: StagedUnfreezing) -> None:
+        self.path, self.monitor, self.unfreezing = path, monitor, unfreezing
         self._value: float | None = None
         self._kept: dict[str, Any] | None = None  # the best model, as long as it is not written
 
@@ -68,7 +70,8 @@ class BestCheckpoint(Checkpoint):
         if is_best([*before, value], mode_of(self.monitor) or "max"):
             self._value = value
             if trainer.is_global_zero:
-                self._kept = _model(trainer, pl_module)
+                with self.unfreezing.measured_weights():
+                    self._kept = _model(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.write()
@@ -89,11 +92,10 @@ class LastCheckpoint(Checkpoint):
     which training goes on bit for bit.
     """
 
-    def __init__(
-        self, path: Path, config: CheckpointConfig, unfreezing: StagedUnfreezing, best: BestCheckpoint
-    ) -> None:
-        self.path, self.config, self.unfreezing, self.best = path, config, unfreezing, best
+    def __init__(self, path: Path, config: CheckpointConfig, best: BestCheckpoint) -> None:
+        self.path, self.config, self.best = path, config, best
         self._written = 0.0
+        self._is_due = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._written = time.monotonic()
@@ -106,13 +108,17 @@ class LastCheckpoint(Checkpoint):
         if every is None or not has_stepped or trainer.global_step % every:
             return
         # from a checkpoint behind its last batch, Lightning would skip the epoch's validation; its own comes soon
-        if not trainer.is_last_batch and not trainer.should_stop:
+        if batch_idx + 1 < trainer.num_training_batches and not trainer.should_stop:
             self._write(trainer)
+
+    def on_stage_end(self, trainer: Trainer, pl_module: LightningModule, stage: PlannedStage) -> None:
+        self._is_due = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         is_old = trainer.strategy.broadcast(time.monotonic() - self._written >= self.config.min_seconds)
-        if is_old or trainer.should_stop or self.unfreezing.is_last_epoch(trainer):
+        if is_old or trainer.should_stop or self._is_due:
             self._write(trainer)
+            self._is_due = False
 
     def _write(self, trainer: Trainer) -> None:
         self.best.write()

@@ -6,10 +6,11 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from stagetune.config.schema import mode_of
 from stagetune.errors import TrainingError
 from stagetune.schedule.callback import StagedUnfreezing
+from stagetune.schedule.plan import PlannedStage
 from stagetune.schedule.progress import is_best
+from stagetune.schedule.spec import mode_of
 
 LOST = 1e-3  # a spread so small beside the largest so far has collapsed
 ONE_POINT = 1e-9  # and one so small always has: the differences are float32's rounding
@@ -40,10 +41,9 @@ class CollapseGuard(Callback):
         for name, value in state_dict.items():
             setattr(self, name, value)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.current_epoch == self.unfreezing.began[-1][0]:
-            self._values.clear()
-            self._keep(pl_module)
+    def on_stage_start(self, trainer: Trainer, pl_module: LightningModule, stage: PlannedStage) -> None:
+        self._values.clear()
+        self._keep(pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         spread = float(trainer.callback_metrics["val/spread"])
@@ -65,10 +65,10 @@ class CollapseGuard(Callback):
             )
         self._say(f"{found}; the stage ends here and goes back to its best weights")
         self.collapsed[stage] = epoch
-        pl_module.load_state_dict(self._best)
+        self.unfreezing.go_back(pl_module, self._best)
         trainer.optimizers[0].state.clear()  # what it remembers led here
-        self.unfreezing.end_stage(trainer)
+        self.unfreezing.end_stage()
 
     def _keep(self, module: LightningModule) -> None:
         if self.goes_back:
-            self._best = {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
+            self._best = self.unfreezing.weights(module)

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from stagetune.data.datamodule import Batch
 from stagetune.errors import ConfigError
 from stagetune.schedule.callback import StagedUnfreezing
+from stagetune.schedule.plan import PlannedStage
 
 
 def check_compiler(device: str) -> None:
@@ -27,16 +28,17 @@ class CompiledStages(Callback):
 
     def __init__(self, unfreezing: StagedUnfreezing) -> None:
         self.unfreezing = unfreezing
-        self._compiled: int | None = None  # the stage that is
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.unfreezing.is_within_stage:  # a run that goes on
+            self._compile(pl_module)
+
+    def on_stage_start(self, trainer: Trainer, pl_module: LightningModule, stage: PlannedStage) -> None:
+        self._compile(pl_module)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        if self._compiled != self.unfreezing.stage.index:
-            torch._dynamo.reset()  # torch gives up on a function that was compiled eight times
-            backbone: Any = pl_module.get_submodule("backbone")
-            backbone.compile()
-            self._compiled = self.unfreezing.stage.index
         torch._dynamo.maybe_mark_dynamic(batch.inputs, 0)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -48,4 +50,8 @@ class CompiledStages(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         torch.compiler.set_stance("default")
         pl_module.get_submodule("backbone")._compiled_call_impl = None
-        self._compiled = None
+
+    def _compile(self, pl_module: LightningModule) -> None:
+        torch._dynamo.reset()  # torch gives up on a function that was compiled eight times
+        backbone: Any = pl_module.get_submodule("backbone")
+        backbone.compile()

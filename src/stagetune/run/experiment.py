@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from stagetune.cache.callback import FeatureCaching
 from stagetune.cache.store import Store
-from stagetune.config.schema import Config, mode_of
+from stagetune.config.schema import Config
 from stagetune.data.datamodule import StagedData
 from stagetune.errors import Interrupted, Pruned, ResultError, StagetuneError
 from stagetune.models.weights import Weights, load_into
@@ -26,6 +26,7 @@ from stagetune.run.build import (
     build_store,
     build_task,
     build_trainer,
+    came_frozen,
     card_of,
     check_exact,
     check_targets,
@@ -50,9 +51,10 @@ from stagetune.run.stage_reports import StageReports, report_of
 from stagetune.run.tracking import Tracking, track_result
 from stagetune.run.words import SPLIT_WORDS, cache_words, data_words, training_words
 from stagetune.schedule.callback import StagedUnfreezing
-from stagetune.schedule.freezing import describe
+from stagetune.schedule.network import describe
 from stagetune.schedule.plan import Plan, check_same_plan
 from stagetune.schedule.resolve import make_plan
+from stagetune.schedule.spec import mode_of
 from stagetune.schedule.table import count_words, plan_table, plan_text
 from stagetune.tasks.siamese import SiameseTask
 from stagetune.tasks.staged_task import StagedTask
@@ -180,7 +182,7 @@ class _Run:
             card = {**last["stagetune"], "config": asdict(config)}
         result.weights["used"] = card["weights"]
         task = build_task(config, backbone, len(data.source.classes), card, data.pairs)
-        plan = make_plan(config.schedule, describe(task))
+        plan = make_plan(config.schedule, describe(task, came_frozen=came_frozen(config)))
         check_exact(plan, task)
         if last and not config.resume_with_new_schedule:
             check_same_plan(last["callbacks"][StagedUnfreezing.__name__]["plan"], plan)
@@ -212,10 +214,15 @@ class _Run:
         self, task: StagedTask, data: StagedData, plan: Plan, store: Store, *, resume_from: Path | None
     ) -> None:
         config, result = self.config, self.result
-        unfreezing = StagedUnfreezing(config.schedule, resume_with_new_schedule=config.resume_with_new_schedule)
+        unfreezing = StagedUnfreezing(
+            config.schedule,
+            came_frozen=came_frozen(config),
+            ema=config.ema,
+            resume_with_new_schedule=config.resume_with_new_schedule,
+        )
         recorder = Recorder(unfreezing, self.run_dir / "metrics.csv" if config.logger.csv and self.writes else None)
         caching = FeatureCaching(unfreezing, data, store, config.cache, self.run_dir / "cache.json")
-        reports = StageReports(unfreezing)
+        reports = StageReports()
         watchers: list[Callback] = [reports] if isinstance(task, SiameseTask) else []
         goes_back = config.task.on_collapse == "go_back"
         guard = CollapseGuard(
@@ -225,7 +232,7 @@ class _Run:
             watchers.append(guard)
         if config.sweep.trial is not None:
             watchers.append(self._pruning(unfreezing, config.sweep.trial))
-        best = BestCheckpoint(self.run_dir / BEST, config.task.monitor)
+        best = BestCheckpoint(self.run_dir / BEST, config.task.monitor, unfreezing)
         trainer = build_trainer(
             config,
             precision=result.precision,
@@ -236,11 +243,11 @@ class _Run:
                 SeededBatches(config.seed),
                 LeftoverBatches(),
                 recorder,
-                Tracking(unfreezing, asdict(config)),
+                Tracking(asdict(config)),
                 *watchers,
                 StageLines(self.screen, unfreezing, config.task.monitor),
                 best,
-                LastCheckpoint(self.run_dir / LAST, config.checkpoint, unfreezing, best),
+                LastCheckpoint(self.run_dir / LAST, config.checkpoint, best),
             ],
             run_dir=self.run_dir,
         )

@@ -3,8 +3,8 @@
 import torch
 
 from stagetune.config.schema import Config
-from stagetune.run.build import build_network, build_task, check_targets
-from stagetune.schedule.freezing import describe
+from stagetune.run.build import build_network, build_task, came_frozen, check_targets
+from stagetune.schedule.network import describe
 from stagetune.schedule.plan import Plan
 from stagetune.schedule.resolve import make_plan
 
@@ -16,4 +16,4 @@ def plan_of(config: Config) -> Plan:
     check_targets(config)
     with torch.device("meta"):  # shapes without memory
         task = build_task(config, build_network(config.model, config.data.image_size), CLASSES, {})
-    return make_plan(config.schedule, describe(task))
+    return make_plan(config.schedule, describe(task, came_frozen=came_frozen(config)))

@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from stagetune.errors import Pruned
 from stagetune.schedule.callback import StagedUnfreezing
+from stagetune.schedule.plan import PlannedStage
 
 FILE, NAME = "study.db", "study"
 STARTUP = 4  # trials before the first is pruned: a median of fewer says little
@@ -38,10 +39,7 @@ class StagePruning(Callback):
         self.unfreezing, self.monitor = unfreezing, monitor
         self._folder, self._number = folder, number
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        stage = self.unfreezing.stage
-        if not self.unfreezing.is_last_epoch(trainer):
-            return
+    def on_stage_end(self, trainer: Trainer, pl_module: LightningModule, stage: PlannedStage) -> None:
         value = float(trainer.callback_metrics[self.monitor])
         is_worse = trainer.is_global_zero and self._report(stage.index, value)
         if trainer.strategy.broadcast(is_worse) and stage is not self.unfreezing.plan.stages[-1]:

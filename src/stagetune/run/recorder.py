@@ -15,7 +15,7 @@ from stagetune.data.datamodule import Batch
 from stagetune.errors import TrainingError
 from stagetune.report.metrics import Row, write_metrics
 from stagetune.schedule.callback import StagedUnfreezing
-from stagetune.schedule.plan import NO_DECAY
+from stagetune.schedule.plan import NO_DECAY, PlannedStage
 
 FloatArray = npt.NDArray[np.floating[Any]]
 RATE_POINTS = 20  # per epoch
@@ -54,12 +54,16 @@ class Recorder(Callback):
         self._figures = {name: list(values) for name, values in state_dict["figures"].items()}
 
     def stage_records(self) -> list[dict[str, Any]]:
-        """The stages begun so far, as result.json lists them."""
+        """The stages of which an epoch is over, as result.json lists them."""
         records: list[dict[str, Any]] = []
         if not self._tallies:
             return records
         plan = self.unfreezing.plan
-        for stage, (start_epoch, _), tally in zip(plan.stages, self.unfreezing.began, self._tallies, strict=False):
+        for stage, (start_epoch, _), tally in zip(
+            plan.stages, self.unfreezing.stage_starts, self._tallies, strict=False
+        ):
+            if not tally["epochs"]:
+                break
             trained = tally["train_seconds"]
             records.append(
                 {
@@ -93,8 +97,11 @@ class Recorder(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._losses, self._figures, self._samples, self._seconds = [], {}, 0, 0.0
         self._began = time.monotonic()
-        if trainer.current_epoch == self.unfreezing.began[-1][0]:
-            reset_peak_memory(pl_module.device)
+
+    def on_stage_start(self, trainer: Trainer, pl_module: LightningModule, stage: PlannedStage) -> None:
+        keys = ("epochs", "steps", "samples", "train_seconds", "seconds", "peak_memory_mb")
+        self._tallies.append({**dict.fromkeys(keys, 0), "val": {}})
+        reset_peak_memory(pl_module.device)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
@@ -130,12 +137,9 @@ class Recorder(Callback):
         self.rows.append({"epoch": epoch, "stage": stage.name, "step": trainer.global_step, **measured, **rates})
         if self.metrics_file:
             write_metrics(self.rows, self.metrics_file)
-        if len(self._tallies) < len(self.unfreezing.began):
-            keys = ("epochs", "steps", "samples", "train_seconds", "seconds", "peak_memory_mb")
-            self._tallies.append(dict.fromkeys(keys, 0))
         tally = self._tallies[-1]
         tally["epochs"] += 1
-        tally["steps"] = trainer.global_step - self.unfreezing.began[-1][1]
+        tally["steps"] = trainer.global_step - self.unfreezing.stage_starts[-1][1]
         tally["samples"] += self._samples
         tally["train_seconds"] += self._seconds + self._batches_ended - self._began
         tally["seconds"] += self._seconds + time.monotonic() - self._began

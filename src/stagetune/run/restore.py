@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from stagetune.config.convert import typed
 from stagetune.config.schema import Config
-from stagetune.errors import WeightsError
+from stagetune.config.validate import read_config
+from stagetune.errors import ConfigError, WeightsError
 from stagetune.run.build import build_network, build_task
 from stagetune.tasks.staged_task import StagedTask
 
@@ -21,10 +21,12 @@ def load_task(path: str | Path) -> tuple[StagedTask, Config, dict[str, Any]]:
         raise WeightsError(
             f"{path}: is not a checkpoint of this project ({error}); give a run's checkpoints/best.ckpt"
         ) from error
-    problems: list[str] = []
-    config: Config = typed(Config, card["config"], "", problems)
-    if problems:
-        raise WeightsError(f"{path}: was made by another version of this project: {'; '.join(problems)}")
+    try:
+        config = read_config(card["config"])
+    except ConfigError as error:
+        raise WeightsError(
+            f"{path}: was made by another version of this project: {'; '.join(error.problems)}"
+        ) from error
     backbone = build_network(config.model, config.data.image_size)
     task = build_task(config, backbone, len(card["classes"]), card)
     task.load_state_dict(state)

@@ -74,15 +74,15 @@ class StageLines(Callback):
             self._task = self._progress.add_task(self._description(trainer), total=total, completed=done)
             self._progress.start()
         self._began = time.monotonic()
-        stage = self.unfreezing.stage
-        if self.unfreezing.began[-1] != (trainer.current_epoch, trainer.global_step):
+        if self.unfreezing.is_within_stage:
+            stage = self.unfreezing.stage
             self.screen.line(self._number(stage), f"{stage.name}: goes on in epoch {trainer.current_epoch + 1}")
 
+    def on_stage_start(self, trainer: Trainer, pl_module: LightningModule, stage: PlannedStage) -> None:
+        self._began = time.monotonic()
+        self.screen.line(self._number(stage), self._opening(stage))
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        stage = self.unfreezing.stage
-        if trainer.current_epoch == self.unfreezing.began[-1][0]:
-            self._began = time.monotonic()
-            self.screen.line(self._number(stage), self._opening(stage))
         if self._progress:
             self._progress.update(self._task, description=self._description(trainer))
 
@@ -90,10 +90,9 @@ class StageLines(Callback):
         if self._progress:
             self._progress.advance(self._task)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.unfreezing.is_last_epoch(trainer):
-            value = float(trainer.callback_metrics[self.monitor])
-            self.screen.line("", f"{self.monitor} {value:.4f} after {time.monotonic() - self._began:.0f} s")
+    def on_stage_end(self, trainer: Trainer, pl_module: LightningModule, stage: PlannedStage) -> None:
+        value = float(trainer.callback_metrics[self.monitor])
+        self.screen.line("", f"{self.monitor} {value:.4f} after {time.monotonic() - self._began:.0f} s")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop()

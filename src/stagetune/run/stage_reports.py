@@ -7,15 +7,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from stagetune.evaluation.retrieval import retrieval
 from stagetune.evaluation.verification import accuracy_over_folds, report
 from stagetune.models.distances import measure
-from stagetune.schedule.callback import StagedUnfreezing
+from stagetune.schedule.plan import PlannedStage
 from stagetune.tasks.siamese import SiameseTask
 
 
 class StageReports(Callback):
     """Reports of validation by the stage's name; they travel in the checkpoint."""
 
-    def __init__(self, unfreezing: StagedUnfreezing) -> None:
-        self.unfreezing = unfreezing
+    def __init__(self) -> None:
         self.reports: dict[str, dict[str, Any]] = {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -24,10 +23,9 @@ class StageReports(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.reports = state_dict["reports"]
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_stage_end(self, trainer: Trainer, pl_module: LightningModule, stage: PlannedStage) -> None:
         assert isinstance(pl_module, SiameseTask)
-        if self.unfreezing.is_last_epoch(trainer):
-            self.reports[self.unfreezing.stage.name] = report_of(pl_module, pl_module.threshold.item())
+        self.reports[stage.name] = report_of(pl_module, pl_module.threshold.item())
 
 
 def report_of(task: SiameseTask, threshold: float) -> dict[str, Any]:

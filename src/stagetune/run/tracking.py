@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
 from stagetune.report.collect import SWEEP_FILE
 from stagetune.report.result import RunResult
 from stagetune.run.targets import build
-from stagetune.schedule.callback import StagedUnfreezing
+from stagetune.schedule.plan import PlannedStage
 
 RUN_FILE = "mlflow.json"  # the run of the tracker that a run directory belongs to, so that it goes on there
 ARTIFACTS = ("result.json", "plan.txt", "config.yaml", "metrics.csv", "figures")
@@ -50,17 +50,16 @@ def _begun(settings: Mapping[str, Any], folder: Path, name: str, tags: Mapping[s
 class Tracking(Callback):
     """Tells trackers the configuration, and MLflow which stage is being trained."""
 
-    def __init__(self, unfreezing: StagedUnfreezing, config: Mapping[str, Any]) -> None:
-        self.unfreezing, self.config = unfreezing, config
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config = config
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for logger in trainer.loggers:
             logger.log_hyperparams(dict(self.config))
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.current_epoch == self.unfreezing.began[-1][0]:
-            for logger in trainer.loggers:
-                _tag(logger, stage=self.unfreezing.stage.name)
+    def on_stage_start(self, trainer: Trainer, pl_module: LightningModule, stage: PlannedStage) -> None:
+        for logger in trainer.loggers:
+            _tag(logger, stage=stage.name)
 
 
 def track_result(logger: Logger, result: RunResult, run_dir: Path) -> None:

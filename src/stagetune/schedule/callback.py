@@ -1,188 +1,364 @@
 """`StagedUnfreezing`: applies the plan wherever training begins or continues."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from stagetune.config.presets import as_schedule
-from stagetune.config.schema import Schedule, Stage
 from stagetune.errors import ScheduleError
-from stagetune.schedule.freezing import Blocks, describe, open_only
-from stagetune.schedule.lr_schedulers import bring_lr_scheduler
-from stagetune.schedule.param_groups import carry_over, regroup, set_rates, settings_of
+from stagetune.schedule import neighbours
+from stagetune.schedule.average import Average
+from stagetune.schedule.epochs import Epochs, epoch_of
+from stagetune.schedule.events import EpochEnd, announce, leave, take_place
+from stagetune.schedule.freezing import Freezing
+from stagetune.schedule.gradients import Anchor, RelativeGradientNorms
+from stagetune.schedule.groups import carry_over, regroup, set_rates, settings_of
+from stagetune.schedule.load import Given, load_schedule
+from stagetune.schedule.lr_schedulers import build_lr_scheduler, plateau_frequency, try_out
+from stagetune.schedule.network import Blocks, CameFrozen, network_of
 from stagetune.schedule.plan import Plan, PlannedStage, check_same_plan
-from stagetune.schedule.progress import is_best
 from stagetune.schedule.resolve import make_plan
-from stagetune.schedule.trainer_rules import check_strategy, check_trainer
+from stagetune.schedule.trial import try_stages
+from stagetune.schedule.watch import Watch, Weights
 
 
 class StagedUnfreezing(Callback):
-    """Opens and freezes blocks of `module.backbone` and sets their rates, stage by stage.
+    """Opens and freezes blocks of a module's backbone and sets their rates, stage by stage.
 
-    `schedule` is a schedule, a list of stages, the name of a preset or the path of a YAML file. `blocks` names the
-    backbone's blocks in forward order, by default its `blocks` or its layers. `monitor` is the metric that stages
-    look at; `mode` says whether `min` or `max` is good, if its name does not. Raises `ScheduleError` as fitting
-    begins for what cannot be done.
+    The plan is made as fitting begins, over the parameters and layers that the module has by then, as objects. While
+    training runs, other callbacks are told of each stage by `on_stage_start` and `on_stage_end`. Afterwards all of
+    the module's `requires_grad` and modes are what they were.
+
+    Args:
+        schedule: what `load_schedule` takes: a preset's name, a path, stages, a mapping, a schedule.
+        blocks: the backbone's blocks in forward order, see `network_of`; by default its `blocks` or its layers.
+        backbone: the attribute of the module that is its pretrained part, such as model.encoder.
+        came_frozen: `hold` or `open` blocks of which every parameter came frozen.
+        monitor: the metric that stages look at, instead of the schedule's.
+        mode: `min` or `max`, which of its values are good, if its name does not say.
+        ema: decay of an average of the open parameters, such as 0.999, which validation, checkpoints, `restore_best`
+            and the fitted module use; None for none.
+        resume_with_new_schedule: go on although the checkpoint was trained by another schedule.
+
+    Raises:
+        ScheduleError: here and as fitting begins, for what cannot be done.
+
+    >>> StagedUnfreezing("staged").schedule.name
+    'staged'
     """
 
-    plan: Plan  # from `setup` on
+    plan: Plan  # from `on_fit_start` on
 
     def __init__(
         self,
-        schedule: Schedule | Sequence[Stage] | str | Path,
+        schedule: Given,
         *,
         blocks: Blocks | Sequence[str] | None = None,
+        backbone: str = "backbone",
+        came_frozen: CameFrozen = "hold",
         monitor: str | None = None,
         mode: str | None = None,
+        ema: float | None = None,
         resume_with_new_schedule: bool = False,
     ) -> None:
-        self.schedule = as_schedule(schedule, monitor, mode)
-        self.blocks, self.accepts_new_schedule = blocks, resume_with_new_schedule
-        self.began: list[tuple[int, int]] = []  # epoch and optimizer step at which each stage so far began
-        self._values: dict[int, float] = {}  # the monitored metric in each epoch of the stage
-        self._best: dict[str, Tensor] | None = None  # the weights to go back to at the end of the stage
-        self._cuts_epoch = False
-        self._is_ended = False  # by somebody else, whatever the plan says
+        self.schedule = load_schedule(schedule, monitor=monitor, mode=mode)
+        self.blocks, self.backbone, self.came_frozen = blocks, backbone, came_frozen
+        if ema is not None and not 0 < ema < 1:
+            raise ScheduleError(f"ema={ema}: is the share that each step keeps; give a number between 0 and 1")
+        self.ema, self.accepts_new_schedule = ema, resume_with_new_schedule
+        self.stage_starts: list[tuple[int, int]] = []  # epoch and optimizer step at which each stage so far began
+        self._is_ended = False  # whether the current stage's end has been announced
+        self._ends_early = False  # whether somebody has ended it, whatever the plan says
+        self._watch, self._norms, self._epochs = Watch(), RelativeGradientNorms(), Epochs()
+        self._end = EpochEnd(self._end_epoch)
+        self._freezing: Freezing | None = None  # while a fit is running
+        self._average: Average | None = None
+        self._anchor: Anchor | None = None
         self._resumed: dict[str, Any] | None = None  # the checkpoint, until training goes on from it
+
+    # ------------------------------------------------------------------------------------------- for other callbacks
 
     @property
     def stage(self) -> PlannedStage:
-        """The stage that is being trained."""
-        return self.plan.stages[len(self.began) - 1]
+        """The stage that is being trained, or was last."""
+        return self.plan.stages[len(self.stage_starts) - 1]
 
-    def is_last_epoch(self, trainer: Trainer) -> bool:
-        """Whether the stage is over when the current epoch is; known at its end."""
-        return self._is_over(trainer.current_epoch + 1, trainer.global_step)
+    @property
+    def is_within_stage(self) -> bool:
+        """Whether a stage has begun and not ended; also behind a restart, which does not begin it again."""
+        return bool(self.stage_starts) and not self._is_ended
 
-    def end_stage(self, trainer: Trainer) -> None:
-        """Let the stage be over when the current epoch is, whatever its length; to be called at the epoch's end."""
-        self._is_ended = True
-        trainer.should_stop |= self.stage is self.plan.stages[-1]
+    def end_stage(self) -> None:
+        """Let the stage be over when the current epoch is, whatever its length."""
+        self._ends_early = True
+
+    @contextmanager
+    def measured_weights(self) -> Iterator[None]:
+        """Within, the module has the weights that validation measures: averages, where there are any."""
+        if self._average is None:
+            yield
+        else:
+            with self._average.applied():
+                yield
+
+    def weights(self, pl_module: LightningModule) -> Weights:
+        """A copy of those weights, on the CPU."""
+        with self.measured_weights():
+            return {name: tensor.detach().cpu().clone() for name, tensor in pl_module.state_dict().items()}
+
+    def go_back(self, pl_module: LightningModule, weights: Weights) -> None:
+        """Let the module have such weights again; an average begins anew from them."""
+        pl_module.load_state_dict(weights)
+        if self._average:
+            self._average.restart()
+
+    # ------------------------------------------------------------------------------------------------- before a fit
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
-            check_strategy(trainer)
-            self.plan = make_plan(self.schedule, describe(pl_module, self.blocks))
-
-    def state_dict(self) -> dict[str, Any]:
-        state = {"began": self.began, "values": self._values, "best": self._best, "is_ended": self._is_ended}
-        return {"plan": self.plan.as_data(), **state}
+            neighbours.check_strategy(trainer)
+            neighbours.check_callbacks(trainer, self)
+            take_place(trainer, self, self._end)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if trainer.state.fn != TrainerFn.FITTING:
-            return  # validate() between two fits does not move training
-        state = checkpoint["callbacks"].get(self.state_key)
-        if state is None:
-            raise ScheduleError("the checkpoint was made without StagedUnfreezing; load its weights and start anew")
-        is_new = state["plan"] != self.plan.as_data()
-        if is_new and not (self.accepts_new_schedule and len(state["began"]) <= len(self.plan.stages)):
-            check_same_plan(state["plan"], self.plan)
-        self.began = [(epoch, step) for epoch, step in state["began"]]
-        self._values, self._best, self._is_ended = dict(state["values"]), state["best"], state["is_ended"]
-        self._resumed = {**checkpoint, "new_schedule": is_new}
+        if trainer.state.fn == TrainerFn.FITTING:  # validate() between two fits does not move training
+            state = checkpoint["callbacks"].get(self.state_key)
+            if state is None:
+                raise ScheduleError(
+                    "the checkpoint was made without StagedUnfreezing; load its weights and start anew"
+                )
+            self._resumed = {**checkpoint, "ours": state}
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        check_trainer(trainer, self.plan)
-        (optimizer,) = trainer.optimizers
-        regroup(optimizer, pl_module, self.plan)
+    def on_fit_start(self, trainer: Any, pl_module: LightningModule) -> None:
+        optimizer = neighbours.check_optimizer(trainer, pl_module)
+        network = network_of(pl_module, self.blocks, backbone=self.backbone, came_frozen=self.came_frozen)
+        plan = make_plan(self.schedule, network.model)
+        self.plan = plan.shortened(int(trainer.fast_dev_run)) if trainer.fast_dev_run else plan
+        neighbours.check_plan(trainer, self.plan)
+        self._freezing = Freezing(network)
+        regroup(optimizer, network, self.plan)
         self._given = settings_of(optimizer)
-        if self._resumed and self._resumed["new_schedule"]:
-            states = self._resumed["optimizer_states"]  # the very list that Lightning is about to load
-            states[0] = carry_over(states[0], optimizer)
-        is_new = self._resumed is not None and self._resumed["new_schedule"]  # earlier stages had other lengths
-        trainer.fit_loop.max_epochs = -1 if self.plan.epochs is None or is_new else self.plan.epochs
+        self._average = Average(network.parameters, self.ema) if self.ema else None
+        self._anchor = Anchor(network.parameters, self.plan)
+        self._epochs.begin_fit(trainer, self.plan)
+        if self._resumed:
+            self._take_up(self._resumed, optimizer)
+        elif trainer.global_step == 0:
+            self.stage_starts, self._is_ended, self._ends_early = [], False, False
+            self._watch.begin()
+        if self._is_complete:  # nothing is left to train
+            loops = self._resumed["loops"]["fit_loop"] if self._resumed else None
+            self._epochs.end_training(trainer, loops and loops["epoch_progress"]["current"]["processed"])
+            self._finish(pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._resumed is None and trainer.global_step == 0:
-            self.began, self._values, self._best, self._is_ended = [], {}, None, False
-        epochs: Any = trainer.fit_loop.epoch_progress.current
-        is_within_epoch = epochs.ready > epochs.processed  # a restart there gets no on_train_epoch_start
-        is_over = bool(self.began) and self._is_over(trainer.current_epoch, trainer.global_step)
-        if is_over and is_within_epoch and self.stage.steps is not None:
-            raise ScheduleError(f"the checkpoint is from the last step of stage {self.stage.name}; take another one")
-        if not self.began or (is_over and not is_within_epoch):
-            self._begin_next(trainer, pl_module)
-        else:
-            self._apply(trainer, pl_module)
+        self._rehearse(trainer, pl_module)
+        loop = trainer.fit_loop
+        if loop.restarted_mid_epoch or loop.restarted_on_epoch_end:  # no on_train_epoch_start will come
+            is_over = self.is_within_stage and self.stage.steps is not None and self._is_over(trainer)
+            done = self._epochs.go_on(trainer, is_over)
+            if done is not None or not self._begin_next_if_over(trainer, pl_module):
+                self._apply(trainer)
+            if done is not None:
+                self._epochs.begin(trainer, self.stage, self._steps_left(trainer), done)
+        elif self.is_within_stage:
+            self._apply(trainer)
         self._resumed = None
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._is_over(trainer.current_epoch, trainer.global_step):
-            self._begin_next(trainer, pl_module)
-        elif not self.stage.target:
-            self._bring_scheduler(trainer)  # what validation said may have lowered the rates
+    def _rehearse(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Build or try out all that any stage will need, so that nothing is left to fail later."""
+        lengths = self._epochs.begin_training(trainer, self.plan)
+        neighbours.check_steps(trainer, self.plan, lambda epoch: self._epochs.steps_in(trainer, epoch))
+        for stage, length in zip(self.plan.stages, lengths, strict=True):
+            try_out(stage, trainer.optimizers[0], length)
+        assert self._freezing is not None
+        try_stages(trainer, pl_module, self._freezing, self.plan)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        if self.stage.steps is not None and not trainer.should_stop and self.is_last_epoch(trainer):
-            trainer.should_stop = self._cuts_epoch = True  # Lightning validates and ends the epoch here
+    # -------------------------------------------------------------------------------------------------- while it runs
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._begin_next_if_over(trainer, pl_module) and not self.stage.target:
+            self._bring_scheduler(trainer)  # what validation said may have lowered the rates
+        self._epochs.begin(trainer, self.stage, self._steps_left(trainer))
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._epochs.is_unsaid(trainer) and batch_idx == 0:
+            self._epochs.begin(trainer, self.stage, self._steps_left(trainer))
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        if self.stage.l2_sp and self._anchor:
+            self._anchor.pull(self.stage.l2_sp)
+        if self.stage.lr_scale and self._norms.measure(optimizer, epoch_of(trainer)):
+            self._bring_scheduler(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._average:
+            self._average.update(trainer.global_step)
+        self._epochs.batch_ends(trainer, batch_idx + 1)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._average and trainer.state.fn == TrainerFn.FITTING:
+            self._average.apply()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            self._record(trainer, pl_module)
+        if trainer.state.fn == TrainerFn.FITTING:
+            stage = None if trainer.sanity_checking else self.stage
+            if self._watch.after_validation(trainer, stage, lambda: self.weights(pl_module)):
+                self._step_plateau(trainer)
+            if self._average:
+                self._average.withdraw()
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.enable_validation:
-            self._record(trainer, pl_module)
-        value = self._values.get(trainer.current_epoch)
-        for config in trainer.lr_scheduler_configs:
-            if isinstance(config.scheduler, ReduceLROnPlateau) and value is not None:
-                config.scheduler.step(value)
-        if self._cuts_epoch:
-            trainer.should_stop = self._cuts_epoch = False
-        if self.stage is self.plan.stages[-1] and self.is_last_epoch(trainer):
-            trainer.should_stop = True
+    def _end_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What is due behind an epoch, once all of its metrics are logged and before it is written."""
+        is_whole = self._epochs.is_whole
+        if self._watch.after_epoch(trainer, self.stage, lambda: self.weights(pl_module), is_whole=is_whole):
+            self._step_plateau(trainer)
+        self._epochs.end(trainer)
+        self._end_if_over(trainer, pl_module)
+        if self._is_complete:
+            self._epochs.end_training(trainer)
+        elif is_whole:
+            self._watch.check_later(trainer, self.plan.stages[len(self.stage_starts) :])
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._best is not None and self._is_over(trainer.current_epoch, trainer.global_step):
-            pl_module.load_state_dict(self._best)
+        self._finish(pl_module)
 
-    def _is_over(self, epoch: int, step: int) -> bool:
-        first_epoch, first_step = self.began[-1]
-        return self._is_ended or self.stage.is_over(
-            epoch - first_epoch, step - first_step, list(self._values.values())
-        )
+    # ------------------------------------------------------------------------------------- behind it, however it ends
 
-    def _record(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the metric that the stage looks at and, where it may go back to them, the best weights."""
-        if not self.stage.is_watched:
-            return
-        if self.stage.monitor not in trainer.callback_metrics:
-            measured = ", ".join(sorted(trainer.callback_metrics)) or "none"
-            raise ScheduleError(f"stage {self.stage.name} looks at {self.stage.monitor}, measured are: {measured}")
-        value = float(trainer.callback_metrics[self.stage.monitor])
-        self._values[trainer.current_epoch] = trainer.strategy.broadcast(value)
-        if self.stage.restore_best and is_best(list(self._values.values()), str(self.stage.mode)):
-            self._best = {name: tensor.detach().cpu().clone() for name, tensor in pl_module.state_dict().items()}
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self._average:
+            self._average.withdraw()
+        self._release(trainer)
 
-    def _begin_next(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if len(self.began) == len(self.plan.stages):
-            trainer.should_stop = True  # the checkpoint is from the very end
-            return
-        self.began.append((trainer.current_epoch, trainer.global_step))
-        if self._best is not None:
-            pl_module.load_state_dict(self._best)
-        self._values, self._best, self._resumed, self._is_ended = {}, None, None, False
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self._release(trainer)
+
+    def _release(self, trainer: Trainer) -> None:
+        """Leave nothing of ours on module and trainer."""
+        leave(trainer, self._end)
+        self._epochs.end_fit(trainer)
+        if self._freezing is not None:
+            self._freezing.release()
+        self._freezing = self._resumed = None
+
+    def state_dict(self) -> dict[str, Any]:
+        if self._anchor is None:  # no fit has begun
+            return {}
+        return {
+            "plan": self.plan.as_data(),
+            "stage_starts": self.stage_starts,
+            "is_ended": self._is_ended,
+            "ends_early": self._ends_early,
+            "norms": self._norms.state_dict(),
+            "anchor": self._anchor.weights,
+            "average": self._average.state_dict() if self._average else None,
+            **self._watch.state_dict(),
+        }
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self._average and "state_dict" in checkpoint:  # the averages are the model, as in validation
+            self._average.put_into(checkpoint["state_dict"], pl_module)
+
+    def _take_up(self, checkpoint: dict[str, Any], optimizer: Optimizer) -> None:
+        """Go on where a checkpoint was written."""
+        state, states = checkpoint["ours"], checkpoint["optimizer_states"]
+        is_new = checkpoint["is_new"] = state["plan"] != self.plan.as_data()
+        if is_new and not (self.accepts_new_schedule and len(state.get("stage_starts", [])) <= len(self.plan.stages)):
+            check_same_plan(state["plan"], self.plan)
+        if is_new:
+            states[0] = carry_over(states[0], optimizer)  # in the very list that Lightning is about to load
+        self.stage_starts = [(epoch, step) for epoch, step in state["stage_starts"]]
+        self._is_ended, self._ends_early = state["is_ended"], state["ends_early"]
+        self._watch.load_state_dict(state)
+        self._norms.load_state_dict(state["norms"])
+        if self._anchor:
+            self._anchor.load(state["anchor"])
+        if self._average and state["average"] is not None:
+            self._average.load_state_dict(state["average"])
+
+    # -------------------------------------------------------------------------------------------- from stage to stage
+
+    @property
+    def _is_complete(self) -> bool:
+        """Whether the last stage has ended."""
+        return self._is_ended and len(self.stage_starts) == len(self.plan.stages)
+
+    def _is_over(self, trainer: Trainer) -> bool:
+        first_epoch, first_step = self.stage_starts[-1]
+        epochs, steps = epoch_of(trainer) - first_epoch, trainer.global_step - first_step
+        return self._ends_early or self.stage.is_over(epochs, steps, self._watch.values)
+
+    def _steps_left(self, trainer: Trainer) -> int:
+        return (self.stage.steps or 0) - (trainer.global_step - self.stage_starts[-1][1])
+
+    def _end_if_over(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.is_within_stage and self._is_over(trainer):
+            self._is_ended = True
+            announce("on_stage_end", trainer, pl_module, self.stage)
+
+    def _begin_next_if_over(self, trainer: Trainer, pl_module: LightningModule) -> bool:
+        """Begin the next stage if there is none, or the current one is over; whether it did."""
+        self._end_if_over(trainer, pl_module)
+        if self.is_within_stage or self._is_complete:
+            return False
+        self.stage_starts.append((epoch_of(trainer), trainer.global_step))
+        if self._watch.best is not None:
+            self.go_back(pl_module, self._watch.best)
+        self._watch.begin()
+        self._norms.begin()
+        self._is_ended, self._ends_early, self._resumed = False, False, None
         if self.stage.optimizer_state == "reset":
             trainer.optimizers[0].state.clear()
-        self._apply(trainer, pl_module)
+        self._apply(trainer)
+        announce("on_stage_start", trainer, pl_module, self.stage)
+        return True
 
-    def _apply(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _apply(self, trainer: Trainer) -> None:
         """Make model, optimizer and learning-rate scheduler what the stage says; may be repeated."""
-        open_only(pl_module, set(self.stage.open), self.stage.batch_norm, self.blocks)
+        assert self._freezing is not None
+        self._freezing.network.check_complete()
+        self._freezing.open_only(set(self.stage.open), self.stage.batch_norm)
+        if self._average:
+            self._average.open_only(set(self.stage.open), trainer.global_step)
         if isinstance(trainer.strategy, DDPStrategy):  # its reducer knows only what was trainable when it wrapped
             trainer.strategy.model = trainer.strategy.lightning_module
             trainer.strategy.configure_ddp()
-        if self._resumed and self.stage.target and not self._resumed["new_schedule"]:
+        if self._resumed and self.stage.target and not self._resumed["is_new"]:
             self._bring_scheduler(trainer, self._resumed["lr_schedulers"][0])
         else:
             set_rates(trainer.optimizers[0], self._given, self.stage)
             self._bring_scheduler(trainer)
 
     def _bring_scheduler(self, trainer: Trainer, saved: dict[str, Any] | None = None) -> None:
-        bring_lr_scheduler(trainer, self.stage, self.began[-1][1], lambda: list(self._values.values()), saved)
+        first_epoch, first_step = self.stage_starts[-1]
+        config = build_lr_scheduler(
+            self.stage,
+            trainer.optimizers[0],
+            self._epochs.length(trainer, self.stage, first_epoch),
+            done=trainer.global_step - first_step,
+            values=lambda: self._watch.values,
+            scale_of=self._norms.of if self.stage.lr_scale else None,
+            saved=saved,
+        )
+        trainer.strategy.lr_scheduler_configs = [config]
+
+    def _step_plateau(self, trainer: Trainer) -> None:
+        if len(self._watch.values) % plateau_frequency(self.stage) == 0:
+            for config in trainer.lr_scheduler_configs:
+                if isinstance(config.scheduler, ReduceLROnPlateau):
+                    config.scheduler.step(self._watch.values[-1])
+
+    def _finish(self, pl_module: LightningModule) -> None:
+        """Let the module have the weights that training ends with."""
+        if self._is_complete and self._watch.best is not None:
+            self.go_back(pl_module, self._watch.best)
+        if self._average:
+            self._average.apply()

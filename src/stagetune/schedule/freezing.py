@@ -1,106 +1,92 @@
-"""Freezing that holds: what is frozen takes no gradient and stays in eval mode whatever calls `train()`."""
+"""Freezing that holds: what is frozen takes no gradient and stays in eval mode whoever calls `train()`."""
 
-from collections.abc import Iterator, Mapping, Sequence, Set
-from functools import partial
+from collections.abc import Iterator, Set
+from weakref import WeakSet
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from stagetune.config.schema import HEAD
-from stagetune.errors import ScheduleError, did_you_mean
-from stagetune.schedule.model import Model, Parameter
+from stagetune.schedule.network import Network
 
-Blocks = Mapping[str, Sequence[str]]  # each block of the backbone, in forward order, with the names of its layers
+_train = nn.Module.train
+_frozen: WeakSet[nn.Module] = WeakSet()  # layers that a fit holds in eval mode
 
 
-def blocks_of(module: nn.Module, given: Blocks | Sequence[str] | None = None) -> Blocks:
-    """The blocks of `module.backbone`: those given, else its own `blocks`, else each of its layers.
+class Freezing:
+    """Opens and freezes a network for as long as a fit lasts, and puts everything back behind it.
 
-    Raises `ScheduleError` for a module without a backbone, and for layers that it does not have.
+    Nothing is replaced or hooked on the module, so that copies of it are free: what holds a frozen layer in eval
+    mode is `nn.Module.train`, which knows those layers while a fit is running.
+
+    Args:
+        network: whose parameters and layers; their `requires_grad` and modes are what `release` goes back to.
     """
-    backbone = getattr(module, "backbone", None)
-    if not isinstance(backbone, nn.Module):
-        raise ScheduleError(f"{type(module).__name__} has no backbone; name its pretrained part self.backbone")
-    if given is None:
-        given = getattr(backbone, "blocks", None)
-    if not isinstance(given, Mapping):
-        names = given if isinstance(given, list | tuple) else [name for name, _ in backbone.named_children()]
-        given = {str(name): [str(name)] for name in names}
-    known = [name for name, _ in (*backbone.named_modules(), *backbone.named_parameters()) if name]
-    for layers in given.values():
-        for layer in layers:
-            if layer not in known:
-                raise ScheduleError(f"the backbone has no layer {layer}; {did_you_mean(layer, known)}")
-    return given
 
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self._trainable = [(p, p.requires_grad) for p in network.module.parameters()]
+        self._modes = {layer: layer.training for layer in network.module.modules()}
 
-def describe(module: nn.Module, blocks: Blocks | Sequence[str] | None = None) -> Model:
-    """The model as a plan sees it: the backbone's parameters by block, all else is the head."""
-    blocks = blocks_of(module, blocks)
-    block_of = {f"backbone.{layer}": block for block, layers in blocks.items() for layer in layers}
-    norms = {name for name, layer in module.named_modules() if isinstance(layer, _BatchNorm)}
-    parameters = []
-    for name, value in module.named_parameters():
-        owners = (name[:end] for end, letter in enumerate(f"{name}.") if letter == ".")
-        block = next((block_of[owner] for owner in owners if owner in block_of), HEAD)
-        parameters.append(Parameter(name, block, value.numel(), value.ndim, name.rpartition(".")[0] in norms))
-    order = [*blocks, HEAD]
-    return Model(tuple(blocks), tuple(sorted(parameters, key=lambda parameter: order.index(parameter.block))))
+    def open_only(self, opened: Set[str], batch_norm: str = "auto") -> None:
+        """Make exactly the parameters named in `opened` trainable and put each layer into the mode that goes with it.
 
+        May be called at any time and any number of times.
 
-def open_only(
-    module: nn.Module,
-    opened: Set[str],
-    batch_norm: str = "auto",
-    blocks: Blocks | Sequence[str] | None = None,
-) -> None:
-    """Make exactly the parameters named in `opened` trainable and put each layer into the mode that goes with it.
+        Args:
+            opened: names as in the plan.
+            batch_norm: `auto`: a block or layer of which nothing is open is in eval mode; `frozen`: so are all
+                BatchNorm layers of the backbone.
+        """
+        for name, parameter in self.network.parameters.items():
+            parameter.requires_grad_(name in opened)
+            if not parameter.requires_grad:
+                parameter.grad = None  # a gradient left over from before must not be applied
+        self._let_go()
+        self.network.module.train()
+        held = set(self._frozen_layers())
+        if batch_norm == "frozen":
+            held.update(self.network.norms)
+        for layer in held:
+            layer.eval()
+        _frozen.update(held)
+        nn.Module.train = _train_but_frozen  # type: ignore[method-assign, assignment]
 
-    A block or layer of which nothing is open is in eval mode; `batch_norm="frozen"` keeps all BatchNorm layers
-    of the backbone there. May be called at any time and any number of times.
-    """
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(name in opened)
-        if not parameter.requires_grad:
-            parameter.grad = None  # a gradient left over from before must not be applied
-    held = set(_frozen_layers(module, blocks_of(module, blocks)))
-    if batch_norm == "frozen":
-        held |= {layer for layer in module.get_submodule("backbone").modules() if isinstance(layer, _BatchNorm)}
-    for layer in module.modules():
-        layer.__dict__.pop("train", None)
-    module.train()
-    for layer in held:
-        layer.eval()
-    for layer in held:
-        layer.train = partial(_stay, layer)  # type: ignore[method-assign]
+    def release(self) -> None:
+        """Go back to the `requires_grad` and the modes that everything had."""
+        self._let_go()
+        for parameter, trains in self._trainable:
+            parameter.requires_grad_(trains)
+        for layer, mode in self._modes.items():
+            layer.training = mode
 
+    def _let_go(self) -> None:
+        _frozen.difference_update(set(self.network.module.modules()))
+        if not _frozen:
+            nn.Module.train = _train  # type: ignore[method-assign]
 
-def _frozen_layers(module: nn.Module, blocks: Blocks) -> Iterator[nn.Module]:
-    """Every layer that belongs to a wholly frozen block, or none of whose own parameters is open."""
-    backbone = module.get_submodule("backbone")
-    known = {**dict(backbone.named_parameters()), **dict(backbone.named_modules())}
-    for layers in blocks.values():
-        members = [member for layer in layers if isinstance(member := known[layer], nn.Module)]
-        bare = [member for layer in layers if isinstance(member := known[layer], nn.Parameter)]
-        inner = [parameter for member in members for parameter in member.parameters()]
-        if not any(parameter.requires_grad for parameter in (*bare, *inner)):
-            for member in members:  # with its parameterless layers, such as dropout
-                yield from member.modules()
-        else:
-            for member in members:
-                yield from _frozen_within(member)
-    for child in module.children():  # the head, and what of the backbone belongs to no block
-        yield from _frozen_within(child)
+    def _frozen_layers(self) -> Iterator[nn.Module]:
+        """Every layer that belongs to a wholly frozen block, or none of whose own parameters is open."""
+        for members in self.network.layers.values():
+            layers = [member for member in members if isinstance(member, nn.Module)]
+            bare = [member for member in members if isinstance(member, nn.Parameter)]
+            inner = [parameter for layer in layers for parameter in layer.parameters()]
+            if not any(parameter.requires_grad for parameter in (*bare, *inner)):
+                for layer in layers:  # with its parameterless layers, such as dropout
+                    yield from layer.modules()
+        yield from self._frozen_within(self.network.module)
 
-
-def _frozen_within(layer: nn.Module) -> Iterator[nn.Module]:
-    parameters = list(layer.parameters())
-    if parameters and not any(parameter.requires_grad for parameter in parameters):
-        yield from layer.modules()
-    else:
+    def _frozen_within(self, layer: nn.Module) -> Iterator[nn.Module]:
         for child in layer.children():
-            yield from _frozen_within(child)
+            parameters = list(child.parameters())
+            # without parameters it trains, unless it came in eval mode into a layer that trains: that was on purpose
+            is_frozen = bool(parameters) or (self._modes.get(layer, True) and not self._modes.get(child, True))
+            if is_frozen and not any(parameter.requires_grad for parameter in parameters):
+                yield from child.modules()
+            else:
+                yield from self._frozen_within(child)
 
 
-def _stay(layer: nn.Module, mode: bool = True) -> nn.Module:
+def _train_but_frozen(layer: nn.Module, mode: bool = True) -> nn.Module:
+    _train(layer, mode)
+    if layer in _frozen:
+        layer.training = False
     return layer

@@ -1,102 +1,120 @@
 """A stage's learning-rate scheduler, built afresh over the complete groups."""
 
+import copy
 import inspect
-import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
-from typing import Any, Literal, cast
+from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from stagetune.errors import ScheduleError
-from stagetune.schedule.param_groups import settings_of
-from stagetune.schedule.plan import PlannedStage
+from stagetune.schedule.groups import settings_of
+from stagetune.schedule.plan import Length, PlannedStage
 
-OWN_STEP = cast(Literal["step", "epoch"], "own")  # an interval at which Lightning does nothing
-
-
-def bring_lr_scheduler(
-    trainer: Trainer,
-    stage: PlannedStage,
-    first_step: int,
-    values: Callable[[], Sequence[float]],
-    saved: Mapping[str, Any] | None = None,
-) -> None:
-    """Give the trainer the scheduler of `stage`, which began at the optimizer step `first_step`.
-
-    A shape by name is a pure function of the steps since then and of `values`, those of the metric so far. A torch
-    class starts at its beginning, or goes on from its `saved` state, with the groups as they were loaded. Raises
-    `ScheduleError` if it refuses its arguments, and for a stage that counts epochs over data without a length.
-    """
-    (optimizer,) = trainer.optimizers
-    loaded = settings_of(optimizer)
-    steps_per_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
-    config = _build(stage, optimizer, steps_per_epoch, trainer.global_step - first_step, values)
-    if saved is not None:
-        config.scheduler.load_state_dict(dict(saved))
-        for group, settings in zip(optimizer.param_groups, loaded, strict=True):
-            group.update(settings)
-    trainer.strategy.lr_scheduler_configs = [config]
+NEVER = sys.maxsize  # a frequency at which Lightning never steps
 
 
-def _build(
+def build_lr_scheduler(
     stage: PlannedStage,
     optimizer: Optimizer,
-    steps_per_epoch: float,
-    done: int,
-    values: Callable[[], Sequence[float]],
+    length: Length,
+    *,
+    done: int = 0,
+    values: Callable[[], Sequence[float]] = list,
+    scale_of: Callable[[str], float] | None = None,
+    saved: Mapping[str, Any] | None = None,
 ) -> LRSchedulerConfig:
-    counts_epochs = stage.steps is None and (stage.warmup or stage.lr_scheduler not in ("constant", "plateau"))
-    if math.isinf(steps_per_epoch) and counts_epochs:
-        raise ScheduleError(f"stage {stage.name} needs the length of an epoch, the data has none; give it steps")
-    per_epoch = math.ceil(steps_per_epoch) if math.isfinite(steps_per_epoch) else stage.steps or 1
+    """The scheduler of a stage over all groups of the optimizer, as Lightning takes it.
+
+    A shape by name is a pure function of the steps done, of `values` and of `scale_of`. A torch class starts at its
+    beginning, or goes on from its `saved` state, with the groups as they were loaded.
+
+    Args:
+        stage: as planned.
+        optimizer: whose groups have the stage's rates.
+        length: of the stage, in optimizer steps.
+        done: the optimizer steps of the stage so far.
+        values: those of the monitored metric so far, one for each validation of the stage.
+        scale_of: the factor on the rate of a group of that name.
+        saved: the state of such a scheduler.
+
+    Returns:
+        The scheduler with its interval and frequency; a plateau's is never stepped by Lightning.
+
+    Raises:
+        ScheduleError: if the class cannot be imported or refuses its arguments.
+    """
     if not stage.target:
-        return LRSchedulerConfig(
-            LambdaLR(optimizer, lambda step: stage.lr_factor(per_epoch, values(), step), last_epoch=done - 1),
-            interval="step",
-        )
+
+        def factor(group: str) -> Callable[[int], float]:
+            return lambda step: stage.lr_factor(length, values(), step) * (scale_of(group) if scale_of else 1.0)
+
+        factors = [factor(group["plan_group"]) for group in optimizer.param_groups]
+        return LRSchedulerConfig(LambdaLR(optimizer, factors, last_epoch=done - 1), interval="step")
     assert isinstance(stage.lr_scheduler, Mapping)
-    settings = {key: value for key, value in stage.lr_scheduler.items() if key != "interval"}
+    settings = {key: value for key, value in stage.lr_scheduler.items() if key not in ("interval", "frequency")}
     target = load_target(stage.target)
     by_step = stage.lr_scheduler.get("interval", "step" if target in (OneCycleLR, CyclicLR) else "epoch") == "step"
-    steps = stage.total_steps(per_epoch)
-    total = steps if by_step else math.ceil(steps / per_epoch)
+    total = length.steps if by_step else length.epochs
+    loaded = settings_of(optimizer)
     for group in optimizer.param_groups:
         group.pop("initial_lr", None)  # of an earlier scheduler, CyclicLR would begin there
     try:
         scheduler = _built(settings, optimizer, total, stage.mode)
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise ScheduleError(f"stage {stage.name}: lr_scheduler {stage.target}: {error}") from error
+    if saved is not None:
+        scheduler.load_state_dict(dict(saved))
+        for group, own in zip(optimizer.param_groups, loaded, strict=True):
+            group.update(own)
     if isinstance(scheduler, ReduceLROnPlateau):
         if not stage.is_watched:
             raise ScheduleError(
                 f"stage {stage.name}: {stage.target} is a plateau scheduler; end its name as torch's does"
             )
         # Lightning would step it behind the epoch's checkpoint, and a resumed run would miss that step
-        return LRSchedulerConfig(scheduler, interval=OWN_STEP, reduce_on_plateau=True, monitor=stage.monitor)
-    return LRSchedulerConfig(scheduler, interval="step" if by_step else "epoch")
+        return LRSchedulerConfig(
+            scheduler, interval="epoch", frequency=NEVER, reduce_on_plateau=True, monitor=stage.monitor
+        )
+    frequency = int(stage.lr_scheduler.get("frequency", 1))
+    return LRSchedulerConfig(scheduler, interval="step" if by_step else "epoch", frequency=frequency)
+
+
+def plateau_frequency(stage: PlannedStage) -> int:
+    """A plateau scheduler of torch's is stepped by every so many values of the metric."""
+    return int(stage.lr_scheduler.get("frequency", 1)) if isinstance(stage.lr_scheduler, Mapping) else 1
+
+
+def try_out(stage: PlannedStage, optimizer: Optimizer, length: Length) -> None:
+    """Build the stage's scheduler once, beside the optimizer, which stays as it is; raises `ScheduleError`."""
+    beside = copy.copy(optimizer)  # of the same class, with the same defaults
+    beside.param_groups = [{**group, "lr": stage.rates[group["plan_group"]]} for group in optimizer.param_groups]
+    build_lr_scheduler(stage, beside, length)
 
 
 def simulate(stage: PlannedStage, steps_per_epoch: int) -> list[list[float]]:
     """The rates [steps][groups] that a torch class gives over a stage, as far as no metric has a say."""
     groups: list[dict[str, Any]] = [
-        {"params": [nn.Parameter(torch.zeros(()))], "lr": rate} for rate in stage.rates.values()
+        {"params": [nn.Parameter(torch.zeros(()))], "lr": rate, "plan_group": name}
+        for name, rate in stage.rates.items()
     ]
     optimizer = SGD(groups, momentum=0.9)
-    config = _build(stage, optimizer, steps_per_epoch, 0, list)
+    length = stage.length(lambda _: steps_per_epoch)
+    config = build_lr_scheduler(stage, optimizer, length)
     course = []
-    for step in range(1, stage.total_steps(steps_per_epoch) + 1):
+    for step in range(1, length.steps + 1):
         course.append([float(group["lr"]) for group in optimizer.param_groups])
         optimizer.step()
-        moves = config.interval == "step" or step % steps_per_epoch == 0
-        if moves and not isinstance(config.scheduler, ReduceLROnPlateau):
+        every = config.frequency * (1 if config.interval == "step" else steps_per_epoch)
+        if step % every == 0 and not isinstance(config.scheduler, ReduceLROnPlateau):
             with suppress(ValueError):  # OneCycleLR refuses the step behind its last
                 config.scheduler.step()
     return course

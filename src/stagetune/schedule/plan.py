@@ -1,13 +1,13 @@
 """What a schedule comes to on one model. Pure data and pure functions, no torch."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from stagetune.config.schema import Until
 from stagetune.errors import ScheduleError
 from stagetune.schedule.progress import plateau_factor, shape, stalled
+from stagetune.schedule.spec import Until
 
 NO_DECAY = "/no_decay"
 _FOLLOWS = ("index", "start_epoch", "open_blocks", "frozen_prefix", "trainable_parameters")  # from other keys
@@ -21,6 +21,15 @@ class Group:
     block: str
     parameters: tuple[str, ...]
     decays: bool  # norms and biases are kept out of weight decay
+
+
+@dataclass(frozen=True)
+class Length:
+    """How many optimizer steps and epochs a stage takes, at most, and over how many steps its rates rise."""
+
+    steps: int
+    epochs: int
+    warmup: int
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,8 @@ class PlannedStage:
     optimizer_state: str  # keep | reset: what the optimizer remembers of earlier stages
     batch_norm: str  # auto | frozen | train
     weight_decay: float | None  # None: the optimizer's own
+    lr_scale: str | None = None  # relative_gradient_norm: each tensor's rate times that, renewed in each epoch
+    l2_sp: float = 0.0  # strength of the penalty towards the weights that training began with
 
     @property
     def is_watched(self) -> bool:
@@ -59,22 +70,34 @@ class PlannedStage:
         """The class of its learning-rate scheduler; empty for a shape by name."""
         return "" if isinstance(self.lr_scheduler, str) else str(self.lr_scheduler["_target_"])
 
-    def total_steps(self, steps_per_epoch: int) -> int:
-        """Optimizer steps that it takes, at most."""
-        return self.steps if self.steps is not None else (self.epochs or 0) * steps_per_epoch
+    def length(self, steps_in: Callable[[int], int]) -> Length:
+        """How long it is at most, where its epoch i, counted from 0, takes `steps_in(i)` optimizer steps."""
 
-    def lr_factor(self, steps_per_epoch: int, values: Sequence[float], step: int) -> float:
+        def steps(epochs: float) -> int:
+            whole = int(epochs)
+            part = (epochs - whole) * steps_in(whole) if epochs > whole else 0.0
+            return round(sum(steps_in(epoch) for epoch in range(whole)) + part)
+
+        warmup = self.warmup_steps if self.warmup_steps is not None else steps(self.warmup)
+        if self.steps is None:
+            epochs = self.epochs or 0
+            return Length(steps(epochs), epochs, warmup)
+        epochs = done = 0
+        while done < self.steps:
+            done += max(steps_in(epochs), 1)
+            epochs += 1
+        return Length(self.steps, epochs, warmup)
+
+    def lr_factor(self, length: Length, values: Sequence[float], step: int) -> float:
         """The share of the stage's rates at its optimizer step `step`, counted from 0.
 
-        `values` are those of the monitored metric so far, one for each epoch of the stage.
+        `values` are those of the monitored metric so far, one for each validation of the stage.
         """
-        rise = self.warmup_steps if self.warmup_steps is not None else round(self.warmup * steps_per_epoch)
-        if step < rise:
-            return (step + 1) / (rise + 1)
+        if step < length.warmup:
+            return (step + 1) / (length.warmup + 1)
         if self.lr_scheduler == "plateau":
             return plateau_factor(values, str(self.mode))
-        left = max(self.total_steps(steps_per_epoch) - rise, 1)
-        return shape(str(self.lr_scheduler), step - rise, left)
+        return shape(str(self.lr_scheduler), step - length.warmup, max(length.steps - length.warmup, 1))
 
     def is_over(self, epochs: int, steps: int, values: Sequence[float]) -> bool:
         """Whether it ends after so many epochs and optimizer steps, with these values of the metric."""
@@ -96,12 +119,22 @@ class Plan:
     groups: tuple[Group, ...]
     stages: tuple[PlannedStage, ...]
     total_parameters: int
+    held: tuple[str, ...] = ()  # parameters that came frozen and stay so
 
     @property
     def epochs(self) -> int | None:
         """Epochs of all stages, at most; None if one of them is given in steps."""
         counts = [stage.epochs for stage in self.stages]
         return None if None in counts else sum(count or 0 for count in counts)
+
+    def shortened(self, batches: int) -> "Plan":
+        """The same stages with one epoch of so many batches each."""
+        steps = [None if stage.steps is None else min(stage.steps, batches) for stage in self.stages]
+        stages = [
+            replace(stage, start_epoch=i, epochs=None if count else 1, steps=count, until=None)
+            for i, (stage, count) in enumerate(zip(self.stages, steps, strict=True))
+        ]
+        return replace(self, stages=tuple(stages))
 
     def as_data(self) -> dict[str, Any]:
         """Plain containers, for a checkpoint; `check_same_plan` compares them."""
@@ -111,6 +144,8 @@ class Plan:
 
 def check_same_plan(before: Mapping[str, Any], now: Plan) -> None:
     """Raise `ScheduleError` if training by the plan `before`, as data, cannot go on by this one unnoticed."""
+    if "held" not in before:
+        raise ScheduleError("the checkpoint is of an earlier stagetune; load its weights and start anew")
     changed = list(_differences(before, now.as_data()))
     if changed or before != now.as_data():
         changed = changed or ["its parameter groups are others"]
@@ -124,6 +159,8 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
     """What differs between two plans' data, in words."""
     if before["blocks"] != now["blocks"] or before["total_parameters"] != now["total_parameters"]:
         yield "the model is another"
+    for name in sorted(set(before["held"]) ^ set(now["held"]))[:1]:
+        yield f"{name} {'is held, was not' if name in now['held'] else 'was held, is not'}"
     if len(before["stages"]) != len(now["stages"]):
         yield f"it has {len(now['stages'])} stages, not {len(before['stages'])}"
     for old, new in zip(before["stages"], now["stages"], strict=False):

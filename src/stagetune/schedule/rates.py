@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Set
 
-from stagetune.config.schema import SELECTORS, Stage
 from stagetune.errors import ScheduleError
 from stagetune.schedule.model import Model
-from stagetune.schedule.selectors import ALL, select
+from stagetune.schedule.selectors import select
+from stagetune.schedule.spec import ALL, SELECTORS, Stage
 
 
 def stage_rates(config: Stage, opened: Set[str], model: Model) -> Mapping[str, float]:

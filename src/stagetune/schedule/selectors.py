@@ -5,20 +5,26 @@ from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from stagetune.config.schema import HEAD, SELECTORS
 from stagetune.errors import ScheduleError, did_you_mean
-from stagetune.schedule.model import Model
-
-ALL = "all"
+from stagetune.schedule.model import BACKBONE, Model
+from stagetune.schedule.spec import ALL, HEAD, SELECTORS
 
 
 def select(selector: Any, model: Model) -> frozenset[str]:
     """The parameters that one selector names.
 
-    A selector is a block, `head` or `all`, or one of `last: N` and `fraction: share` (the last layers of the
-    backbone), `index: ranges` (its layers from 0, as 0:10, -5: or 0%:25%), `match: globs` (on names of modules
-    or parameters) and `params: patterns` (`re.match` on names of parameters). Names may be given with or without
-    the leading `backbone.`. Raises `ScheduleError` for one that names nothing.
+    Args:
+        selector: a block, `head` or `all`, or one of `last: N` and `fraction: share` (the last layers of the
+            backbone), `index: ranges` (its layers from 0, as 0:10, -5: or 0%:25%), `match: globs` (on names of
+            modules or parameters within the backbone) and `params: patterns` (a parameter's whole name, such as
+            backbone.layer4.0.conv1.weight, or a regular expression that `re.match` finds in it).
+        model: whose parameters are looked at.
+
+    Returns:
+        Their names, held ones among them.
+
+    Raises:
+        ScheduleError: for a selector that cannot be understood, and for one that names nothing.
     """
     if isinstance(selector, str):
         return _block(selector, model)
@@ -34,7 +40,7 @@ def select(selector: Any, model: Model) -> frozenset[str]:
     except (TypeError, ValueError, re.error) as error:
         raise ScheduleError(f"{kind}: {value!r} cannot be understood ({error})") from error
     if not found:
-        raise ScheduleError(f"{kind}: {value} matches nothing; {_nearest(str(value), model)}")
+        raise ScheduleError(f"{kind}: {value} names nothing; the backbone has {len(model.layers)} layers")
     return found
 
 
@@ -75,7 +81,14 @@ def _index(value: Any, model: Model) -> frozenset[str]:
 
 
 def _match(value: Any, model: Model) -> frozenset[str]:
-    return frozenset(p.name for p in model.parameters if any(_fits(p.name, str(glob)) for glob in _listed(value)))
+    return frozenset().union(*(_glob(str(glob), model) for glob in _listed(value)))
+
+
+def _glob(glob: str, model: Model) -> frozenset[str]:
+    found = frozenset(name for name, own in _within(model).items() if _fits(own, glob))
+    if not found:
+        raise ScheduleError(f"match: {glob} matches nothing; {_right_glob(glob, model)}")
+    return found
 
 
 def _params(value: Any, model: Model) -> frozenset[str]:
@@ -84,9 +97,11 @@ def _params(value: Any, model: Model) -> frozenset[str]:
 
 def _param(pattern: str, model: Model) -> frozenset[str]:
     """One name in full, else all that the pattern matches from their beginning."""
-    fits = re.compile(pattern).match
-    exact = frozenset(p.name for p in model.parameters if pattern in _spellings(p.name))
-    return exact or frozenset(p.name for p in model.parameters if any(map(fits, _spellings(p.name))))
+    names = [p.name for p in model.parameters]
+    found = frozenset([pattern] if pattern in names else filter(re.compile(pattern).match, names))
+    if not found:
+        raise ScheduleError(f"params: {pattern} matches nothing; {_right_pattern(pattern, names)}")
+    return found
 
 
 _RESOLVE: Mapping[str, Callable[[Any, Model], frozenset[str]]] = {
@@ -99,16 +114,9 @@ _RESOLVE: Mapping[str, Callable[[Any, Model], frozenset[str]]] = {
 
 
 def _fits(name: str, glob: str) -> bool:
-    """Whether the glob matches the parameter's name or that of a module that it belongs to."""
-    for spelling in _spellings(name):
-        parts = spelling.split(".")
-        if any(fnmatchcase(".".join(parts[:end]), glob) for end in range(1, len(parts) + 1)):
-            return True
-    return False
-
-
-def _spellings(name: str) -> tuple[str, ...]:
-    return (name, name.removeprefix("backbone.")) if name.startswith("backbone.") else (name,)
+    """Whether the glob matches the name or that of a module that it belongs to."""
+    parts = name.split(".")
+    return any(fnmatchcase(".".join(parts[:end]), glob) for end in range(1, len(parts) + 1))
 
 
 def _of_layers(layers: Any, model: Model) -> frozenset[str]:
@@ -129,11 +137,33 @@ def _position(text: str, count: int, default: int) -> int:
     return position + count if position < 0 else position
 
 
-def _nearest(word: str, model: Model) -> str:
-    names = dict.fromkeys(
-        ".".join(spelling.split(".")[:end])
-        for p in model.parameters
-        for spelling in _spellings(p.name)[-1:]
-        for end in range(1, spelling.count(".") + 2)
-    )
-    return did_you_mean(re.sub(r"[*?\[\]'^$]", "", word), list(names)) if names else ""
+def _within(model: Model) -> dict[str, str]:
+    """The backbone's parameters, each with its name within it."""
+    return {p.name: p.name.removeprefix(BACKBONE) for p in model.parameters if p.name.startswith(BACKBONE)}
+
+
+def _right_pattern(pattern: str, names: Sequence[str]) -> str:
+    """How to write what matches nothing: with the leading `backbone.`, else the nearest name."""
+    prefix = re.escape(BACKBONE) if "\\" in pattern else BACKBONE
+    inner = pattern.removeprefix("^")
+    right = prefix + (f"(?:{inner})" if "|" in inner else inner)
+    if any(re.match(right, name) for name in names):
+        return f"names are whole here: {right}"
+    return did_you_mean(_letters(pattern), names)
+
+
+def _right_glob(glob: str, model: Model) -> str:
+    """How to write what matches nothing: without `backbone.`, by other words for the head, else the nearest name."""
+    inner = _within(model).values()
+    right = glob.removeprefix(BACKBONE)
+    if any(_fits(own, right) for own in inner):
+        return f"globs are on names within the backbone: {right}"
+    if any(_fits(p.name, glob) for p in model.parameters if not p.name.startswith(BACKBONE)):
+        pattern = re.escape(glob).replace(r"\*", ".*")
+        return f"globs are on names within the backbone; name the head, or say params: {pattern}"
+    names = {".".join(own.split(".")[:end]): None for own in inner for end in range(1, own.count(".") + 2)}
+    return did_you_mean(_letters(glob), list(dict.fromkeys([*model.ordered_blocks, *names])))
+
+
+def _letters(expression: str) -> str:
+    return re.sub(r"[\\*?\[\]'^$]", "", expression)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from stagetune.config.schema import HEAD
 from stagetune.schedule.plan import Plan, PlannedStage
+from stagetune.schedule.spec import HEAD
 
 FloatArray = npt.NDArray[np.float64]
 Simulate = Callable[[PlannedStage, int], Sequence[Sequence[float]]]  # of a torch class: rates [steps][groups]
@@ -39,7 +39,8 @@ def rate_timeline(plan: Plan, simulate: Simulate, points_per_epoch: int = 40) ->
         if stage.target:
             course = np.array(simulate(stage, points_per_epoch)).T[:, seen]  # [groups, points]
         else:
-            factors = [stage.lr_factor(points_per_epoch, [], int(step)) for step in seen]
+            length = stage.length(lambda _: points_per_epoch)
+            factors = [stage.lr_factor(length, [], int(step)) for step in seen]
             course = np.array([[stage.rates[group.name]] for group in plan.groups]) * factors
         parts.append(np.array([_highest(plan, stage, block, course) for block in blocks]))
     return Timeline(blocks, np.concatenate(parts, axis=1), stages)

@@ -12,10 +12,10 @@ from optuna import Trial
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from stagetune.config.schema import mode_of
 from stagetune.config.validate import validate
 from stagetune.errors import ConfigError
 from stagetune.run.pruning import open_study
+from stagetune.schedule.spec import mode_of
 from stagetune.sweep.combinations import check_plans, jobs_of
 from stagetune.sweep.jobs import Job, make_ready, result_of, state_of, write_sweep
 from stagetune.sweep.progress import duration

@@ -1,11 +1,22 @@
-"""Plain nested values as the dataclasses of the schema; what does not fit is collected, not raised."""
+"""Plain nested values as dataclasses of settings; what does not fit is collected, not raised. No torch."""
 
 import types
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import field, fields, is_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from stagetune.errors import did_you_mean
+
+
+def choice(default: str | None, *others: str) -> Any:
+    """A string field that takes one of the given values."""
+    given = others if default is None else (default, *others)
+    return field(default=default, metadata={"choices": given})
+
+
+def number(default: float | None, low: float, high: float = float("inf")) -> Any:
+    """A numeric field with an allowed range, both ends included."""
+    return field(default=default, metadata={"range": (low, high)})
 
 
 def key_problem(key: str, kind: Any, path: str = "") -> str | None:

@@ -2,25 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from stagetune.config.recipes import expand
-from stagetune.config.schema import HEAD, LR_SCHEDULERS, SELECTORS, Schedule, Stage
-from stagetune.errors import ScheduleError, did_you_mean
+from stagetune.errors import did_you_mean
+from stagetune.schedule.spec import ALL, HEAD, LR_SCHEDULERS, SELECTORS, Schedule, Stage
 
 
 def schedule_rules(schedule: Schedule, blocks: Sequence[str] | None, metrics: Sequence[str] | None) -> Iterator[str]:
     """The problems of a schedule; names of blocks and metrics are checked where they are known."""
-    ways = [key for key in ("file", "backbone_finetuning", "stages") if getattr(schedule, key)]
-    if len(ways) > 1:
-        yield f"schedule: gives both {' and '.join(ways)}; leave one of them out"
-        return
-    try:
-        schedule = expand(schedule)
-    except ScheduleError as error:
-        yield f"schedule.file: {error}"
-        return
     if not schedule.stages:
         yield "schedule.stages: is empty; choose schedule=staged, or list at least one stage"
-    valid = (*blocks, HEAD, "all") if blocks else ()
+    valid = (*blocks, HEAD, ALL) if blocks else ()
     monitors = [("schedule.monitor", schedule.monitor)]
     names: set[str] = set()
     opened: set[str] = set()  # blocks; what finer selectors open is known only with the model
@@ -80,6 +70,11 @@ def _rate_rules(where: str, stage: Stage) -> Iterator[str]:
             yield f"{where}.lr_scheduler._target_: is missing; name a class of torch.optim.lr_scheduler"
         if shape.get("interval", "step") not in ("step", "epoch"):
             yield f"{where}.lr_scheduler.interval={shape['interval']}: no such choice; valid: step, epoch"
+        frequency = shape.get("frequency", 1)
+        if isinstance(frequency, bool) or not isinstance(frequency, int) or frequency < 1:
+            yield f"{where}.lr_scheduler.frequency={frequency}: expects a whole number of at least 1"
+        if stage.lr_scale:
+            yield f"{where} ({stage.name}): lr_scale goes with a shape by name, not with a torch class"
         if stage.warmup or stage.warmup_steps:
             yield f"{where} ({stage.name}): warmup goes with a shape by name; SequentialLR can warm up a torch class"
     elif shape not in LR_SCHEDULERS:
@@ -88,7 +83,7 @@ def _rate_rules(where: str, stage: Stage) -> Iterator[str]:
 
 def _idle(where: str, stage: Stage, opened: set[str], blocks: Sequence[str]) -> Iterator[str]:
     """A stage that unfreezes nothing, as far as it is said in blocks; `opened` is brought up to date."""
-    asked = {*blocks, HEAD} if "all" in stage.open else {name for name in stage.open if isinstance(name, str)}
+    asked = {*blocks, HEAD} if ALL in stage.open else {name for name in stage.open if isinstance(name, str)}
     remedy = "name a block that is still frozen, or remove the stage"
     if not stage.open and not opened:
         yield f"{where} ({stage.name}): unfreezes nothing, its open is empty; {remedy}"

@@ -3,38 +3,55 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
 from torch.optim import Optimizer
 
 from stagetune.errors import ScheduleError
+from stagetune.schedule.model import BACKBONE
+from stagetune.schedule.network import Network
 from stagetune.schedule.plan import NO_DECAY, Plan, PlannedStage
 
 
-def regroup(optimizer: Optimizer, module: nn.Module, plan: Plan) -> None:
+def regroup(optimizer: Optimizer, network: Network, plan: Plan) -> None:
     """Divide the optimizer's groups into the plan's, named; each parameter keeps the settings that it had.
 
     With one group to begin with, norms and biases are taken out of weight decay; several groups are somebody's
-    own choice and keep theirs. Raises `ScheduleError` for a parameter of the module that no group holds, told
-    apart by identity: fresh BatchNorm layers are equal by value.
+    own choice and keep theirs. What is held leaves the optimizer. Parameters are told apart by identity: fresh
+    BatchNorm layers are equal by value.
+
+    Args:
+        optimizer: as the module's `configure_optimizers` made it.
+        network: the module that it trains.
+        plan: whose groups it shall have.
+
+    Raises:
+        ScheduleError: for a parameter that the plan trains and no group holds, and for one that the optimizer holds
+            and the plan does not know.
     """
     given = list(optimizer.param_groups)
     holder = {id(parameter): number for number, group in enumerate(given) for parameter in group["params"]}
-    parameters = dict(module.named_parameters())
-    if lost := [name for name, parameter in parameters.items() if id(parameter) not in holder]:
+    planned = {name: network.parameters[name] for group in plan.groups for name in group.parameters}
+    if lost := [name for name, parameter in planned.items() if id(parameter) not in holder]:
         raise ScheduleError(
             f"{len(lost)} parameters are in no optimizer group and would never be trained, such as {lost[0]}; "
             "give the optimizer all of the module's parameters, the stages decide which are trained"
         )
+    known = set(map(id, network.parameters.values()))
+    strange = [tuple(p.shape) for group in given for p in group["params"] if id(p) not in known]
+    if strange:
+        raise ScheduleError(
+            f"the optimizer holds {len(strange)} parameters that are not the module's, such as one of shape "
+            f"{strange[0]}; make the layer that they belong to an attribute of the module"
+        )
     groups: list[dict[str, Any]] = []
     for group in plan.groups:
-        holders = list(dict.fromkeys(holder[id(parameters[name])] for name in group.parameters))
+        holders = list(dict.fromkeys(holder[id(planned[name])] for name in group.parameters))
         for number in holders:
-            names = [name for name in group.parameters if holder[id(parameters[name])] == number]
+            names = [name for name in group.parameters if holder[id(planned[name])] == number]
             settings = {key: value for key, value in given[number].items() if key not in ("params", "param_names")}
             if len(given) == 1 and not group.decays and "weight_decay" in settings:
                 settings["weight_decay"] = 0.0
             label = group.name if len(holders) == 1 else f"{group.name}/{number}"
-            own = [parameters[name] for name in names]
+            own = [planned[name] for name in names]
             groups.append({"params": own, "param_names": names, **settings, "name": label, "plan_group": group.name})
     optimizer.param_groups[:] = groups  # in place: Lightning's wrapper holds the same list
 
@@ -46,8 +63,11 @@ def set_rates(optimizer: Optimizer, given: Sequence[Mapping[str, Any]], stage: P
             del group[key]  # what an earlier stage's scheduler left behind
         group.update(own)
         group["lr"] = group["initial_lr"] = stage.rates[group["plan_group"]]
-        if "weight_decay" in group and stage.weight_decay is not None and not group["plan_group"].endswith(NO_DECAY):
-            group["weight_decay"] = stage.weight_decay
+        if "weight_decay" in group and not group["plan_group"].endswith(NO_DECAY):
+            if stage.l2_sp and group["param_names"][0].startswith(BACKBONE):
+                group["weight_decay"] = 0.0
+            elif stage.weight_decay is not None:
+                group["weight_decay"] = stage.weight_decay
 
 
 def settings_of(optimizer: Optimizer) -> list[dict[str, Any]]:

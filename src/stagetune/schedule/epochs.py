@@ -1,0 +1,155 @@
+"""The trainer's epochs: how many there are, how many optimizer steps each takes, where one of them is cut short."""
+
+import math
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning_utilities.core.rank_zero import rank_zero_warn
+
+from stagetune.errors import ScheduleError
+from stagetune.schedule.plan import Length, Plan, PlannedStage
+
+UNSET_MAX_EPOCHS = (None, -1, 1000)  # 1000 is what Lightning takes if nobody says
+
+
+def epoch_of(trainer: Trainer) -> int:
+    """The epoch that is trained or, behind one, the next. A restart may leave `current_epoch` behind."""
+    progress: Any = trainer.fit_loop.epoch_progress.current
+    return int(progress.processed)
+
+
+class Epochs:
+    """Sets the trainer's limits for as long as a fit lasts.
+
+    The epoch in which a stage of steps is over has fewer batches, as if the loader had, and is validated behind the
+    last of them; training ends with the plan by its number of epochs. So `trainer.should_stop` stays what others
+    make of it, and what a person has set as the most is the most.
+    """
+
+    def __init__(self) -> None:
+        self.batches: float = 0  # of an epoch that is not cut
+        self.is_whole = True  # whether this process has seen all of the epoch
+        self._cut: int | None = None
+        self._limits: tuple[int | None, int] | None = None  # the trainer's own
+        self._validation: tuple[Any, Any] | None = None  # its settings of when to validate, while they are others
+        self._is_unsaid = False  # whether nobody has begun the epoch in which a restart goes on
+
+    # ------------------------------------------------------------------------------------------------------- of a fit
+
+    def begin_fit(self, trainer: Any, plan: Plan) -> None:
+        """Let nobody but the plan, and what a person has set, end training."""
+        loop = trainer.fit_loop
+        self._limits = loop.max_epochs, loop.epoch_loop.max_steps
+        asked = None if loop.max_epochs in UNSET_MAX_EPOCHS else loop.max_epochs
+        if trainer.fast_dev_run:  # Lightning's limits there are for one epoch, the plan has one for each stage
+            asked, loop.epoch_loop.max_steps = None, -1
+        if asked is not None and plan.epochs is not None and asked < plan.epochs:
+            rank_zero_warn(f"Trainer(max_epochs={asked}) ends training before the schedule, which has {plan.epochs}")
+        loop.max_epochs = -1 if asked is None else asked
+
+    def begin_training(self, trainer: Trainer, plan: Plan) -> list[Length]:
+        """The length of each stage, now that the data is there."""
+        self.batches = trainer.fit_loop.max_batches
+        lengths, epoch = [], 0
+        for stage in plan.stages:
+            lengths.append(self.length(trainer, stage, epoch))
+            epoch += lengths[-1].epochs
+        if -1 < trainer.max_steps < sum(length.steps for length in lengths):
+            rank_zero_warn(f"Trainer(max_steps={trainer.max_steps}) ends training before the schedule does")
+        return lengths
+
+    def end_training(self, trainer: Trainer, epochs: int | None = None) -> None:
+        """Let no other epoch begin, or none behind so many. Not by `should_stop`, which `min_epochs` overrules."""
+        trainer.fit_loop.max_epochs = epoch_of(trainer) if epochs is None else epochs
+
+    def end_fit(self, trainer: Trainer) -> None:
+        """Give the trainer its own limits back."""
+        self.end(trainer)
+        if self._limits is not None:
+            trainer.fit_loop.max_epochs, trainer.fit_loop.epoch_loop.max_steps = self._limits
+        self._limits = None
+
+    # --------------------------------------------------------------------------------------------------- of one epoch
+
+    def begin(self, trainer: Trainer, stage: PlannedStage, steps_left: int, done: int | None = None) -> None:
+        """Set the length of the epoch that begins, or of one that goes on behind `done` batches.
+
+        Args:
+            trainer: whose fit loop it is.
+            stage: the one that is trained.
+            steps_left: optimizer steps until it is over, if it is given in steps.
+            done: batches of the epoch so far, behind a restart.
+        """
+        self.end(trainer)
+        self.batches, self.is_whole = trainer.fit_loop.max_batches, done is None
+        self._is_unsaid, done = not self.is_whole, done or 0
+        if stage.steps is not None:
+            window = _accumulation(trainer, epoch_of(trainer))
+            last = done - done % window + steps_left * window
+            if last < self.batches:
+                self._cut = trainer.fit_loop.max_batches = last
+                self.batch_ends(trainer, done)
+
+    def go_on(self, trainer: Trainer, is_over: bool) -> int | None:
+        """The batches that are done of the epoch that a restart goes on in; None if it is over.
+
+        Args:
+            trainer: before its first batch.
+            is_over: whether a stage of steps had its last one. Then this epoch is over, as Lightning has it of a
+                restart behind the last batch of another.
+        """
+        loop: Any = trainer.fit_loop
+        self._is_unsaid = True
+        done = int(loop.epoch_loop.batch_progress.current.ready)
+        if loop.epoch_progress.current.ready == loop.epoch_progress.current.processed:
+            return None
+        if is_over and loop.epoch_loop.restarted_on_train_batch_end:
+            loop.epoch_progress.increment_processed()
+            loop.epoch_progress.increment_completed()
+            self._cut, loop.max_batches = done, done  # so Lightning sees that no batch is left
+            return None
+        return done
+
+    def is_unsaid(self, trainer: Trainer) -> bool:
+        """Whether this batch is the first behind a restart within an epoch, which nobody else has begun."""
+        if self._is_unsaid:
+            trainer.accumulate_grad_batches = _accumulation(trainer, epoch_of(trainer))
+            self._is_unsaid = False
+            return True
+        return False
+
+    def batch_ends(self, trainer: Any, done: int) -> None:
+        """To be told after each batch: validation comes behind the last one of an epoch that is cut."""
+        if done == self._cut and self._validation is None:
+            self._validation = trainer.val_check_batch, trainer._val_check_time_interval
+            trainer.val_check_batch, trainer._val_check_time_interval = 1, None
+
+    def end(self, trainer: Any) -> None:
+        """Let the next epoch have its whole length."""
+        if self._cut is not None:
+            trainer.fit_loop.max_batches = self.batches
+        if self._validation is not None:
+            trainer.val_check_batch, trainer._val_check_time_interval = self._validation
+        self._cut = self._validation = None
+
+    # ----------------------------------------------------------------------------------------------------- of a stage
+
+    def length(self, trainer: Trainer, stage: PlannedStage, first_epoch: int) -> Length:
+        """How long a stage is that begins in that epoch; raises `ScheduleError` where the data has no length."""
+        counts_epochs = stage.steps is None and (stage.warmup or stage.lr_scheduler not in ("constant", "plateau"))
+        if math.isinf(self.batches) and counts_epochs:
+            raise ScheduleError(f"stage {stage.name} needs the length of an epoch, the data has none; give it steps")
+        return stage.length(lambda i: self.steps_in(trainer, first_epoch + i) or stage.steps or 0)
+
+    def steps_in(self, trainer: Trainer, epoch: int) -> int:
+        """The optimizer steps of a whole epoch, of which the last may have fewer batches; 0 if it has no end."""
+        return math.ceil(self.batches / _accumulation(trainer, epoch)) if math.isfinite(self.batches) else 0
+
+
+def _accumulation(trainer: Trainer, epoch: int) -> int:
+    """How many batches make an optimizer step in an epoch."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, GradientAccumulationScheduler):
+            return callback.get_accumulate_grad_batches(epoch)
+    return trainer.accumulate_grad_batches

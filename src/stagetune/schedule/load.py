@@ -1,0 +1,166 @@
+"""`load_schedule`: a schedule from whatever names one. No torch."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from stagetune.errors import ScheduleError, did_you_mean
+from stagetune.schedule.backbone_finetuning import BackboneFinetuning, stages_of
+from stagetune.schedule.finetuning_scheduler import from_phases, is_phases
+from stagetune.schedule.rules import schedule_rules
+from stagetune.schedule.spec import Schedule, Stage
+from stagetune.typed import typed
+
+PRESETS = Path(__file__).resolve().parents[3] / "conf" / "schedule"
+
+
+@dataclass
+class ScheduleSource(Schedule):
+    """A schedule as it may be given: with its stages, or with what stands for them.
+
+    Attributes:
+        file: a YAML file in our words or finetuning-scheduler's.
+        backbone_finetuning: the arguments of Lightning's callback of that name.
+    """
+
+    file: str | None = None
+    backbone_finetuning: BackboneFinetuning | None = None
+
+
+Given = Schedule | Sequence[Stage | Mapping[str, Any]] | Mapping[Any, Any] | str | Path
+
+
+def load_schedule(
+    given: Given,
+    *,
+    monitor: str | None = None,
+    mode: str | None = None,
+    blocks: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
+) -> Schedule:
+    """The schedule with its stages written out, checked as far as it can be without a model.
+
+    Args:
+        given: the name of a preset, the path of a YAML file, a list of stages, a mapping in the words of such a
+            file, or a schedule.
+        monitor: the metric that stages look at, instead of the schedule's.
+        mode: `min` or `max`, which of its values are good, instead of the schedule's.
+        blocks: the names of the backbone's blocks, where they are known.
+        metrics: the names that `monitor` may have, where they are known.
+
+    Returns:
+        Name, monitor, mode, leave_frozen and stages: all that is stored, compared and planned. Nothing in it is
+        shared with `given`.
+
+    Raises:
+        ScheduleError: with all problems.
+
+    >>> load_schedule([{"name": "all", "open": ["all"], "epochs": 2, "lr": 1e-3}]).stages[0].epochs
+    2
+    >>> [stage.name for stage in load_schedule("lp_ft").stages]
+    ['probe', 'finetune']
+    """
+    source = _source(given)
+    schedule = _expanded(source)
+    schedule = replace(schedule, monitor=monitor or schedule.monitor, mode=mode or schedule.mode)
+    if problems := list(schedule_rules(schedule, blocks=blocks, metrics=metrics)):
+        raise ScheduleError(f"schedule {schedule.name}:", *problems)
+    return schedule
+
+
+def _source(given: Given) -> ScheduleSource:
+    """What is given, in our words."""
+    if isinstance(given, str | Path):
+        return _named(str(given))
+    if isinstance(given, Schedule):
+        return _typed(asdict(given), f"schedule {given.name}")
+    if isinstance(given, Mapping):
+        return _from_mapping(given, str(given.get("name", "schedule")))
+    if isinstance(given, Sequence):
+        stages = [asdict(stage) if isinstance(stage, Stage) else stage for stage in given]
+        return _typed({"stages": stages}, "schedule")
+    raise ScheduleError(f"{given!r} is no schedule; give a preset's name, a path.yaml, a list of stages or a mapping")
+
+
+def _expanded(source: ScheduleSource) -> Schedule:
+    """With the stages that a file or a recipe stands for."""
+    if len(ways := [key for key in ("file", "backbone_finetuning", "stages") if getattr(source, key)]) > 1:
+        raise ScheduleError(f"schedule: gives both {' and '.join(ways)}; leave one of them out")
+    if source.file is not None:
+        read = read_schedule(source.file)
+        return replace(read, monitor=read.monitor or source.monitor, mode=read.mode or source.mode)
+    plain = Schedule(**{entry.name: getattr(source, entry.name) for entry in fields(Schedule)})
+    if source.backbone_finetuning is not None:
+        return replace(plain, stages=stages_of(source.backbone_finetuning))
+    return plain
+
+
+def _named(name: str) -> ScheduleSource:
+    presets = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    if name in presets:
+        return ScheduleSource(file=str(PRESETS / f"{name}.yaml"))
+    if not name.endswith((".yaml", ".yml")):
+        raise ScheduleError(f"there is no schedule {name}; {did_you_mean(name, presets)} Or give a path.yaml")
+    return ScheduleSource(file=name)
+
+
+def read_schedule(file: str | Path) -> Schedule:
+    """The schedule that stands in a YAML file; raises `ScheduleError`."""
+    path = Path(file).expanduser()
+    where = f"schedule file {path}"
+    try:
+        text = path.read_text()
+        twice = next(_given_twice(yaml.compose(text)), None)
+        content = OmegaConf.to_container(OmegaConf.create(text or "{}"))
+    except FileNotFoundError:
+        raise ScheduleError(f"{where} does not exist (looked in {Path.cwd()})") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ScheduleError(f"{where} cannot be read: {error}") from error
+    if twice is not None:
+        raise ScheduleError(
+            f"{where}: {twice.value} stands twice, in line {twice.start_mark.line + 1}; keep one of them"
+        )
+    if not isinstance(content, Mapping) or not content:
+        raise ScheduleError(f"{where} holds no schedule; give it stages, or phases 0, 1, ...")
+    source = _from_mapping(content, path.stem, where)
+    if source.file is not None:
+        raise ScheduleError(f"{where}:", "file: a schedule file names no other file")
+    return _expanded(source)
+
+
+def _from_mapping(content: Mapping[Any, Any], name: str, where: str = "schedule") -> ScheduleSource:
+    if not is_phases(content):
+        return _typed({"name": name, **content}, where)
+    try:
+        return ScheduleSource(**vars(from_phases(content, name)))
+    except ScheduleError as error:
+        raise ScheduleError(f"{where}, {error}") from error
+
+
+def _typed(values: Mapping[Any, Any], where: str) -> ScheduleSource:
+    problems: list[str] = []
+    source = typed(ScheduleSource, values, "", problems)
+    if problems:
+        raise ScheduleError(f"{where}:", *problems)
+    assert isinstance(source, ScheduleSource)
+    return source
+
+
+def _given_twice(node: yaml.Node | None) -> Iterator[yaml.Node]:
+    """Keys of a mapping that stand in it before; YAML's loader would keep the last one and say nothing."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[Any] = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    yield key
+                seen.add(key.value)
+            yield from _given_twice(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _given_twice(item)

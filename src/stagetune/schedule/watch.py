@@ -1,0 +1,94 @@
+"""The metric that a stage looks at: its values so far, and the weights that were best."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from stagetune.errors import ScheduleError
+from stagetune.schedule.plan import PlannedStage
+from stagetune.schedule.progress import is_best
+
+Weights = dict[str, Tensor]
+
+
+class Watch:
+    """Values by the optimizer step at which they were measured, one for each validation.
+
+    A metric that training logs has one for each epoch.
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[int, float] = {}
+        self.best: Weights | None = None  # the weights to go back to at the end of the stage
+        self._in_validation: set[str] = set()  # names that validation logs
+
+    @property
+    def values(self) -> list[float]:
+        return list(self._values.values())
+
+    def begin(self) -> None:
+        """Forget the stage before."""
+        self._values, self.best = {}, None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"values": self._values, "best": self.best, "in_validation": sorted(self._in_validation)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._values, self.best = dict(state["values"]), state["best"]
+        self._in_validation = set(state["in_validation"])
+
+    def after_validation(self, trainer: Trainer, stage: PlannedStage | None, weights: Callable[[], Weights]) -> bool:
+        """Take the value that this validation measured; whether there is one."""
+        measured = trainer._results.metrics(on_step=False)["callback"] if trainer._results else {}
+        self._in_validation.update(measured)
+        if stage is None or not stage.is_watched or stage.monitor not in measured:
+            return False
+        self._take(trainer, stage, float(measured[stage.monitor]), weights)
+        return True
+
+    def after_epoch(
+        self, trainer: Trainer, stage: PlannedStage, weights: Callable[[], Weights], *, is_whole: bool
+    ) -> bool:
+        """Take this epoch's value of a metric that training logs; whether there is one.
+
+        Args:
+            trainer: behind an epoch.
+            stage: the one that is trained.
+            weights: gives a copy of what was measured.
+            is_whole: whether this process has seen all of the epoch: what a restart had logged before is lost.
+
+        Raises:
+            ScheduleError: for a metric that neither training nor validation has logged by now.
+        """
+        if not stage.is_watched or stage.monitor in self._in_validation:
+            return False
+        if stage.monitor not in trainer.callback_metrics:
+            if not is_whole or _validates_later(trainer):
+                return False
+            raise ScheduleError(_missing(trainer, stage))
+        self._take(trainer, stage, float(trainer.callback_metrics[stage.monitor]), weights)
+        return True
+
+    def check_later(self, trainer: Trainer, stages: Sequence[PlannedStage]) -> None:
+        """Raise `ScheduleError` for a later stage's metric that a whole epoch has not measured."""
+        measured = self._in_validation.union(trainer.callback_metrics)
+        for stage in stages:
+            if stage.is_watched and stage.monitor not in measured and not _validates_later(trainer):
+                raise ScheduleError(_missing(trainer, stage))
+
+    def _take(self, trainer: Trainer, stage: PlannedStage, value: float, weights: Callable[[], Weights]) -> None:
+        self._values[trainer.global_step] = trainer.strategy.broadcast(value)
+        if stage.restore_best and is_best(self.values, str(stage.mode)):
+            self.best = weights()
+
+
+def _validates_later(trainer: Trainer) -> bool:
+    """Whether this epoch had no validation and another will have one."""
+    return trainer.enable_validation and not trainer.fit_loop.epoch_loop._should_check_val_epoch()
+
+
+def _missing(trainer: Trainer, stage: PlannedStage) -> str:
+    measured = ", ".join(sorted(trainer.callback_metrics)) or "none"
+    return f"stage {stage.name} looks at {stage.monitor}, measured are: {measured}"
