@@ -23,6 +23,7 @@ STAGES = [
     Stage("top", open=["layer4"], until=Until(patience=1, max_epochs=3), lr=1e-3, lr_decay=0.5, restore_best=True),
     Stage("all", open=["all"], steps=20, lr=1e-3, lr_decay=0.5, lr_scheduler="cosine", batch_norm="frozen"),
 ]
+BLOCKS = {"stem": ["conv1", "bn1"], **{name: [name] for name in ("layer1", "layer2", "layer3", "layer4")}}
 
 
 class Digits(LightningModule):
@@ -59,7 +60,7 @@ def loaders() -> list[DataLoader[tuple[Tensor, Tensor]]]:
 if __name__ == "__main__":
     unfreezing = StagedUnfreezing(
         STAGES,
-        blocks={"stem": ["conv1", "bn1"], **{name: [name] for name in ("layer1", "layer2", "layer3", "layer4")}},
+        blocks=BLOCKS,
         monitor="val_loss",
     )
     # no max_epochs: the stages say how long; fit(ckpt_path="last") would go on with a run that stopped

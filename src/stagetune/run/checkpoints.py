@@ -108,7 +108,7 @@ class LastCheckpoint(Checkpoint):
         if every is None or not has_stepped or trainer.global_step % every:
             return
         # from a checkpoint behind its last batch, Lightning would skip the epoch's validation; its own comes soon
-        if batch_idx + 1 < trainer.num_training_batches and not trainer.should_stop:
+        if not trainer.is_last_batch and not trainer.should_stop:
             self._write(trainer)
 
     def on_stage_end(self, trainer: Trainer, pl_module: LightningModule, stage: PlannedStage) -> None:

@@ -38,7 +38,7 @@ class StagedUnfreezing(Callback):
         schedule: what `load_schedule` takes: a preset's name, a path, stages, a mapping, a schedule.
         blocks: the backbone's blocks in forward order, see `network_of`; by default its `blocks` or its layers.
         backbone: the attribute of the module that is its pretrained part, such as model.encoder.
-        came_frozen: `hold` or `open` blocks of which every parameter came frozen.
+        came_frozen: `hold` what came frozen as it is, or `open` it in blocks like the rest; see `network_of`.
         monitor: the metric that stages look at, instead of the schedule's.
         mode: `min` or `max`, which of its values are good, if its name does not say.
         ema: decay of an average of the open parameters, such as 0.999, which validation, checkpoints, `restore_best`
@@ -122,7 +122,7 @@ class StagedUnfreezing(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             neighbours.check_strategy(trainer)
-            neighbours.check_callbacks(trainer, self)
+            neighbours.check_callbacks(trainer, self, StagedUnfreezing)
             take_place(trainer, self, self._end)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -158,16 +158,15 @@ class StagedUnfreezing(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._rehearse(trainer, pl_module)
-        loop = trainer.fit_loop
-        if loop.restarted_mid_epoch or loop.restarted_on_epoch_end:  # no on_train_epoch_start will come
-            is_over = self.is_within_stage and self.stage.steps is not None and self._is_over(trainer)
-            done = self._epochs.go_on(trainer, is_over)
-            if done is not None or not self._begin_next_if_over(trainer, pl_module):
-                self._apply(trainer)
-            if done is not None:
-                self._epochs.begin(trainer, self.stage, self._steps_left(trainer), done)
+        done = self._epochs.go_on(trainer)
+        if done is None:
+            self._end_if_over(trainer, pl_module)  # which the process before this one did not come to
+        if self._is_complete:
+            self._epochs.end_training(trainer)
         elif self.is_within_stage:
             self._apply(trainer)
+            if done is not None:
+                self._epochs.begin(trainer, self.stage, self._steps_left(trainer), done)
         self._resumed = None
 
     def _rehearse(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -182,13 +181,16 @@ class StagedUnfreezing(Callback):
     # -------------------------------------------------------------------------------------------------- while it runs
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._begin_next_if_over(trainer, pl_module) and not self.stage.target:
+        self._withdraw()
+        if not self.is_within_stage:
+            self._begin_next(trainer, pl_module)
+        elif not self.stage.target:
             self._bring_scheduler(trainer)  # what validation said may have lowered the rates
         self._epochs.begin(trainer, self.stage, self._steps_left(trainer))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._epochs.is_unsaid(trainer) and batch_idx == 0:
-            self._epochs.begin(trainer, self.stage, self._steps_left(trainer))
+        self._withdraw()
+        self._epochs.batch_begins(trainer, batch_idx)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if self.stage.l2_sp and self._anchor:
@@ -201,6 +203,8 @@ class StagedUnfreezing(Callback):
     ) -> None:
         if self._average:
             self._average.update(trainer.global_step)
+            if neighbours.writes_weights_alone(trainer):
+                self._average.apply()
         self._epochs.batch_ends(trainer, batch_idx + 1)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -212,8 +216,6 @@ class StagedUnfreezing(Callback):
             stage = None if trainer.sanity_checking else self.stage
             if self._watch.after_validation(trainer, stage, lambda: self.weights(pl_module)):
                 self._step_plateau(trainer)
-            if self._average:
-                self._average.withdraw()
 
     def _end_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What is due behind an epoch, once all of its metrics are logged and before it is written."""
@@ -226,6 +228,8 @@ class StagedUnfreezing(Callback):
             self._epochs.end_training(trainer)
         elif is_whole:
             self._watch.check_later(trainer, self.plan.stages[len(self.stage_starts) :])
+        if self._average:  # for what is written now
+            self._average.apply()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._finish(pl_module)
@@ -233,8 +237,7 @@ class StagedUnfreezing(Callback):
     # ------------------------------------------------------------------------------------- behind it, however it ends
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if self._average:
-            self._average.withdraw()
+        self._withdraw()
         self._release(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -259,6 +262,7 @@ class StagedUnfreezing(Callback):
             "ends_early": self._ends_early,
             "norms": self._norms.state_dict(),
             "anchor": self._anchor.weights,
+            "ema": self.ema,
             "average": self._average.state_dict() if self._average else None,
             **self._watch.state_dict(),
         }
@@ -273,15 +277,23 @@ class StagedUnfreezing(Callback):
         is_new = checkpoint["is_new"] = state["plan"] != self.plan.as_data()
         if is_new and not (self.accepts_new_schedule and len(state.get("stage_starts", [])) <= len(self.plan.stages)):
             check_same_plan(state["plan"], self.plan)
+        if state["ema"] != self.ema:
+            raise ScheduleError(
+                f"the run was begun with ema={state['ema']}, not {self.ema}; say it again, or start anew"
+            )
         if is_new:
             states[0] = carry_over(states[0], optimizer)  # in the very list that Lightning is about to load
         self.stage_starts = [(epoch, step) for epoch, step in state["stage_starts"]]
         self._is_ended, self._ends_early = state["is_ended"], state["ends_early"]
+        steps = checkpoint["global_step"] - (self.stage_starts[-1][1] if self.stage_starts else 0)
+        if self.stage.steps is not None and steps >= self.stage.steps:
+            # a loader that can go on would do so in the epoch that was cut there
+            checkpoint["loops"]["fit_loop"]["state_dict"].pop("combined_loader", None)
         self._watch.load_state_dict(state)
         self._norms.load_state_dict(state["norms"])
         if self._anchor:
             self._anchor.load(state["anchor"])
-        if self._average and state["average"] is not None:
+        if self._average:
             self._average.load_state_dict(state["average"])
 
     # -------------------------------------------------------------------------------------------- from stage to stage
@@ -304,11 +316,7 @@ class StagedUnfreezing(Callback):
             self._is_ended = True
             announce("on_stage_end", trainer, pl_module, self.stage)
 
-    def _begin_next_if_over(self, trainer: Trainer, pl_module: LightningModule) -> bool:
-        """Begin the next stage if there is none, or the current one is over; whether it did."""
-        self._end_if_over(trainer, pl_module)
-        if self.is_within_stage or self._is_complete:
-            return False
+    def _begin_next(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.stage_starts.append((epoch_of(trainer), trainer.global_step))
         if self._watch.best is not None:
             self.go_back(pl_module, self._watch.best)
@@ -319,7 +327,6 @@ class StagedUnfreezing(Callback):
             trainer.optimizers[0].state.clear()
         self._apply(trainer)
         announce("on_stage_start", trainer, pl_module, self.stage)
-        return True
 
     def _apply(self, trainer: Trainer) -> None:
         """Make model, optimizer and learning-rate scheduler what the stage says; may be repeated."""
@@ -355,6 +362,11 @@ class StagedUnfreezing(Callback):
             for config in trainer.lr_scheduler_configs:
                 if isinstance(config.scheduler, ReduceLROnPlateau):
                     config.scheduler.step(self._watch.values[-1])
+
+    def _withdraw(self) -> None:
+        """Let the module have the weights that are trained; averages stay from validation to the next batch."""
+        if self._average:
+            self._average.withdraw()
 
     def _finish(self, pl_module: LightningModule) -> None:
         """Let the module have the weights that training ends with."""

@@ -22,13 +22,13 @@ def epoch_of(trainer: Trainer) -> int:
 class Epochs:
     """Sets the trainer's limits for as long as a fit lasts.
 
-    The epoch in which a stage of steps is over has fewer batches, as if the loader had, and is validated behind the
-    last of them; training ends with the plan by its number of epochs. So `trainer.should_stop` stays what others
-    make of it, and what a person has set as the most is the most.
+    The epoch in which a stage of steps is over ends with its last batch, as if the loader did, and is validated
+    there; training ends with the plan by its number of epochs. So `trainer.should_stop` stays what others make of
+    it, and what a person has set as the most is the most.
     """
 
     def __init__(self) -> None:
-        self.batches: float = 0  # of an epoch that is not cut
+        self.batches: float = 0  # of a whole epoch
         self.is_whole = True  # whether this process has seen all of the epoch
         self._cut: int | None = None
         self._limits: tuple[int | None, int] | None = None  # the trainer's own
@@ -73,7 +73,7 @@ class Epochs:
     # --------------------------------------------------------------------------------------------------- of one epoch
 
     def begin(self, trainer: Trainer, stage: PlannedStage, steps_left: int, done: int | None = None) -> None:
-        """Set the length of the epoch that begins, or of one that goes on behind `done` batches.
+        """Say where the epoch that begins ends, or the one that goes on behind `done` batches.
 
         Args:
             trainer: whose fit loop it is.
@@ -82,42 +82,40 @@ class Epochs:
             done: batches of the epoch so far, behind a restart.
         """
         self.end(trainer)
-        self.batches, self.is_whole = trainer.fit_loop.max_batches, done is None
+        self.is_whole = done is None
         self._is_unsaid, done = not self.is_whole, done or 0
         if stage.steps is not None:
             window = _accumulation(trainer, epoch_of(trainer))
             last = done - done % window + steps_left * window
-            if last < self.batches:
-                self._cut = trainer.fit_loop.max_batches = last
-                self.batch_ends(trainer, done)
+            self._cut = last if last < self.batches else None
+            self.batch_ends(trainer, done)
 
-    def go_on(self, trainer: Trainer, is_over: bool) -> int | None:
-        """The batches that are done of the epoch that a restart goes on in; None if it is over.
+    def go_on(self, trainer: Trainer) -> int | None:
+        """The batches that are done of an epoch within which a restart goes on; None if another begins.
 
-        Args:
-            trainer: before its first batch.
-            is_over: whether a stage of steps had its last one. Then this epoch is over, as Lightning has it of a
-                restart behind the last batch of another.
+        Behind an epoch's last batch, and behind its end where `max_steps` is set, Lightning goes on as if within the
+        epoch, tells nobody that another begins, or lets one go by without batches. Here another begins.
         """
         loop: Any = trainer.fit_loop
-        self._is_unsaid = True
-        done = int(loop.epoch_loop.batch_progress.current.ready)
-        if loop.epoch_progress.current.ready == loop.epoch_progress.current.processed:
+        progress = loop.epoch_progress
+        if not (loop.restarted_mid_epoch or loop.restarted_on_epoch_end):
             return None
-        if is_over and loop.epoch_loop.restarted_on_train_batch_end:
-            loop.epoch_progress.increment_processed()
-            loop.epoch_progress.increment_completed()
-            self._cut, loop.max_batches = done, done  # so Lightning sees that no batch is left
-            return None
-        return done
+        if progress.current.ready > progress.current.processed:
+            return int(loop.epoch_loop.batch_progress.current.ready)
+        if progress.current.completed < progress.current.processed:
+            progress.increment_completed()
+        loop.epoch_loop.restarting = False
+        loop.reset_restart_stage()
+        loop.epoch_loop.reset_restart_stage()
+        return None
 
-    def is_unsaid(self, trainer: Trainer) -> bool:
-        """Whether this batch is the first behind a restart within an epoch, which nobody else has begun."""
-        if self._is_unsaid:
+    def batch_begins(self, trainer: Trainer, batch_idx: int) -> None:
+        """To be told before each batch: the last one of an epoch that is cut is the last one for Lightning."""
+        if self._is_unsaid:  # of a restart within an epoch, which nobody else has begun
             trainer.accumulate_grad_batches = _accumulation(trainer, epoch_of(trainer))
             self._is_unsaid = False
-            return True
-        return False
+        if batch_idx + 1 == self._cut:
+            trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = True
 
     def batch_ends(self, trainer: Any, done: int) -> None:
         """To be told after each batch: validation comes behind the last one of an epoch that is cut."""
@@ -127,8 +125,6 @@ class Epochs:
 
     def end(self, trainer: Any) -> None:
         """Let the next epoch have its whole length."""
-        if self._cut is not None:
-            trainer.fit_loop.max_batches = self.batches
         if self._validation is not None:
             trainer.val_check_batch, trainer._val_check_time_interval = self._validation
         self._cut = self._validation = None

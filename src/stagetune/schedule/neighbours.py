@@ -36,13 +36,13 @@ def check_strategy(trainer: Trainer) -> None:
         raise ScheduleError(f"{kind.__name__} binds parameters together that stages free singly; use 'ddp'")
 
 
-def check_callbacks(trainer: Trainer, ours: Callback) -> None:
+def check_callbacks(trainer: Trainer, ours: Callback, kind: type[Callback]) -> None:
     """Raise `ScheduleError` for callbacks that move weights, rates or layers on their own."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if type(callback) is type(ours) and callback is not ours:
+        if isinstance(callback, kind) and callback is not ours:
             raise ScheduleError("two schedules stand in one Trainer; put their stages into one")
-        for kind, reason in REFUSED:
-            if isinstance(callback, kind):
+        for other, reason in REFUSED:
+            if isinstance(callback, other):
                 raise ScheduleError(f"{type(callback).__name__} {reason}")
 
 
@@ -69,7 +69,7 @@ def check_optimizer(trainer: Trainer, pl_module: LightningModule) -> Optimizer:
 
 def check_plan(trainer: Trainer, plan: Plan) -> None:
     """Raise `ScheduleError` for lengths and metrics that a Trainer's settings rule out."""
-    shortest = sum(_fewest(stage) for stage in plan.stages)
+    shortest = sum(_fewest(trainer, stage) for stage in plan.stages)
     if (trainer.min_epochs or 0) > shortest:
         raise ScheduleError(
             f"Trainer(min_epochs={trainer.min_epochs}): the schedule may end after {shortest}; let it be longer"
@@ -84,7 +84,7 @@ def check_plan(trainer: Trainer, plan: Plan) -> None:
     for stage in plan.stages:
         if scaler is not None and fused and (stage.l2_sp or stage.lr_scale):
             raise ScheduleError(
-                f"stage {stage.name} changes gradients, which a fused optimizer keeps scaled; fused=False"
+                f"stage {stage.name} looks at gradients, which a fused optimizer in fp16 keeps scaled; fused=False"
             )
 
 
@@ -92,7 +92,7 @@ def check_steps(trainer: Trainer, plan: Plan, steps_in: Callable[[int], int]) ->
     """Raise `ScheduleError` if the plan may end before `min_steps`; `steps_in` says how many an epoch takes."""
     shortest = epoch = 0
     for stage in plan.stages:
-        epochs = _fewest(stage)
+        epochs = _fewest(trainer, stage)
         shortest += stage.steps or sum(steps_in(epoch + i) for i in range(epochs))
         epoch += epochs
     if (trainer.min_steps or 0) > shortest:
@@ -101,8 +101,14 @@ def check_steps(trainer: Trainer, plan: Plan, steps_in: Callable[[int], int]) ->
         )
 
 
-def _fewest(stage: PlannedStage) -> int:
-    """The epochs that a stage takes at least."""
-    if stage.steps is not None:
-        return 1
-    return min(stage.until.patience, stage.until.max_epochs) if stage.until else stage.epochs or 1
+def writes_weights_alone(trainer: Trainer) -> bool:
+    """Whether a checkpoint is written of which no callback is told."""
+    return any(getattr(callback, "save_weights_only", False) for callback in trainer.checkpoint_callbacks)
+
+
+def _fewest(trainer: Trainer, stage: PlannedStage) -> int:
+    """The epochs that a stage takes at least; patience counts validations."""
+    if stage.until is None:
+        return stage.epochs or 1
+    is_once = getattr(trainer, "val_check_interval", None) == 1.0  # not there where validation comes by time
+    return min(stage.until.patience, stage.until.max_epochs) if is_once else 1

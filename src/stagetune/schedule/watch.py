@@ -23,6 +23,7 @@ class Watch:
         self._values: dict[int, float] = {}
         self.best: Weights | None = None  # the weights to go back to at the end of the stage
         self._in_validation: set[str] = set()  # names that validation logs
+        self._has_validated = False  # in this process
 
     @property
     def values(self) -> list[float]:
@@ -43,6 +44,7 @@ class Watch:
         """Take the value that this validation measured; whether there is one."""
         measured = trainer._results.metrics(on_step=False)["callback"] if trainer._results else {}
         self._in_validation.update(measured)
+        self._has_validated |= not trainer.sanity_checking
         if stage is None or not stage.is_watched or stage.monitor not in measured:
             return False
         self._take(trainer, stage, float(measured[stage.monitor]), weights)
@@ -65,7 +67,7 @@ class Watch:
         if not stage.is_watched or stage.monitor in self._in_validation:
             return False
         if stage.monitor not in trainer.callback_metrics:
-            if not is_whole or _validates_later(trainer):
+            if not is_whole or self._validates_later(trainer):
                 return False
             raise ScheduleError(_missing(trainer, stage))
         self._take(trainer, stage, float(trainer.callback_metrics[stage.monitor]), weights)
@@ -75,18 +77,17 @@ class Watch:
         """Raise `ScheduleError` for a later stage's metric that a whole epoch has not measured."""
         measured = self._in_validation.union(trainer.callback_metrics)
         for stage in stages:
-            if stage.is_watched and stage.monitor not in measured and not _validates_later(trainer):
+            if stage.is_watched and stage.monitor not in measured and not self._validates_later(trainer):
                 raise ScheduleError(_missing(trainer, stage))
+
+    def _validates_later(self, trainer: Trainer) -> bool:
+        """Whether the first validation has yet to come, which may log what training does not."""
+        return trainer.enable_validation and not self._has_validated
 
     def _take(self, trainer: Trainer, stage: PlannedStage, value: float, weights: Callable[[], Weights]) -> None:
         self._values[trainer.global_step] = trainer.strategy.broadcast(value)
         if stage.restore_best and is_best(self.values, str(stage.mode)):
             self.best = weights()
-
-
-def _validates_later(trainer: Trainer) -> bool:
-    """Whether this epoch had no validation and another will have one."""
-    return trainer.enable_validation and not trainer.fit_loop.epoch_loop._should_check_val_epoch()
 
 
 def _missing(trainer: Trainer, stage: PlannedStage) -> str:
