@@ -452,10 +452,15 @@ def test_a_run_goes_on_from_any_checkpoint_of_any_mode_by_the_same_numbers(
         assert [*before, *starts, *rest.events] == trace.events, path
 
 
-def test_a_checkpoint_on_an_exception_can_be_gone_on_from(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hook", ["on_train_epoch_start", "on_train_epoch_end"])
+def test_a_checkpoint_on_an_exception_can_be_gone_on_from(hook: str, tmp_path: Path) -> None:
     class Fails(Callback):
+        def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            if trainer.current_epoch == 2 and hook == "on_train_epoch_start":
+                raise RuntimeError("somebody's")
+
         def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-            if trainer.current_epoch == 1:
+            if trainer.current_epoch == 1 and hook == "on_train_epoch_end":
                 raise RuntimeError("somebody's")
 
     keep = ModelCheckpoint(

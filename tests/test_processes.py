@@ -23,6 +23,7 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader
 
 import crashing
+from programs import Program, fit
 from ranks import together
 from stagetune.cache.callback import FeatureCaching
 from stagetune.cache.store import Store
@@ -40,6 +41,7 @@ from stagetune.schedule.spec import Schedule, Stage
 from stagetune.tasks.classification import ClassificationTask
 from stagetune.tasks.siamese import SiameseTask
 from stagetune.tasks.staged_task import StagedTask
+from test_neighbours import CUT, Trace
 
 pytestmark = pytest.mark.slow
 QUIET = {
@@ -268,3 +270,15 @@ def test_identity_batches_stay_p_by_k_with_other_identities_in_each_process(
             seen |= set(found.tolist())
     other = identity_batches(labels, identities, images, seed=0, epoch=epoch + 1, share=(0, processes))
     assert other != shares[0]
+
+
+def _events() -> list[str]:
+    trace = Trace()
+    fit(Program(), CUT, trace, strategy="ddp", devices=2)
+    return trace.events
+
+
+def test_stage_events_come_once_each_in_every_process(tmp_path: Path) -> None:
+    """Six batches of an epoch are three in each of two processes."""
+    events = ["head starts at 0", "head ends at 4", "all starts at 4", "all ends at 8"]
+    assert together(_events, folder=tmp_path) == [events, events]

@@ -5,15 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from programs import Program, fit
 from stagetune.config.compose import load
+from stagetune.config.resume import resumed
+from stagetune.config.schema import Config
 from stagetune.errors import ConfigError, ScheduleError
+from stagetune.report.result import config_hash
 from stagetune.schedule.backbone_finetuning import BackboneFinetuning, stages_of
 from stagetune.schedule.load import load_schedule, read_schedule
 from stagetune.schedule.network import describe
 from stagetune.schedule.plan import PlannedStage
 from stagetune.schedule.resolve import make_plan
-from stagetune.schedule.spec import Schedule
+from stagetune.schedule.spec import Schedule, Stage, Until
+from test_averages import Rates
 from test_schedule import task
 
 PHASES = r"""
@@ -76,6 +82,126 @@ def test_a_finetuning_schedulers_file_is_read_as_it_means_it(tmp_path: Path) -> 
     }  # fmt: skip
 
 
+SCHEDULER = "{lr_scheduler_init: {class_path: torch.optim.lr_scheduler.StepLR, init_args: {step_size: 1}}"
+
+
+def phases(text: str, folder: Path) -> Schedule:
+    return load_schedule(written(text, folder))
+
+
+def test_phase_numbers_may_be_quoted(tmp_path: Path) -> None:
+    text = "'0': {params: [head.*], lr: 1}\n1: {params: ['backbone.*']}\n"
+    assert [stage.name for stage in phases(text, tmp_path).stages] == ["phase_0", "phase_1"]
+    mapping = {"0": {"params": ["head.*"], "lr": 1}, 1: {"params": ["backbone.*"]}}
+    assert load_schedule(mapping).stages == phases(text, tmp_path).stages
+
+
+def test_the_last_phases_end_does_not_end_training(tmp_path: Path) -> None:
+    text = "{0: {params: [a], lr: 1, max_transition_epoch: 2}, 1: {params: [b], max_transition_epoch: 3}}"
+    assert [stage.until and stage.until.max_epochs for stage in phases(text, tmp_path).stages] == [2, 1000]
+    alone = phases("0: {params: [a], lr: 1, max_transition_epoch: 3}", tmp_path)
+    assert alone.stages[0].until == Until(max_epochs=1000)
+
+
+def test_a_schedulers_interval_frequency_and_metric_are_those_of_the_file(tmp_path: Path) -> None:
+    config = "pl_lrs_cfg: {interval: step, frequency: 2, monitor: val_loss, name: mine}"
+    text = f"{{0: {{params: [a], lr: 1}}, 1: {{params: [b], new_lr_scheduler: {SCHEDULER}, {config}}}}}}}"
+    schedule = phases(text, tmp_path)
+    assert schedule.monitor == "val_loss"
+    assert schedule.stages[1].lr_scheduler == {
+        "_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 1, "interval": "step", "frequency": 2,
+    }  # fmt: skip
+
+
+def test_a_frequency_is_so_many_epochs_between_steps_of_the_scheduler() -> None:
+    spec = {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 1, "gamma": 0.5, "frequency": 2}
+    trace = Rates()
+    fit(Program(), [Stage("all", ["all"], epochs=5, lr=0.1, lr_scheduler=spec)], trace)
+    assert [entry["head"] for entry in trace.seen[::3]] == [0.1, 0.1, 0.05, 0.05, 0.025]
+
+
+def test_a_pattern_is_a_whole_name_or_what_a_name_begins_with(tmp_path: Path) -> None:
+    """As there: by re.match on names as the module has them, so that a look-ahead excludes the backbone."""
+    text = "0: {params: ['(?!backbone).*', backbone.layer4.1.bn2.bias], lr: 1}"
+    plan = make_plan(replace(phases(text, tmp_path), monitor="val_loss"), describe(task()))
+    assert plan.stages[0].open == ("backbone.layer4.1.bn2.bias", "head.weight", "head.bias")
+    stage = Stage("a", [{"params": "(?!backbone).*"}], lr=1.0)
+    plan = make_plan(Schedule(stages=[stage], leave_frozen=True), describe(task()))
+    assert plan.stages[0].open == ("head.weight", "head.bias")
+
+
+def test_a_schedule_may_be_given_in_any_of_these_ways(tmp_path: Path) -> None:
+    stage = {"name": "a", "open": ["all"], "epochs": 2, "lr": 0.1}
+    expected = [Stage("a", ["all"], epochs=2, lr=0.1)]
+    path = written(f"stages: [{stage}]", tmp_path)
+    for given in (
+        expected,
+        [stage],
+        {"stages": [stage]},
+        path,
+        str(path),
+        Schedule(stages=expected),
+        {"file": str(path)},
+    ):
+        assert load_schedule(given).stages == expected
+    assert load_schedule("full").name == "full"
+    assert (
+        load_schedule({"backbone_finetuning": {"epochs": 3, "unfreeze_backbone_at_epoch": 1}}).stages[0].name
+        == "head"
+    )
+    stages = load_schedule(expected).stages
+    stages[0].open.append("head")
+    assert expected[0].open == ["all"]  # nothing is shared
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("stagedd", r"there is no schedule stagedd; did you mean staged"),
+        ([], "schedule.stages: is empty"),
+        ({}, "schedule.stages: is empty"),
+        ({"stagess": []}, r"stagess: no such key; did you mean stages\?"),
+        (
+            [{"name": "a", "opn": ["all"]}],
+            r"no such key in stages\[0\]; did you mean stages\[0\]\.open",
+        ),
+        ({"stages": [{"name": "a", "open": ["all"], "lr": 1}], "file": "x.yaml"}, "gives both file and stages"),
+        (3, "3 is no schedule; give a preset's name, a path.yaml, a list of stages or a mapping"),
+        (None, "None is no schedule"),
+        (["staged"], r"stages\[0\]: expects keys and values, got 'staged'"),
+        ("/", r"there is no schedule /; valid: .* Or give a path\.yaml"),
+        ("folder.yaml", r"schedule file folder\.yaml cannot be read"),
+    ],
+)
+def test_what_is_no_schedule_is_said_in_one_message(
+    given: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.yaml").mkdir()
+    with pytest.raises(ScheduleError, match=message):
+        load_schedule(given)
+
+
+def test_an_edited_file_is_another_configuration(tmp_path: Path) -> None:
+    """What is stored and hashed is what the file said: an edited one is trained anew, a run keeps its own."""
+
+    def config(rate: float) -> Config:
+        path = written(f"stages: [{{name: a, open: [all], epochs: 2, lr: {rate}}}]", tmp_path)
+        return load([f"schedule.file={path}"])
+
+    first, second = config(0.1), config(0.2)
+    assert set(asdict(first)["schedule"]) == {"name", "monitor", "mode", "leave_frozen", "stages"}
+    assert (first.schedule.name, first.schedule.stages[0].lr, second.schedule.stages[0].lr) == ("phases", 0.1, 0.2)
+    assert config_hash(asdict(first)) != config_hash(asdict(second))
+    kept = tmp_path / "run"
+    kept.mkdir()
+    (kept / "config.yaml").write_text(yaml.safe_dump(asdict(first)))
+    assert resumed(kept, {"resume_with_new_schedule": False}, []).schedule == first.schedule
+    said = [f"schedule.file={tmp_path / 'phases.yaml'}"]
+    again = resumed(kept, {"resume_with_new_schedule": False}, said)
+    assert again.schedule.stages == second.schedule.stages
+
+
 def test_a_file_in_our_own_words_is_read_with_numbers_like_1e_3(tmp_path: Path) -> None:
     text = "stages:\n  - {name: a, open: [head], steps: 30, lr: 1e-3, lr_scheduler: one_cycle}\nleave_frozen: true\n"
     schedule = read_schedule(written(text, tmp_path))
@@ -94,6 +220,36 @@ def test_a_file_in_our_own_words_is_read_with_numbers_like_1e_3(tmp_path: Path) 
         ("0: {params: [head.*], lr: fast}", "phase 0: lr: expects a number, got 'fast'"),
         ("0: {parms: [head.*], lr: 1}", "phase 0: parms is not understood here; use params, max_transition_epoch"),
         ("0: {params: [x], lr: 1, new_optimizer: {}}", "phase 0: new_optimizer is not understood here; use params"),
+        ("{0: {params: [a], lr: 1}, '0': {params: [b]}}", "0 stands twice, again in line 1"),
+        ("0: {params: [a], lr: 1}\n1: {params: [b]}\n0: {params: [c]}", "0 stands twice, again in line 3"),
+        ("stages: []\nname: a\nname: b", "name stands twice, again in line 3"),
+        ("{1: {params: [a], lr: 1}, 2: {params: [b]}}", "phases are numbered 0, 1, 2, ...; found [1, 2]"),
+        ("0: {params: [], lr: 1}", "params: expects a list of names or patterns, got []"),
+        ("0: {params: head.weight, lr: 1}", "params: expects a list of names or patterns, got 'head.weight'"),
+        ("0: {params: [a], lr: 1, max_transition_epoch: soon}", "epoch: expects whole numbers, got 'soon'"),
+        ("0: phase", "phase 0: expects keys and values, got 'phase'"),
+        (
+            f"0: {{params: [a], lr: 1, new_lr_scheduler: {SCHEDULER}}}}}",
+            "phase 0: new_lr_scheduler: is for later phases; the first has the optimizer's own",
+        ),
+        (
+            f"{{0: {{params: [a], lr: 1}}, 1: {{params: [b], new_lr_scheduler: {SCHEDULER}, init_pg_lrs: [x]}}}}}}",
+            "phase 1: init_pg_lrs: expects a number, got 'x'",
+        ),
+        (
+            f"{{0: {{params: [a], lr: 1}}, 1: {{params: [b], new_lr_scheduler: {SCHEDULER}, init_pg_lrs: 3}}}}}}",
+            "phase 1: init_pg_lrs: expects a list of rates, got 3",
+        ),
+        (
+            f"{{0: {{params: [a], lr: 1}}, 1: {{params: [b], new_lr_scheduler: {SCHEDULER}, "
+            "pl_lrs_cfg: {strict: 1}}}}",
+            "phase 1: strict is not understood here; use interval, frequency, monitor, name",
+        ),
+        (
+            f"{{0: {{params: [a], lr: 1}}, 1: {{params: [b], new_lr_scheduler: {SCHEDULER}, "
+            "use_current_optimizer_pg_lrs: true}}}",
+            "phase 1: use_current_optimizer_pg_lrs is not understood here",
+        ),
         (
             "{0: {params: [a], lr: 1, max_transition_epoch: 5}, 1: {params: [b], max_transition_epoch: 5}}",
             "max_transition_epoch must rise from phase to phase, got [5, 5]",

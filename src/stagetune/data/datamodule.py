@@ -102,14 +102,19 @@ class StagedLoader:
         self, images: Images, sampler: EpochBatches, num_workers: int, served: Callable[[], Serve | None]
     ) -> None:
         self.sampler, self._served = sampler, served  # Lightning looks for a sampler to tell it the epoch
-        self._images = _whole_batches(images, sampler, num_workers)
+        self.images = images
+        self._batches = _whole_batches(images, sampler, num_workers)
 
     def __len__(self) -> int:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
         serve = self._served()
-        yield from self._images if serve is None else serve(self.sampler)
+        yield from self._batches if serve is None else serve(self.sampler)
+
+    def sample(self, count: int) -> Batch:
+        """The first images as a batch, which is none of those that the loader gives."""
+        return self.images[[(0, position) for position in range(min(count, len(self.images)))]]
 
 
 class StagedData(LightningDataModule):

@@ -19,6 +19,7 @@ from stagetune.report.metrics import Row
 FloatArray = npt.NDArray[np.floating[Any]]
 _SHADES = ("#e8eef7", "#fbf3e4")
 _SIZE = (8.0, 4.5)
+MOST_CURVES = 14  # that a legend can name; more are named by their blocks
 
 
 def draw_curves(rows: Sequence[Row], stages: Sequence[dict[str, Any]], monitor: str, path: Path) -> None:
@@ -47,14 +48,23 @@ def draw_learning_rates(
     """Learning rate of each parameter group over the epochs; `curve` maps a group to (epochs, rates)."""
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.subplots()
+    names = {name: name if len(curve) <= MOST_CURVES else _block(name) for name in curve}
+    colours = {label: f"C{i % 10}" for i, label in enumerate(dict.fromkeys(names.values()))}
     for name, (epochs, rates) in curve.items():
-        axes.plot(epochs, np.where(rates > 0, rates, np.nan), drawstyle="steps-post", label=name)
+        label = "_nolegend_" if names[name] in axes.get_legend_handles_labels()[1] else names[name]
+        shown = np.where(rates > 0, rates, np.nan)
+        axes.plot(epochs, shown, drawstyle="steps-post", color=colours[names[name]], label=label)
     axes.set_yscale("log")
     axes.set_xlabel("epochs trained")
     axes.set_ylabel("learning rate")
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     _shade(axes, stages, named=True, offset=0.0)
     figure.savefig(path, dpi=120)
+
+
+def _block(group: str) -> str:
+    """The block that a group belongs to: backbone.layer4.0.conv1.weight -> backbone.layer4."""
+    return ".".join(group.split(".")[: 2 if group.startswith("backbone.") else 1])
 
 
 def draw_plan(blocks: Sequence[str], rates: FloatArray, stages: Sequence[dict[str, Any]], path: Path) -> None:

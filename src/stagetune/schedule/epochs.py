@@ -93,11 +93,15 @@ class Epochs:
     def go_on(self, trainer: Trainer) -> int | None:
         """The batches that are done of an epoch within which a restart goes on; None if another begins.
 
-        Behind an epoch's last batch, and behind its end where `max_steps` is set, Lightning goes on as if within the
-        epoch, tells nobody that another begins, or lets one go by without batches. Here another begins.
+        Behind an epoch's last batch, at the start of one, and behind its end where `max_steps` is set, Lightning goes
+        on as if within the epoch, tells nobody that another begins, or lets one go by without batches (findings/).
+        Here another begins.
         """
         loop: Any = trainer.fit_loop
         progress = loop.epoch_progress
+        if loop.restarted_on_epoch_start:  # the progress of its batches is still that of the epoch before
+            loop.epoch_loop.restarting = False
+            loop.epoch_loop.reset_restart_stage()
         if not (loop.restarted_mid_epoch or loop.restarted_on_epoch_end):
             return None
         if progress.current.ready > progress.current.processed:

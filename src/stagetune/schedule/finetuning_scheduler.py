@@ -52,9 +52,7 @@ def from_phases(content: Mapping[Any, Any], name: str) -> Schedule:
             phase = _checked(phases[number], PHASE_KEYS)
             if "new_lr_scheduler" in phase:
                 if number == 0:
-                    raise ScheduleError(
-                        "new_lr_scheduler: belongs to later phases; the first has the optimizer's own"
-                    )
+                    raise ScheduleError("new_lr_scheduler: is for later phases; the first has the optimizer's own")
                 new = _checked(phase["new_lr_scheduler"], LR_SCHEDULER_KEYS)
                 lr_scheduler, monitor = _lr_scheduler(new)
                 if monitor and schedule.monitor not in (None, monitor):

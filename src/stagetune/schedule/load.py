@@ -115,16 +115,13 @@ def read_schedule(file: str | Path) -> Schedule:
     where = f"schedule file {path}"
     try:
         text = path.read_text()
-        twice = next(_given_twice(yaml.compose(text)), None)
+        if twice := next(_given_twice(yaml.compose(text)), None):
+            raise ScheduleError(f"{where}: {twice.value} stands twice, again in line {twice.start_mark.line + 1}")
         content = OmegaConf.to_container(OmegaConf.create(text or "{}"))
     except FileNotFoundError:
         raise ScheduleError(f"{where} does not exist (looked in {Path.cwd()})") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise ScheduleError(f"{where} cannot be read: {error}") from error
-    if twice is not None:
-        raise ScheduleError(
-            f"{where}: {twice.value} stands twice, in line {twice.start_mark.line + 1}; keep one of them"
-        )
     if not isinstance(content, Mapping) or not content:
         raise ScheduleError(f"{where} holds no schedule; give it stages, or phases 0, 1, ...")
     source = _from_mapping(content, path.stem, where)

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from stagetune.schedule.plan import NO_DECAY, Plan, PlannedStage
 
+LISTED = 8  # names of held parameters
+
 
 def plan_table(plan: Plan) -> str:
     """One line per stage: epochs, open blocks, trainable parameters, learning rates."""
@@ -18,6 +20,8 @@ def plan_text(plan: Plan) -> str:
     for group in plan.groups:
         own = (f"{stage.rates[group.name]:.2e}" if stage.rates[group.name] else "frozen" for stage in plan.stages)
         rates.append((group.name, str(len(group.parameters)), *own))
+    more = f" and {len(plan.held) - LISTED} more" if len(plan.held) > LISTED else ""
+    held = [f"held, since they came frozen: {', '.join(plan.held[:LISTED])}{more}"] if plan.held else []
     return "\n".join(
         [
             f"schedule {plan.name}: {len(plan.stages)} stages, {length_words(plan)}",
@@ -27,6 +31,7 @@ def plan_text(plan: Plan) -> str:
             *_columns(rates),
             "",
             "frozen blocks are in eval mode and do not change by a bit, their BatchNorm included",
+            *held,
             "",
         ]
     )
@@ -62,6 +67,7 @@ def _epochs_words(stage: PlannedStage) -> str:
 
 def _row(plan: Plan, stage: PlannedStage) -> tuple[str, ...]:
     share = stage.trainable_parameters / plan.total_parameters
+    names = sum(len(group.parameters) for group in plan.groups)
     rates = [rate for name, rate in stage.rates.items() if rate and not name.endswith(NO_DECAY)]
     rates = rates or [rate for rate in stage.rates.values() if rate]
     low, high = min(rates), max(rates)
@@ -70,12 +76,14 @@ def _row(plan: Plan, stage: PlannedStage) -> tuple[str, ...]:
     shape = "" if name == "constant" else f" {name}"
     rise = f", warm-up {stage.warmup_steps} steps" if stage.warmup_steps else ""
     rise = f", warm-up {stage.warmup:g}" if stage.warmup else rise
+    more = ", by relative gradient norm" if stage.lr_scale else ""
+    more += f", L2-SP {stage.l2_sp:g}" if stage.l2_sp else ""
     return (
         stage.name,
         _epochs_words(stage),
-        "everything" if share == 1 else _open_words(plan, stage),
+        "everything" if len(stage.open) == names else _open_words(plan, stage),
         f"{count_words(stage.trainable_parameters)} ({share:.0%})",
-        rate + shape + rise,
+        rate + shape + rise + more,
         {"auto": "eval where frozen", "frozen": "frozen everywhere", "train": "trains everywhere"}[stage.batch_norm],
         _prefix_words(plan, stage),
     )
