@@ -445,6 +445,8 @@ def test_a_run_goes_on_from_any_checkpoint_of_any_mode_by_the_same_numbers(
         step = int(path.stem)
         assert rest.rates == trace.rates[step:], path
         assert again.global_step == trainer.global_step
+        assert rest.validated == [at for at in trace.validated if at > step or at in rest.validated]
+        assert mode not in ("steps", "time") or step in rest.validated or step not in trace.validated
         assert_equal(module, whole, 0.0)
         at_end = [e for e in trace.events if e.endswith(f"ends at {step}")]
         before = [e for e in trace.events if int(e.split()[-1]) < step or (e in at_end and e not in rest.events)]

@@ -279,6 +279,6 @@ def _events() -> list[str]:
 
 
 def test_stage_events_come_once_each_in_every_process(tmp_path: Path) -> None:
-    """Six batches of an epoch are three in each of two processes."""
+    """Three batches of an epoch are two in each of two processes."""
     events = ["head starts at 0", "head ends at 4", "all starts at 4", "all ends at 8"]
     assert together(_events, folder=tmp_path) == [events, events]

@@ -85,7 +85,7 @@ def test_a_collapse_is_named_and_stops_the_run(
 ) -> None:
     honest = EmbeddingHead.forward
     monkeypatch.setattr(EmbeddingHead, "forward", lambda self, x: 0 * honest(self, x) + torch.ones(128) / 128**0.5)
-    with pytest.raises(TrainingError, match=r"have collapsed into one point in stage head, epoch 1: val/spread is "):
+    with pytest.raises(TrainingError, match=r"have collapsed into one point in stage head, epoch 0: val/spread is "):
         run_experiment(tiny(SIAMESE), tmp_path / "run")
     result = run_experiment(tiny(SIAMESE, "task.on_collapse=go_on", stages=1), tmp_path / "other")
     assert result.test["test/auc"] == 0.5

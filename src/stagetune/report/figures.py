@@ -26,7 +26,7 @@ def draw_curves(rows: Sequence[Row], stages: Sequence[dict[str, Any]], monitor: 
     """Loss and the monitored metric by epoch, the stages shaded."""
     figure = Figure(figsize=(_SIZE[0], 6.0), layout="constrained")
     losses, metric = figure.subplots(2, 1, sharex=True)
-    epochs = [row["epoch"] + 1 for row in rows]
+    epochs = [row["epoch"] for row in rows]
     for key, style in (("train/loss", "o-"), ("val/loss", "s--")):
         losses.plot(epochs, [row[key] for row in rows], style, markersize=4, label=key)
     losses.set_ylabel("loss")
@@ -136,8 +136,8 @@ def draw_roc(
     figure.savefig(path, dpi=120)
 
 
-def _shade(axes: Axes, stages: Sequence[dict[str, Any]], *, named: bool, offset: float = 0.5) -> None:
-    """Shade the epochs of each stage; epoch e is drawn at e + 1, so its band begins half before."""
+def _shade(axes: Axes, stages: Sequence[dict[str, Any]], *, named: bool, offset: float = -0.5) -> None:
+    """Shade the epochs of each stage; what an epoch gave is drawn at its number, so its band begins half before."""
     for i, stage in enumerate(stages):
         start = stage["start_epoch"] + offset
         axes.axvspan(start, start + stage["epochs"], color=_SHADES[i % 2], zorder=0, linewidth=0)

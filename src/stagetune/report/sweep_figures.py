@@ -228,11 +228,11 @@ def _curves(summary: Summary) -> Figure | None:
         for i, stage in enumerate(one.scored[0].result.stages):
             if i % 2:
                 axes.axvspan(
-                    stage["start_epoch"] + 0.5, stage["start_epoch"] + stage["epochs"] + 0.5, color=INK, alpha=0.07,
+                    stage["start_epoch"] - 0.5, stage["start_epoch"] + stage["epochs"] - 0.5, color=INK, alpha=0.07,
                     linewidth=0,
                 )  # fmt: skip
         for run in rows[one.name]:
-            points = [(row["epoch"] + 1, row.get(summary.metric)) for row in run]
+            points = [(row["epoch"], row.get(summary.metric)) for row in run]
             known = [(epoch, value) for epoch, value in points if isinstance(value, float)]
             if known:
                 axes.plot(*zip(*known, strict=True), color=colour(one), linewidth=1, alpha=0.8)

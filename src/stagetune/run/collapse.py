@@ -55,7 +55,7 @@ class CollapseGuard(Callback):
             return
         stage, epoch = self.unfreezing.stage.name, trainer.current_epoch
         found = (
-            f"the embeddings have collapsed into one point in stage {stage}, epoch {epoch + 1}: val/spread is "
+            f"the embeddings have collapsed into one point in stage {stage}, epoch {epoch}: val/spread is "
             f"{spread:.1e}, was {self._largest:.1e}"
         )
         if not self.goes_back:

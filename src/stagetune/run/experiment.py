@@ -287,9 +287,7 @@ class _Run:
                 result.best = self._best(best.path, recorder)
         assert result.best is not None
         row = result.best
-        self.screen.line(
-            "best", f"{row['metric']} {row['value']:.4f} in epoch {row['epoch'] + 1}, stage {row['stage']}"
-        )
+        self.screen.line("best", f"{row['metric']} {row['value']:.4f} in epoch {row['epoch']}, stage {row['stage']}")
         self._test(trainer, task, data)
         if self.writes:
             draw_run(task, data, recorder, reports.reports, config.task.monitor, self.run_dir / "figures")

@@ -153,7 +153,7 @@ class Recorder(Callback):
             stage = self.unfreezing.stage
             rates = ", ".join(f"{name} {rate:.1e}" for name, rate in _rates(trainer).items() if rate)
             raise TrainingError(
-                f"the loss is {float(losses[int(bad[0])])} in stage {stage.name}, epoch {trainer.current_epoch + 1}, "
+                f"the loss is {float(losses[int(bad[0])])} in stage {stage.name}, epoch {trainer.current_epoch}, "
                 f"batch {batch} of {int(trainer.num_training_batches)}, at learning rates {rates}; "
                 "lower the stage's lr, add +trainer.gradient_clip_val=1.0, or use precision=fp32"
             )

@@ -76,7 +76,7 @@ class StageLines(Callback):
         self._began = time.monotonic()
         if self.unfreezing.is_within_stage:
             stage = self.unfreezing.stage
-            self.screen.line(self._number(stage), f"{stage.name}: goes on in epoch {trainer.current_epoch + 1}")
+            self.screen.line(self._number(stage), f"{stage.name}: goes on in epoch {trainer.current_epoch}")
 
     def on_stage_start(self, trainer: Trainer, pl_module: LightningModule, stage: PlannedStage) -> None:
         self._began = time.monotonic()
@@ -128,8 +128,7 @@ class StageLines(Callback):
 
     def _description(self, trainer: Trainer) -> str:
         epochs = self.unfreezing.plan.epochs
-        text = f"{self.unfreezing.stage.name}, epoch {trainer.current_epoch + 1}" + (
-            f" of {epochs}" if epochs else ""
-        )
+        last = f" (of 0 to {epochs - 1})" if epochs else ""
+        text = f"{self.unfreezing.stage.name}, epoch {trainer.current_epoch}{last}"
         value = trainer.callback_metrics.get(self.monitor)
         return text if value is None else f"{text}, {self.monitor} {float(value):.4f}"

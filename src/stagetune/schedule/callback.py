@@ -14,7 +14,7 @@ from stagetune.errors import ScheduleError
 from stagetune.schedule import neighbours
 from stagetune.schedule.average import Average
 from stagetune.schedule.epochs import Epochs, epoch_of
-from stagetune.schedule.events import EpochEnd, announce, leave, take_place
+from stagetune.schedule.events import Last, announce, leave, take_place
 from stagetune.schedule.freezing import Freezing
 from stagetune.schedule.gradients import Anchor, RelativeGradientNorms
 from stagetune.schedule.groups import carry_over, regroup, set_rates, settings_of
@@ -75,7 +75,7 @@ class StagedUnfreezing(Callback):
         self._is_ended = False  # whether the current stage's end has been announced
         self._ends_early = False  # whether somebody has ended it, whatever the plan says
         self._watch, self._norms, self._epochs = Watch(), RelativeGradientNorms(), Epochs()
-        self._end = EpochEnd(self._end_epoch)
+        self._last = Last(self._epochs.catch_up, self._end_epoch)
         self._freezing: Freezing | None = None  # while a fit is running
         self._average: Average | None = None
         self._anchor: Anchor | None = None
@@ -123,7 +123,7 @@ class StagedUnfreezing(Callback):
         if stage == "fit":
             neighbours.check_strategy(trainer)
             neighbours.check_callbacks(trainer, self, StagedUnfreezing)
-            take_place(trainer, self, self._end)
+            take_place(trainer, self, self._last)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn == TrainerFn.FITTING:  # validate() between two fits does not move training
@@ -246,7 +246,7 @@ class StagedUnfreezing(Callback):
 
     def _release(self, trainer: Trainer) -> None:
         """Leave nothing of ours on module and trainer."""
-        leave(trainer, self._end)
+        leave(trainer, self._last)
         self._epochs.end_fit(trainer)
         if self._freezing is not None:
             self._freezing.release()

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
@@ -33,6 +33,7 @@ class Epochs:
         self._cut: int | None = None
         self._limits: tuple[int | None, int] | None = None  # the trainer's own
         self._validation: tuple[Any, Any] | None = None  # its settings of when to validate, while they are others
+        self._is_unended = False  # whether the epoch in which a restart goes on has yet to be validated and ended
         self._is_unsaid = False  # whether nobody has begun the epoch in which a restart goes on
 
     # ------------------------------------------------------------------------------------------------------- of a fit
@@ -93,9 +94,8 @@ class Epochs:
     def go_on(self, trainer: Trainer) -> int | None:
         """The batches that are done of an epoch within which a restart goes on; None if another begins.
 
-        Behind an epoch's last batch, at the start of one, and behind its end where `max_steps` is set, Lightning goes
-        on as if within the epoch, tells nobody that another begins, or lets one go by without batches (findings/).
-        Here another begins.
+        Behind an epoch's last batch, at the start of one, and behind its end where `max_steps` is set, Lightning
+        skips the epoch's end, goes on as if within it, or lets one go by without batches (findings/). Not here.
         """
         loop: Any = trainer.fit_loop
         progress = loop.epoch_progress
@@ -106,12 +106,36 @@ class Epochs:
             return None
         if progress.current.ready > progress.current.processed:
             return int(loop.epoch_loop.batch_progress.current.ready)
+        if loop.restarted_mid_epoch:  # behind its last batch, and Lightning has just counted it as over
+            for counts in (progress.current, progress.total):
+                counts.processed -= 1
+                counts.completed -= 1
+            self._is_unended = True
+            return int(loop.epoch_loop.batch_progress.current.ready)
         if progress.current.completed < progress.current.processed:
             progress.increment_completed()
+        self._begin_anew(loop)
+        return None
+
+    def catch_up(self, trainer: Any, pl_module: LightningModule) -> None:
+        """Validate and end the epoch that a restart behind its last batch has left, once all callbacks are there."""
+        if not self._is_unended:
+            return
+        loop, self._is_unended, self._is_unsaid = trainer.fit_loop, False, False
+        if loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
+            trainer.validating = True
+            loop.epoch_loop.val_loop.restarting = False
+            loop.epoch_loop.val_loop.run()
+            trainer.training = True
+        loop.on_advance_end()
+        self._begin_anew(loop)
+
+    @staticmethod
+    def _begin_anew(loop: Any) -> None:
+        """Let the next epoch begin as any other."""
         loop.epoch_loop.restarting = False
         loop.reset_restart_stage()
         loop.epoch_loop.reset_restart_stage()
-        return None
 
     def batch_begins(self, trainer: Trainer, batch_idx: int) -> None:
         """To be told before each batch: the last one of an epoch that is cut is the last one for Lightning."""

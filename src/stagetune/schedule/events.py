@@ -25,15 +25,19 @@ def announce(event: Event, trainer: Trainer, pl_module: LightningModule, stage: 
             method(trainer, pl_module, stage)
 
 
-class EpochEnd(EarlyStopping):
-    """Calls `then` behind an epoch, once the module has logged all of its metrics, before it is written.
+Hook = Callable[[Trainer, LightningModule], None]
 
-    Lightning calls callbacks of this kind, and checkpoints, behind the module's own `on_train_epoch_end`.
+
+class Last(EarlyStopping):
+    """Calls a function where all but the checkpoints have begun, and one behind each epoch, before it is written.
+
+    Lightning calls callbacks of this kind, and checkpoints, behind the module's own `on_train_epoch_end`, when it has
+    logged all of its metrics.
     """
 
-    def __init__(self, then: Callable[[Trainer, LightningModule], None]) -> None:
+    def __init__(self, begun: Hook, epoch_ended: Hook) -> None:
         super().__init__("")
-        self.then = then
+        self.begun, self.epoch_ended = begun, epoch_ended
 
     def setup(self, *_: Any, **__: Any) -> None: ...
 
@@ -42,24 +46,27 @@ class EpochEnd(EarlyStopping):
 
     def on_validation_end(self, *_: Any) -> None: ...
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.begun(trainer, pl_module)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.then(trainer, pl_module)
+        self.epoch_ended(trainer, pl_module)
 
 
-def take_place(trainer: Trainer, first: Callback, end: EpochEnd) -> None:
-    """Put a callback before all others, so that they see the stage's state in every hook, and `end` behind them."""
+def take_place(trainer: Trainer, first: Callback, last: Last) -> None:
+    """Put a callback before all others, so that they see the stage's state in every hook, and `last` behind them."""
     callbacks = _callbacks(trainer)
     callbacks.remove(first)
     callbacks.insert(0, first)
-    leave(trainer, end)
+    leave(trainer, last)
     written = [i for i, callback in enumerate(callbacks) if isinstance(callback, Checkpoint)]
-    callbacks.insert(written[0] if written else len(callbacks), end)
+    callbacks.insert(written[0] if written else len(callbacks), last)
 
 
-def leave(trainer: Trainer, end: EpochEnd) -> None:
+def leave(trainer: Trainer, last: Last) -> None:
     """Take it out again."""
-    if end in _callbacks(trainer):
-        _callbacks(trainer).remove(end)
+    if last in _callbacks(trainer):
+        _callbacks(trainer).remove(last)
 
 
 def _callbacks(trainer: Any) -> list[Callback]:
