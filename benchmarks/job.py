@@ -110,6 +110,8 @@ def ours(root: Path, size: int, batch: int, weights: str, precision: str) -> dic
     step, read = StagedTask.training_step, StagedLoader.__iter__
 
     def measured(self: StagedTask, batch: Batch, batch_idx: int) -> Tensor:
+        if not self.trainer.fit_loop.epoch_loop.batch_progress.current.ready:  # stages are tried out first
+            return step(self, batch, batch_idx)
         stage = max(start for start in STARTS if start <= self.current_epoch)
         return kept.around(STARTS[stage], self, lambda: step(self, batch, batch_idx))
 
