@@ -77,12 +77,12 @@ def assert_equal(ours: Any, expected: Any, path: str = "") -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("workers", "kills", "min_seconds"), [(0, 30, 0.0), (2, 10, 1000.0)])
+@pytest.mark.parametrize(("workers", "kills", "min_seconds", "ema"), [(0, 30, 0.0, None), (2, 10, 1000.0, 0.9)])
 def test_a_run_killed_at_random_points_ends_bit_for_bit_as_one_that_was_not(
-    workers: int, kills: int, min_seconds: float, eventful: Config, tmp_path: Path
+    workers: int, kills: int, min_seconds: float, ema: float | None, eventful: Config, tmp_path: Path
 ) -> None:
     """In a stage, at its boundary, in validation, in writing a checkpoint: every hook and write is a point."""
-    config = replace(eventful, data=replace(eventful.data, num_workers=workers))
+    config = replace(eventful, data=replace(eventful.data, num_workers=workers), ema=ema)
     config.checkpoint.min_seconds = min_seconds
     assert crashing.run(config, tmp_path / "whole") == 0
     expected = outcome(tmp_path / "whole")
