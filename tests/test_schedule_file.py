@@ -217,7 +217,7 @@ def test_a_file_in_our_own_words_is_read_with_numbers_like_1e_3(tmp_path: Path) 
         ("a: [", "cannot be read: while parsing"),
         ("{0: {params: [a], lr: 1}, 2: {params: [b]}}", "phases are numbered 0, 1, 2, ...; found [0, 2]"),
         ("0: {params: [head.*]}", "phase 0: has no lr; finetuning-scheduler takes it from the optimizer"),
-        ("0: {params: [head.*], lr: fast}", "phase 0: lr: expects a number, got 'fast'"),
+        ("0: {params: [head.*], lr: fast}", "phase 0: lr: expects a number greater than 0, got 'fast'"),
         ("0: {parms: [head.*], lr: 1}", "phase 0: parms is not understood here; use params, max_transition_epoch"),
         ("0: {params: [x], lr: 1, new_optimizer: {}}", "phase 0: new_optimizer is not understood here; use params"),
         ("{0: {params: [a], lr: 1}, '0': {params: [b]}}", "0 stands twice, again in line 1"),
@@ -234,7 +234,7 @@ def test_a_file_in_our_own_words_is_read_with_numbers_like_1e_3(tmp_path: Path) 
         ),
         (
             f"{{0: {{params: [a], lr: 1}}, 1: {{params: [b], new_lr_scheduler: {SCHEDULER}, init_pg_lrs: [x]}}}}}}",
-            "phase 1: init_pg_lrs: expects a number, got 'x'",
+            "phase 1: init_pg_lrs: expects a number greater than 0, got 'x'",
         ),
         (
             f"{{0: {{params: [a], lr: 1}}, 1: {{params: [b], new_lr_scheduler: {SCHEDULER}, init_pg_lrs: 3}}}}}}",

@@ -92,7 +92,7 @@ def _typed_mapping(kind: Any, value: Any, path: str, problems: list[str]) -> Any
         choices, allowed = entry.metadata.get("choices"), entry.metadata.get("range")
         if choices and item not in choices:
             problems.append(f"{where}={item}: no such choice; {did_you_mean(item, choices)}")
-        if allowed and not allowed[0] <= item <= allowed[1]:
+        if allowed and not (allowed[0] <= item <= allowed[1] and abs(item) != float("inf")):
             upper = "" if allowed[1] == float("inf") else f" and at most {allowed[1]}"
             problems.append(f"{where}={item}: must be at least {allowed[0]}{upper}")
     return kind(**converted)

@@ -86,7 +86,7 @@ class Average:
     def put_into(self, state: dict[str, Any], module: nn.Module) -> None:
         """Let a module's state dict have the averages, by whatever names it has the parameters."""
         averages = {id(self._parameters[name]): value for name, value in self.state_dict()["averages"].items()}
-        for key, value in module.state_dict(keep_vars=True).items():
+        for key, value in module.named_parameters(remove_duplicate=False):
             if key in state and id(value) in averages:
                 state[key] = averages[id(value)]
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -79,14 +81,15 @@ class StagedUnfreezing(Callback):
         self._freezing: Freezing | None = None  # while a fit is running
         self._average: Average | None = None
         self._anchor: Anchor | None = None
+        self._module: int | None = None  # that of the latest fit
         self._resumed: dict[str, Any] | None = None  # the checkpoint, until training goes on from it
 
     # ------------------------------------------------------------------------------------------- for other callbacks
 
     @property
     def stage(self) -> PlannedStage:
-        """The stage that is being trained, or was last."""
-        return self.plan.stages[len(self.stage_starts) - 1]
+        """The stage that is being trained, or was last; before any, the first."""
+        return self.plan.stages[max(len(self.stage_starts) - 1, 0)]
 
     @property
     def is_within_stage(self) -> bool:
@@ -109,11 +112,11 @@ class StagedUnfreezing(Callback):
     def weights(self, pl_module: LightningModule) -> Weights:
         """A copy of those weights, on the CPU."""
         with self.measured_weights():
-            return {name: tensor.detach().cpu().clone() for name, tensor in pl_module.state_dict().items()}
+            return {name: _copy(value) for name, value in pl_module.state_dict().items()}
 
     def go_back(self, pl_module: LightningModule, weights: Weights) -> None:
         """Let the module have such weights again; an average begins anew from them."""
-        pl_module.load_state_dict(weights)
+        pl_module.load_state_dict(weights, strict=pl_module.strict_loading)
         if self._average:
             self._average.restart()
 
@@ -143,14 +146,16 @@ class StagedUnfreezing(Callback):
         self._freezing = Freezing(network)
         regroup(optimizer, network, self.plan)
         self._given = settings_of(optimizer)
-        self._average = Average(network.parameters, self.ema) if self.ema else None
-        self._anchor = Anchor(network.parameters, self.plan)
         self._epochs.begin_fit(trainer, self.plan)
+        if self._resumed or trainer.global_step == 0 or self._module != id(pl_module):
+            self._module = id(pl_module)
+            self.stage_starts, self._is_ended, self._ends_early = [], False, False
+            self._watch, self._norms = Watch(), RelativeGradientNorms()
+            self._average = Average(network.parameters, self.ema) if self.ema else None
+            self._anchor = Anchor(network.parameters, self.plan)
+        self._withdraw()  # where the same trainer goes on
         if self._resumed:
             self._take_up(self._resumed, optimizer)
-        elif trainer.global_step == 0:
-            self.stage_starts, self._is_ended, self._ends_early = [], False, False
-            self._watch.begin()
         if self._is_complete:  # nothing is left to train
             loops = self._resumed["loops"]["fit_loop"] if self._resumed else None
             self._epochs.end_training(trainer, loops and loops["epoch_progress"]["current"]["processed"])
@@ -242,6 +247,8 @@ class StagedUnfreezing(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
+            if self._average:  # also where a limit has left nothing to train
+                self._average.apply()
             self._release(trainer)
 
     def _release(self, trainer: Trainer) -> None:
@@ -374,3 +381,8 @@ class StagedUnfreezing(Callback):
             self.go_back(pl_module, self._watch.best)
         if self._average:
             self._average.apply()
+
+
+def _copy(value: Any) -> Any:
+    """A tensor on the CPU, or what a module keeps beside its tensors."""
+    return value.detach().cpu().clone() if isinstance(value, Tensor) else deepcopy(value)

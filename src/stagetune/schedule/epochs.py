@@ -33,7 +33,7 @@ class Epochs:
         self._cut: int | None = None
         self._limits: tuple[int | None, int] | None = None  # the trainer's own
         self._validation: tuple[Any, Any] | None = None  # its settings of when to validate, while they are others
-        self._is_unended = False  # whether the epoch in which a restart goes on has yet to be validated and ended
+        self._is_unvalidated = self._is_unended = False  # what a restart behind a batch has left out
         self._is_unsaid = False  # whether nobody has begun the epoch in which a restart goes on
 
     # ------------------------------------------------------------------------------------------------------- of a fit
@@ -83,7 +83,7 @@ class Epochs:
             done: batches of the epoch so far, behind a restart.
         """
         self.end(trainer)
-        self.is_whole = done is None
+        self.batches, self.is_whole = trainer.fit_loop.max_batches, done is None
         self._is_unsaid, done = not self.is_whole, done or 0
         if stage.steps is not None:
             window = _accumulation(trainer, epoch_of(trainer))
@@ -105,12 +105,13 @@ class Epochs:
         if not (loop.restarted_mid_epoch or loop.restarted_on_epoch_end):
             return None
         if progress.current.ready > progress.current.processed:
+            self._is_unvalidated = loop.epoch_loop.restarted_on_train_batch_end
             return int(loop.epoch_loop.batch_progress.current.ready)
         if loop.restarted_mid_epoch:  # behind its last batch, and Lightning has just counted it as over
             for counts in (progress.current, progress.total):
                 counts.processed -= 1
                 counts.completed -= 1
-            self._is_unended = True
+            self._is_unvalidated = self._is_unended = True
             return int(loop.epoch_loop.batch_progress.current.ready)
         if progress.current.completed < progress.current.processed:
             progress.increment_completed()
@@ -118,17 +119,21 @@ class Epochs:
         return None
 
     def catch_up(self, trainer: Any, pl_module: LightningModule) -> None:
-        """Validate and end the epoch that a restart behind its last batch has left, once all callbacks are there."""
-        if not self._is_unended:
-            return
-        loop, self._is_unended, self._is_unsaid = trainer.fit_loop, False, False
-        if loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
+        """Validate where a restart behind a batch has left that out, and end the epoch if it was its last one.
+
+        To be called once all callbacks are there.
+        """
+        loop, was_last = trainer.fit_loop, self._is_unended
+        if self._is_unvalidated and loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
             trainer.validating = True
             loop.epoch_loop.val_loop.restarting = False
             loop.epoch_loop.val_loop.run()
             trainer.training = True
-        loop.on_advance_end()
-        self._begin_anew(loop)
+        self._is_unvalidated = self._is_unended = False
+        if was_last:
+            self._is_unsaid = False
+            loop.on_advance_end()
+            self._begin_anew(loop)
 
     @staticmethod
     def _begin_anew(loop: Any) -> None:
@@ -147,7 +152,12 @@ class Epochs:
 
     def batch_ends(self, trainer: Any, done: int) -> None:
         """To be told after each batch: validation comes behind the last one of an epoch that is cut."""
-        if done == self._cut and self._validation is None:
+        if done != self._cut:
+            return
+        trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = (
+            True  # which a step that takes batches itself resets
+        )
+        if self._validation is None:
             self._validation = trainer.val_check_batch, trainer._val_check_time_interval
             trainer.val_check_batch, trainer._val_check_time_interval = 1, None
 
@@ -161,8 +171,8 @@ class Epochs:
 
     def length(self, trainer: Trainer, stage: PlannedStage, first_epoch: int) -> Length:
         """How long a stage is that begins in that epoch; raises `ScheduleError` where the data has no length."""
-        counts_epochs = stage.steps is None and (stage.warmup or stage.lr_scheduler not in ("constant", "plateau"))
-        if math.isinf(self.batches) and counts_epochs:
+        shape = not stage.target and stage.lr_scheduler not in ("constant", "plateau")
+        if math.isinf(self.batches) and stage.steps is None and (stage.warmup or shape):
             raise ScheduleError(f"stage {stage.name} needs the length of an epoch, the data has none; give it steps")
         return stage.length(lambda i: self.steps_in(trainer, first_epoch + i) or stage.steps or 0)
 

@@ -3,6 +3,7 @@
 Written for finetuning-scheduler 2.14; docs/schedules.md has the table of what each key comes to.
 """
 
+import math
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
@@ -105,9 +106,12 @@ def _rate(phase: Mapping[str, Any], number: int) -> float:
 
 def _number(key: str, value: Any) -> float:
     try:
-        return float(value)
+        number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
-        raise ScheduleError(f"{key}: expects a number, got {value!r}") from None
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise ScheduleError(f"{key}: expects a number greater than 0, got {value!r}")
+    return number
 
 
 def _lr_scheduler(new: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
@@ -115,10 +119,13 @@ def _lr_scheduler(new: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
     begin = _checked(new.get("lr_scheduler_init"), ("class_path", "init_args"))
     if "class_path" not in begin:
         raise ScheduleError("lr_scheduler_init: has no class_path")
+    arguments = begin.get("init_args") or {}
+    if not isinstance(arguments, Mapping) or "_target_" in arguments:
+        raise ScheduleError(f"init_args: expects the arguments of {begin['class_path']}, got {arguments!r}")
     config = _checked(new.get("pl_lrs_cfg") or {}, CONFIG_KEYS)
     settings = {"interval": "epoch", **{key: config[key] for key in ("interval", "frequency") if key in config}}
     monitor = config.get("monitor")
-    target = {"_target_": str(begin["class_path"]), **(begin.get("init_args") or {}), **settings}
+    target = {"_target_": str(begin["class_path"]), **arguments, **settings}
     return target, None if monitor is None else str(monitor)
 
 

@@ -1,14 +1,13 @@
 """Freezing that holds: what is frozen takes no gradient and stays in eval mode whoever calls `train()`."""
 
 from collections.abc import Iterator, Set
-from weakref import WeakSet
 
 from torch import nn
 
 from stagetune.schedule.network import Network
 
 _train = nn.Module.train
-_frozen: WeakSet[nn.Module] = WeakSet()  # layers that a fit holds in eval mode
+_frozen: dict[int, nn.Module] = {}  # layers that a fit holds in eval mode, as objects: some change their hash
 
 
 class Freezing:
@@ -24,7 +23,7 @@ class Freezing:
     def __init__(self, network: Network) -> None:
         self.network = network
         self._trainable = [(p, p.requires_grad) for p in network.module.parameters()]
-        self._modes = {layer: layer.training for layer in network.module.modules()}
+        self._modes = {id(layer): (layer, layer.training) for layer in network.module.modules()}
 
     def open_only(self, opened: Set[str], batch_norm: str = "auto") -> None:
         """Make exactly the parameters named in `opened` trainable and put each layer into the mode that goes with it.
@@ -42,11 +41,16 @@ class Freezing:
                 parameter.grad = None  # a gradient left over from before must not be applied
         self._let_go()
         self.network.module.train()
-        held = set(self._frozen_layers())
+        held = {id(layer): layer for layer in self._frozen_layers()}
+        norms = {id(layer): layer for layer in self.network.norms}
         if batch_norm == "frozen":
-            held.update(self.network.norms)
-        for layer in held:
+            held |= norms
+        for layer in held.values():
             layer.eval()
+        if batch_norm == "train":  # also those that have no parameters to be open
+            held = {key: layer for key, layer in held.items() if key not in norms}
+            for layer in norms.values():
+                layer.train()
         _frozen.update(held)
         nn.Module.train = _train_but_frozen  # type: ignore[method-assign, assignment]
 
@@ -55,21 +59,25 @@ class Freezing:
         self._let_go()
         for parameter, trains in self._trainable:
             parameter.requires_grad_(trains)
-        for layer, mode in self._modes.items():
+        for layer, mode in self._modes.values():
             layer.training = mode
 
     def _let_go(self) -> None:
-        _frozen.difference_update(set(self.network.module.modules()))
+        for layer in self.network.module.modules():
+            _frozen.pop(id(layer), None)
         if not _frozen:
             nn.Module.train = _train  # type: ignore[method-assign]
 
     def _frozen_layers(self) -> Iterator[nn.Module]:
         """Every layer that belongs to a wholly frozen block, or none of whose own parameters is open."""
+        before: bool | None = None  # whether the block before is frozen; one without parameters is as it is
         for members in self.network.layers.values():
             layers = [member for member in members if isinstance(member, nn.Module)]
-            bare = [member for member in members if isinstance(member, nn.Parameter)]
             inner = [parameter for layer in layers for parameter in layer.parameters()]
-            if not any(parameter.requires_grad for parameter in (*bare, *inner)):
+            inner += [member for member in members if isinstance(member, nn.Parameter)]
+            if inner or before is None:
+                before = bool(inner) and not any(parameter.requires_grad for parameter in inner)
+            if before:
                 for layer in layers:  # with its parameterless layers, such as dropout
                     yield from layer.modules()
         yield from self._frozen_within(self.network.module)
@@ -78,15 +86,19 @@ class Freezing:
         for child in layer.children():
             parameters = list(child.parameters())
             # without parameters it trains, unless it came in eval mode into a layer that trains: that was on purpose
-            is_frozen = bool(parameters) or (self._modes.get(layer, True) and not self._modes.get(child, True))
+            is_frozen = bool(parameters) or (self._came(layer) and not self._came(child))
             if is_frozen and not any(parameter.requires_grad for parameter in parameters):
                 yield from child.modules()
             else:
                 yield from self._frozen_within(child)
 
+    def _came(self, layer: nn.Module) -> bool:
+        """Whether the layer came in train mode."""
+        return self._modes[id(layer)][1] if id(layer) in self._modes else True
+
 
 def _train_but_frozen(layer: nn.Module, mode: bool = True) -> nn.Module:
     _train(layer, mode)
-    if layer in _frozen:
+    if id(layer) in _frozen:
         layer.training = False
     return layer

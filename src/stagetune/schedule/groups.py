@@ -10,6 +10,9 @@ from stagetune.schedule.model import BACKBONE
 from stagetune.schedule.network import Network
 from stagetune.schedule.plan import NO_DECAY, Plan, PlannedStage
 
+SCHEDULED = ("initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum")  # what torch's schedulers add
+MOVED = ("lr", "momentum", "betas", "weight_decay")  # and what they, or stages, move
+
 
 def regroup(optimizer: Optimizer, network: Network, plan: Plan) -> None:
     """Divide the optimizer's groups into the plan's, named; each parameter keeps the settings that it had.
@@ -30,6 +33,8 @@ def regroup(optimizer: Optimizer, network: Network, plan: Plan) -> None:
     given = list(optimizer.param_groups)
     holder = {id(parameter): number for number, group in enumerate(given) for parameter in group["params"]}
     planned = {name: network.parameters[name] for group in plan.groups for name in group.parameters}
+    opened = {name for stage in plan.stages for name in stage.open}
+    planned = {name: p for name, p in planned.items() if name in opened or id(p) in holder}
     if lost := [name for name, parameter in planned.items() if id(parameter) not in holder]:
         raise ScheduleError(
             f"{len(lost)} parameters are in no optimizer group and would never be trained, such as {lost[0]}; "
@@ -44,9 +49,10 @@ def regroup(optimizer: Optimizer, network: Network, plan: Plan) -> None:
         )
     groups: list[dict[str, Any]] = []
     for group in plan.groups:
-        holders = list(dict.fromkeys(holder[id(planned[name])] for name in group.parameters))
+        members = [name for name in group.parameters if name in planned]
+        holders = list(dict.fromkeys(holder[id(planned[name])] for name in members))
         for number in holders:
-            names = [name for name in group.parameters if holder[id(planned[name])] == number]
+            names = [name for name in members if holder[id(planned[name])] == number]
             settings = {key: value for key, value in given[number].items() if key not in ("params", "param_names")}
             if len(given) == 1 and not group.decays and "weight_decay" in settings:
                 settings["weight_decay"] = 0.0
@@ -57,11 +63,14 @@ def regroup(optimizer: Optimizer, network: Network, plan: Plan) -> None:
 
 
 def set_rates(optimizer: Optimizer, given: Sequence[Mapping[str, Any]], stage: PlannedStage) -> None:
-    """Give every group its `given` settings and the stage's rate and weight decay; norms and biases never decay."""
+    """Give every group its `given` settings and the stage's rate and weight decay; norms and biases never decay.
+
+    What an optimizer keeps in its groups, such as a count of steps, is its own and stays.
+    """
     for group, own in zip(optimizer.param_groups, given, strict=True):
-        for key in group.keys() - own.keys() - {"params"}:
-            del group[key]  # what an earlier stage's scheduler left behind
-        group.update(own)
+        for key in SCHEDULED:
+            group.pop(key, None)  # what an earlier stage's scheduler left behind
+        group.update({key: own[key] for key in (*SCHEDULED, *MOVED) if key in own})
         group["lr"] = group["initial_lr"] = stage.rates[group["plan_group"]]
         if "weight_decay" in group and not group["plan_group"].endswith(NO_DECAY):
             if stage.l2_sp and group["param_names"][0].startswith(BACKBONE):

@@ -75,6 +75,7 @@ def load_schedule(
 
 def _source(given: Given) -> ScheduleSource:
     """What is given, in our words."""
+    given = _plain(given)
     if isinstance(given, str | Path):
         return _named(str(given))
     if isinstance(given, Schedule):
@@ -115,12 +116,14 @@ def read_schedule(file: str | Path) -> Schedule:
     where = f"schedule file {path}"
     try:
         text = path.read_text()
+        if not isinstance(yaml.compose(text), yaml.MappingNode):
+            text = ""
         if twice := next(_given_twice(yaml.compose(text)), None):
             raise ScheduleError(f"{where}: {twice.value} stands twice, again in line {twice.start_mark.line + 1}")
         content = OmegaConf.to_container(OmegaConf.create(text or "{}"))
     except FileNotFoundError:
         raise ScheduleError(f"{where} does not exist (looked in {Path.cwd()})") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise ScheduleError(f"{where} cannot be read: {error}") from error
     if not isinstance(content, Mapping) or not content:
         raise ScheduleError(f"{where} holds no schedule; give it stages, or phases 0, 1, ...")
@@ -141,11 +144,20 @@ def _from_mapping(content: Mapping[Any, Any], name: str, where: str = "schedule"
 
 def _typed(values: Mapping[Any, Any], where: str) -> ScheduleSource:
     problems: list[str] = []
-    source = typed(ScheduleSource, values, "", problems)
+    source = typed(ScheduleSource, _plain(values), "", problems)
     if problems:
         raise ScheduleError(f"{where}:", *problems)
     assert isinstance(source, ScheduleSource)
     return source
+
+
+def _plain(value: Any) -> Any:
+    """Nested containers without OmegaConf's, in which Hydra hands out lists."""
+    if OmegaConf.is_config(value):
+        return OmegaConf.to_container(value, resolve=True)
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _given_twice(node: yaml.Node | None) -> Iterator[yaml.Node]:

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -19,6 +20,7 @@ from stagetune.errors import ScheduleError
 from stagetune.schedule.groups import settings_of
 from stagetune.schedule.plan import Length, PlannedStage
 
+LONGEST = 5000  # steps of a scheduler that is tried out
 NEVER = sys.maxsize  # a frequency at which Lightning never steps
 
 
@@ -67,9 +69,13 @@ def build_lr_scheduler(
     loaded = settings_of(optimizer)
     for group in optimizer.param_groups:
         group.pop("initial_lr", None)  # of an earlier scheduler, CyclicLR would begin there
+    if not (inspect.isclass(target) and issubclass(target, LRScheduler)):
+        raise ScheduleError(
+            f"stage {stage.name}: lr_scheduler {stage.target}: is no class of torch.optim.lr_scheduler"
+        )
     try:
         scheduler = _built(settings, optimizer, total, stage.mode)
-    except (TypeError, ValueError, AttributeError, KeyError) as error:
+    except Exception as error:  # somebody's arguments, perhaps somebody's class
         raise ScheduleError(f"stage {stage.name}: lr_scheduler {stage.target}: {error}") from error
     if saved is not None:
         scheduler.load_state_dict(dict(saved))
@@ -94,10 +100,22 @@ def plateau_frequency(stage: PlannedStage) -> int:
 
 
 def try_out(stage: PlannedStage, optimizer: Optimizer, length: Length) -> None:
-    """Build the stage's scheduler once, beside the optimizer, which stays as it is; raises `ScheduleError`."""
+    """Build the stage's scheduler and let it run its course, beside the optimizer, which stays as it is.
+
+    Raises:
+        ScheduleError: if it refuses its arguments or a step.
+    """
     beside = copy.copy(optimizer)  # of the same class, with the same defaults
     beside.param_groups = [{**group, "lr": stage.rates[group["plan_group"]]} for group in optimizer.param_groups]
-    build_lr_scheduler(stage, beside, length)
+    config = build_lr_scheduler(stage, beside, length)
+    if not stage.target or isinstance(config.scheduler, ReduceLROnPlateau):
+        return
+    try:
+        with warnings.catch_warnings(action="ignore"):  # no optimizer is stepped
+            for _ in range(min(length.steps if config.interval == "step" else length.epochs, LONGEST)):
+                config.scheduler.step()
+    except Exception as error:
+        raise ScheduleError(f"stage {stage.name}: lr_scheduler {stage.target}: {error}") from error
 
 
 def simulate(stage: PlannedStage, steps_per_epoch: int) -> list[list[float]]:

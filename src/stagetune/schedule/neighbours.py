@@ -3,6 +3,7 @@
 docs/schedules.md has the table of what is right beside a schedule and what is refused.
 """
 
+import math
 from collections.abc import Callable
 
 from lightning.pytorch import LightningModule, Trainer
@@ -15,6 +16,7 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.optim import LBFGS, Optimizer
 
 from stagetune.errors import ScheduleError
@@ -56,6 +58,10 @@ def check_optimizer(trainer: Trainer, pl_module: LightningModule) -> Optimizer:
         )
     if len(trainer.optimizers) != 1 or trainer.lr_scheduler_configs:
         raise ScheduleError("configure_optimizers must give one optimizer and no scheduler; stages bring theirs")
+    if is_overridden("lr_scheduler_step", pl_module):
+        raise ScheduleError(
+            f"{type(pl_module).__name__} steps schedulers by an lr_scheduler_step of its own; leave it out"
+        )
     (optimizer,) = trainer.optimizers
     kind = type(optimizer)
     if isinstance(optimizer, LBFGS):
@@ -95,7 +101,7 @@ def check_steps(trainer: Trainer, plan: Plan, steps_in: Callable[[int], int]) ->
         epochs = _fewest(trainer, stage)
         shortest += stage.steps or sum(steps_in(epoch + i) for i in range(epochs))
         epoch += epochs
-    if (trainer.min_steps or 0) > shortest:
+    if (trainer.min_steps or 0) > shortest and math.isfinite(trainer.num_training_batches):
         raise ScheduleError(
             f"Trainer(min_steps={trainer.min_steps}): the schedule may end after {shortest}; let it be longer"
         )

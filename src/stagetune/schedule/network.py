@@ -156,13 +156,15 @@ def _clean(name: str) -> str:
 
 def _layers(root: nn.Module, given: Blocks | Sequence[str] | None) -> dict[str, list[nn.Module | nn.Parameter]]:
     """The layers of each block under its label; raises `ScheduleError` for what the backbone does not have."""
+    own = getattr(root, "blocks", None)
+    if given is None and (isinstance(own, Mapping) or _are_names(own)):
+        given = own
+    is_default = given is None
     if given is None:
-        given = getattr(root, "blocks", None)
-    if not isinstance(given, Mapping):
-        # bare parameters are used before the layers: tokens and positions; what came frozen of them is no block
-        bare = [name for name, parameter in root.named_parameters(recurse=False) if parameter.requires_grad]
-        own = [*bare, *(name for name, _ in root.named_children())]
-        given = {str(name): [str(name)] for name in (given if isinstance(given, list | tuple) else own)}
+        given = _default_blocks(root)
+    elif not isinstance(given, Mapping):
+        given = {str(name): [str(name)] for name in given}
+    given = {str(block): [names] if isinstance(names, str) else [*(names or ())] for block, names in given.items()}
     known = {_clean(name): part for name, part in (*root.named_modules(), *root.named_parameters()) if name}
     layers: dict[str, list[nn.Module | nn.Parameter]] = {}
     owners: dict[int, str] = {}
@@ -172,13 +174,35 @@ def _layers(root: nn.Module, given: Blocks | Sequence[str] | None) -> dict[str, 
             if name not in known:
                 raise ScheduleError(f"the backbone has no layer {name}; {did_you_mean(name, list(known))}")
             for part in _parts(known[name]):
-                if (other := owners.get(id(part))) is not None and other != label and _is_listed(part, given, known):
+                other = owners.get(id(part), label)
+                if other != label and not is_default and _is_listed(part, given, known):
                     raise ScheduleError(f"layer {name} stands in blocks {other} and {label}; name it in one of them")
                 owners.setdefault(id(part), label)
         if label in layers:
             raise ScheduleError(f"two blocks are called {label}; give them other names")
         layers[label] = [known[name] for name in names]
     return layers
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+
+
+def _default_blocks(root: nn.Module) -> dict[str, list[str]]:
+    """Each bare parameter and each layer; a layer without parameters belongs to the block before it.
+
+    Bare parameters are used before the layers, as tokens and positions are; what came frozen of them is no block.
+    """
+    blocks = {name: [name] for name, parameter in root.named_parameters(recurse=False) if parameter.requires_grad}
+    waiting: list[str] = []  # what comes before the first layer that has parameters
+    latest: list[str] = waiting
+    for name, layer in root.named_children():
+        if any(True for _ in layer.parameters()):
+            latest = blocks[name] = [*waiting, name]
+            waiting = []
+        else:
+            latest.append(name)
+    return blocks
 
 
 def _parts(layer: nn.Module | nn.Parameter) -> Iterator[nn.Module | nn.Parameter]:

@@ -1,5 +1,6 @@
 """The learning rate of every open parameter of a stage. Pure, no torch."""
 
+import math
 from collections.abc import Mapping, Set
 
 from stagetune.errors import ScheduleError
@@ -20,7 +21,7 @@ def stage_rates(config: Stage, opened: Set[str], model: Model) -> Mapping[str, f
     by_block = _block_rates(config, opened, model)
     own: dict[str, float] = {}
     for key, rate in (config.lrs or {}).items():
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or rate <= 0:
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
             raise ScheduleError(f"lrs: {key} has the rate {rate!r}; give a number greater than 0")
         for name in _named(key, model):
             own.setdefault(name, float(rate))
@@ -35,11 +36,12 @@ def stage_rates(config: Stage, opened: Set[str], model: Model) -> Mapping[str, f
 
 
 def _block_rates(config: Stage, opened: Set[str], model: Model) -> dict[str, float]:
-    blocks = model.ordered_blocks
+    own = {p.block for p in model.parameters}
+    blocks = [block for block in model.ordered_blocks if block in own]  # others have no rate to go down by
     if config.lr is not None:
         return {block: config.lr * config.lr_decay**depth for depth, block in enumerate(reversed(blocks))}
     if config.lr_range is not None:
-        if len(config.lr_range) != 2 or not min(config.lr_range) > 0:
+        if len(config.lr_range) != 2 or not all(0 < rate < math.inf for rate in config.lr_range):
             raise ScheduleError(
                 f"lr_range: {config.lr_range} is no range; give [lowest, highest], both greater than 0"
             )

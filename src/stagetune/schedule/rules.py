@@ -1,6 +1,7 @@
 """What the settings of a schedule demand of each other, as far as it can be told without a model."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from stagetune.errors import did_you_mean
 from stagetune.schedule.spec import ALL, HEAD, LR_SCHEDULERS, SELECTORS, Schedule, Stage
@@ -62,6 +63,10 @@ def _length_rules(where: str, stage: Stage) -> Iterator[str]:
 def _rate_rules(where: str, stage: Stage) -> Iterator[str]:
     if stage.lr is None and stage.lr_range is None and not stage.lrs:
         yield f"{where} ({stage.name}): has no learning rate; give lr, lr_range or lrs"
+    keys: list[Any] = list(stage.lrs or {})
+    for key in keys:
+        if not isinstance(key, str):
+            yield f"{where}.lrs: {key!r} names nothing; put block names that are numbers into quotes"
     if stage.lr == 0 or stage.lr_decay == 0:
         yield f"{where} ({stage.name}): lr and lr_decay must be greater than 0"
     shape = stage.lr_scheduler

@@ -37,7 +37,7 @@ def select(selector: Any, model: Model) -> frozenset[str]:
         raise ScheduleError(f"no selector named {kind}; {did_you_mean(str(kind), SELECTORS)}")
     try:
         found = _RESOLVE[kind](value, model)
-    except (TypeError, ValueError, re.error) as error:
+    except (TypeError, ValueError, OverflowError, re.error) as error:
         raise ScheduleError(f"{kind}: {value!r} cannot be understood ({error})") from error
     if not found:
         raise ScheduleError(f"{kind}: {value} names nothing; the backbone has {len(model.layers)} layers")

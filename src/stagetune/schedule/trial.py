@@ -7,18 +7,22 @@ is left to training.
 """
 
 import inspect
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+import random
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
-from types import CodeType
+from types import CellType, CodeType
 from typing import Any
 
+import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
@@ -29,6 +33,8 @@ from stagetune.schedule.plan import Plan, PlannedStage
 SAMPLES = 2
 TOO_FEW = "Expected more than 1 value per channel"  # BatchNorm's, of what is left of two samples
 LOGS = {"log", "log_dict", "callback_metrics"}
+ASKS = {"callback_metrics", "sanity_checking", "validating"}  # a module that may log otherwise in training
+RUN = {"on_validation_epoch_end"}  # the hooks that the trial runs itself
 
 
 def try_stages(trainer: Trainer, pl_module: LightningModule, freezing: Freezing, plan: Plan) -> None:
@@ -44,17 +50,20 @@ def try_stages(trainer: Trainer, pl_module: LightningModule, freezing: Freezing,
         ScheduleError: for a step that fails in a stage and not in eval mode; with several processes, for open
             parameters that it never uses; and for a metric that no step of the module logs.
     """
-    batch = _sample(trainer, trainer.train_dataloader)
-    if not trainer.strategy.reduce_boolean_decision(batch is not None):
+    samples = _samples(trainer.train_dataloader)
+    if not trainer.strategy.reduce_boolean_decision(samples is not None):
         return
     network = freezing.network
+    if isinstance(network.backbone, torch.jit.ScriptModule):  # takes no hook
+        return
     answers: list[str] = []
-    with _undisturbed(pl_module) as logged:
+    with _undisturbed(trainer, pl_module) as logged:
         hook = network.backbone.register_forward_hook(lambda *args: answers.append(_kind(args[-1])))
         try:
             pl_module.eval()
+            batch = _on_device(trainer, samples)
             _, error = _step(trainer, pl_module, batch)
-            if error is not None:
+            if batch is None or error is not None:
                 return
             in_eval = answers[-1] if answers else ""
             for stage in _distinct(plan):
@@ -63,8 +72,7 @@ def try_stages(trainer: Trainer, pl_module: LightningModule, freezing: Freezing,
                 if error is not None and TOO_FEW not in str(error):
                     kind = f"{type(error).__name__}: {error}"
                     raise ScheduleError(_failure(stage, kind, answers[-1] if answers else "", in_eval)) from error
-                if isinstance(loss, Tensor) and loss.requires_grad:
-                    torch.autograd.backward(loss)
+                if isinstance(loss, Tensor) and loss.requires_grad and _has_gradients(loss):
                     _check_used(trainer, stage, [n for n in stage.open if network.parameters[n].grad is None])
                 network.module.zero_grad(set_to_none=True)
         finally:
@@ -81,6 +89,15 @@ def _distinct(plan: Plan) -> Iterator[PlannedStage]:
         if (stage.open, stage.batch_norm) not in seen:
             seen.add((stage.open, stage.batch_norm))
             yield stage
+
+
+def _has_gradients(loss: Tensor) -> bool:
+    """Go backward; false for a loss that only a backward of one's own can take."""
+    try:
+        torch.autograd.backward(loss)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _failure(stage: PlannedStage, error: str, in_training: str, in_eval: str) -> str:
@@ -110,20 +127,22 @@ def _check_used(trainer: Trainer, stage: PlannedStage, unused: Sequence[str]) ->
 
 def _check_monitors(trainer: Trainer, pl_module: LightningModule, plan: Plan, logged: set[str]) -> None:
     """Raise for a metric that nothing logs, as far as that can be told: not where others may log, too."""
-    batch = _sample(trainer, trainer.val_dataloaders)
-    if batch is None and trainer.enable_validation:
+    kind = type(pl_module)
+    samples = _samples(trainer.val_dataloaders)
+    if trainer.enable_validation and (samples is None or isinstance(trainer.val_dataloaders, list | tuple | dict)):
         return
-    others: list[Any] = [type(callback) for callback in trainer.callbacks]  # type: ignore[attr-defined]
-    if any(_may_log(kind, Callback, set()) for kind in others) or _may_log(
-        type(pl_module), LightningModule, {"training_step", "validation_step", "on_validation_epoch_end"}
-    ):
+    callbacks = [c for c in trainer.callbacks if not type(c).__module__.startswith("stagetune.schedule.")]  # type: ignore[attr-defined]
+    if any(_may_log(own, "on_", LOGS) for callback in callbacks for own in (type(callback), callback)):
         return
-    if batch is not None:
+    hooks = ("on_", "optimizer", "configure_g")
+    if _may_log(kind, "", ASKS) or _may_log(kind, hooks, LOGS, RUN) or "log" in _own(kind):
+        return
+    if samples is not None:
         before, trainer.sanity_checking = trainer.state.stage, True
         try:
             pl_module.eval()
             with torch.no_grad(), trainer.precision_plugin.forward_context():
-                _call(pl_module.validation_step, batch)
+                _call(pl_module.validation_step, _on_device(trainer, samples))
                 pl_module.on_validation_epoch_end()
         except Exception:  # two samples may be too few for a metric
             return
@@ -136,20 +155,50 @@ def _check_monitors(trainer: Trainer, pl_module: LightningModule, plan: Plan, lo
             raise ScheduleError(f"stage {stage.name} looks at {stage.monitor}, measured are: {measured}")
 
 
-def _may_log(kind: type, base: type, but: set[str]) -> bool:
-    """Whether a hook that a class adds to Lightning's `base`, other than those in `but`, mentions logging."""
-    own = [c for c in kind.__mro__ if not c.__module__.startswith(("lightning.", "pytorch_lightning.", "torch."))]
-    hooks = {name: value for c in reversed(own) for name, value in vars(c).items() if name.startswith("on_")}
-    return issubclass(kind, base) and any(
-        name not in but and bool(LOGS & _names(getattr(value, "__code__", None))) for name, value in hooks.items()
-    )
+def _may_log(owner: Any, prefix: str | tuple[str, ...], words: Set[str], but: Set[str] = frozenset()) -> bool:
+    """Whether a method of a class, or a function that an object holds, mentions one of `words`.
+
+    Itself or in what it calls; of those whose names begin so, without those in `but` and Lightning's own.
+    """
+    found = _own(owner) if isinstance(owner, type) else dict(vars(owner))
+    hooks = [value for name, value in found.items() if name.startswith(prefix) and name not in but]
+    return any(_mentions(hook, words, found, set()) for hook in hooks)
 
 
-def _names(code: CodeType | None) -> set[str]:
-    if code is None:
-        return set()
+def _own(kind: type) -> dict[str, Any]:
+    """What a class has that is neither Lightning's nor torch's."""
+    known = ("lightning.", "pytorch_lightning.", "torch.", "builtins")
+    own = [base for base in kind.__mro__ if not base.__module__.startswith(known)]
+    return {name: value for base in reversed(own) for name, value in vars(base).items()}
+
+
+def _mentions(function: Any, words: Set[str], methods: dict[str, Any], seen: set[int]) -> bool:
+    """Whether a function's code, or that of a function or method that it names, has one of the words."""
+    function = inspect.unwrap(function) if callable(function) else function
+    code = getattr(function, "__code__", None)
+    if code is None or id(code) in seen:
+        return False
+    seen.add(id(code))
+    names = _names(code)
+    if names & words:
+        return True
+    cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
+    known = {**function.__globals__, **methods}
+    called = [known[name] for name in names if name in known]
+    return any(_mentions(other, words, methods, seen) for other in (*called, *cells))
+
+
+def _is_filled(cell: CellType) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
+
+
+def _names(code: CodeType) -> set[str]:
     inner = [_names(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
-    return set(code.co_names).union(*inner)
+    words = {constant for constant in code.co_consts if isinstance(constant, str)}  # for getattr
+    return set(code.co_names).union(words & LOGS, *inner)
 
 
 def _step(trainer: Trainer, pl_module: LightningModule, batch: Any) -> tuple[Any, Exception | None]:
@@ -173,16 +222,16 @@ def _kind(answer: Any) -> str:
     return "Tensor" if isinstance(answer, Tensor) else type(answer).__name__
 
 
-def _sample(trainer: Trainer, loaders: Any) -> Any | None:
-    """Two samples of a loader on the device, or of each of several, without taking any from it; None if it has none.
+def _samples(loaders: Any) -> Any | None:
+    """Two samples of a loader, or of each of several, without taking any from it; None if it has none.
 
-    A loader that is no DataLoader may say itself how: `sample(count)`.
+    They are read in a process of their own, so that the dataset stays as it is: one that opens its file as the first
+    sample is asked for would share it with all workers. A loader that is no DataLoader may say itself how:
+    `sample(count)`.
     """
     try:
         with isolate_rng():
-            batch = tree_map(_samples_of, loaders)
-            batch = trainer.precision_plugin.convert_input(batch)
-            return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+            return tree_map(_samples_of, loaders)
     except Exception:  # somebody's data
         return None
 
@@ -192,38 +241,98 @@ def _samples_of(loader: Any) -> Any:
         return loader.sample(SAMPLES)
     if not isinstance(loader, DataLoader):
         raise TypeError("only a DataLoader has a dataset")
-    data: Any = loader.dataset
-    count = min(SAMPLES, len(data))
-    if loader.batch_sampler is not None:
-        rows = (
-            data.__getitems__(list(range(count)))
-            if hasattr(data, "__getitems__")
-            else [data[i] for i in range(count)]
-        )
-        return loader.collate_fn(rows)
-    if not isinstance(loader.sampler, SequentialSampler | RandomSampler):
-        raise TypeError("what such a sampler gives next is part of its course")
-    whole = loader.collate_fn(data[0])  # the dataset gives whole batches
-    return tree_map(lambda part: part[:SAMPLES] if isinstance(part, Tensor) and part.ndim else part, whole)
+    takes: dict[str, Any] = {"batch_sampler": [list(range(min(SAMPLES, len(loader.dataset))))]}  # type: ignore[arg-type]
+    if loader.batch_sampler is None:  # the dataset gives whole batches
+        if not isinstance(loader.sampler, SequentialSampler | RandomSampler):
+            raise TypeError("what such a sampler gives next is part of its course")
+        takes = {"batch_size": None, "sampler": [0]}
+    reader: DataLoader[Any] = DataLoader(
+        loader.dataset, **takes, num_workers=1, collate_fn=loader.collate_fn, worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context or "fork",
+    )  # fmt: skip
+    (batch,) = reader
+    if loader.batch_sampler is None:
+        return tree_map(lambda part: part[:SAMPLES] if isinstance(part, Tensor) and part.ndim else part, batch)
+    return batch
+
+
+def _on_device(trainer: Trainer, samples: Any) -> Any | None:
+    """The samples as a batch, as the module's hooks hand it on; None where they cannot."""
+    try:
+        return trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(samples), dataloader_idx=0)
+    except Exception:  # somebody's hooks
+        return None
 
 
 @contextmanager
-def _undisturbed(pl_module: LightningModule) -> Iterator[set[str]]:
+def _undisturbed(trainer: Any, pl_module: LightningModule) -> Iterator[set[str]]:
     """Whatever is run within leaves no trace; gives the names that are logged."""
     logged: set[str] = set()
     gradients = [(parameter, parameter.grad) for parameter in pl_module.parameters()]
     kept = _Kept(pl_module, {})
+    before = trainer.should_stop, trainer.loggers
     for parameter, _ in gradients:
         parameter.grad = None
     pl_module.__dict__["log"] = lambda name, *_, **__: logged.add(name)
+    trainer.loggers = [DummyLogger()] if trainer.loggers else []
+    written = _CopyOnWrite([parameter for parameter, _ in gradients])
     try:
-        with isolate_rng(), torch.compiler.set_stance("force_eager"):
+        with isolate_rng(), torch.compiler.set_stance("force_eager"), written:
             yield logged
     finally:
+        written.put_back()
         kept.put_back()
-        pl_module.__dict__.pop("log", None)
+        trainer.should_stop, trainer.loggers = before
         for parameter, gradient in gradients:
             parameter.grad = gradient
+
+
+class _CopyOnWrite(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Copies a parameter before the first operation that writes into it, such as a momentum encoder's update."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._parameters = {_memory(parameter): parameter for parameter in parameters}
+        self._copies: dict[int, Tensor] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        for place, argument in enumerate(func._schema.arguments):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                given = args[place] if place < len(args) else kwargs.get(argument.name)
+                for tensor in given if isinstance(given, list | tuple) else [given]:
+                    self._keep(tensor)
+        return func(*args, **kwargs)
+
+    def put_back(self) -> None:
+        with torch.no_grad():
+            for memory, copy in self._copies.items():
+                self._parameters[memory].copy_(copy)
+
+    def _keep(self, tensor: Any) -> None:
+        memory = _memory(tensor) if isinstance(tensor, Tensor) else 0
+        if memory in self._parameters and memory not in self._copies:
+            self._copies[memory] = self._parameters[memory].detach().clone()
+
+
+def _memory(tensor: Tensor) -> int:
+    return 0 if tensor.layout != torch.strided else tensor.untyped_storage().data_ptr()
+
+
+STATES: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
+    torch.Generator: (lambda own: own.get_state(), lambda own, state: own.set_state(state)),
+    np.random.Generator: (
+        lambda own: own.bit_generator.state,
+        lambda own, state: setattr(own.bit_generator, "state", state),
+    ),
+    np.random.RandomState: (lambda own: own.get_state(), lambda own, state: own.set_state(state)),
+    random.Random: (lambda own: own.getstate(), lambda own, state: own.setstate(state)),
+    np.ndarray: (lambda own: own.copy(), lambda own, state: own.__setitem__(..., state)),
+    set: (lambda own: set(own), lambda own, state: (own.clear(), own.update(state))),
+}
+CONTAINERS = (dict, OrderedDict, defaultdict, list, deque, tuple)  # exactly these: others may mean more by writing
 
 
 class _Kept:
@@ -233,14 +342,15 @@ class _Kept:
         self.value = value
         memo[id(value)] = self
         self.content: Any
-        if isinstance(value, nn.Module):
-            self.content = {key: _keep(part, memo) for key, part in vars(value).items()}
-        elif isinstance(value, dict):
-            self.content = {key: _keep(part, memo) for key, part in value.items()}
-        elif isinstance(value, list | deque):
+        if isinstance(value, Tensor):
+            self.content = value.detach().clone()
+        elif type(value) in STATES:
+            self.content = STATES[type(value)][0](value)
+        elif isinstance(value, list | deque | tuple):
             self.content = [_keep(part, memo) for part in value]
         else:
-            self.content = value.detach().clone() if isinstance(value, Tensor) else set(value)
+            named = vars(value) if isinstance(value, nn.Module) else value
+            self.content = {key: _keep(part, memo) for key, part in named.items()}
         self._is_put_back = False
 
     def put_back(self) -> Any:
@@ -249,29 +359,36 @@ class _Kept:
         self._is_put_back = True
         value, content = self.value, self.content
         if isinstance(value, Tensor):
-            if not torch.equal(value, content):
-                with torch.no_grad():
-                    value.copy_(content)
-        elif isinstance(value, set):
-            value.clear()
-            value.update(content)
-        elif isinstance(content, dict):
-            target = vars(value) if isinstance(value, nn.Module) else value
-            parts = {key: _put_back(part) for key, part in content.items()}
-            target.clear()
-            target.update(parts)
+            _put_back_tensor(value, content)
+        elif type(value) in STATES:
+            STATES[type(value)][1](value, content)
+        elif isinstance(content, list):
+            parts = [_put_back(part) for part in content]
+            if not isinstance(value, tuple):
+                value.clear()
+                value.extend(parts)
         else:
-            parts_in_order = [_put_back(part) for part in content]
-            value.clear()
-            value.extend(parts_in_order)
+            target = vars(value) if isinstance(value, nn.Module) else value
+            named = {key: _put_back(part) for key, part in content.items()}
+            target.clear()
+            target.update(named)
         return value
+
+
+def _put_back_tensor(value: Tensor, content: Tensor) -> None:
+    with torch.no_grad():
+        if value.shape != content.shape or value.layout != torch.strided:
+            value.data = content
+        elif not torch.equal(value, content):
+            value.copy_(content)
 
 
 def _keep(value: Any, memo: dict[int, _Kept]) -> Any:
     if id(value) in memo:
         return memo[id(value)]
-    is_state = isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
-    return _Kept(value, memo) if is_state or isinstance(value, nn.Module | dict | list | deque | set) else value
+    is_tensor = isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
+    is_state = is_tensor or isinstance(value, nn.Module) or type(value) in CONTAINERS or type(value) in STATES
+    return _Kept(value, memo) if is_state else value
 
 
 def _put_back(part: Any) -> Any:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from stagetune.errors import ScheduleError
@@ -14,7 +15,7 @@ Weights = dict[str, Tensor]
 
 
 class Watch:
-    """Values by the optimizer step at which they were measured, one for each validation.
+    """Values by the batch behind which they were measured, one for each validation.
 
     A metric that training logs has one for each epoch.
     """
@@ -66,8 +67,12 @@ class Watch:
         """
         if not stage.is_watched or stage.monitor in self._in_validation:
             return False
+        if not is_whole:
+            if stage.monitor in trainer.callback_metrics:
+                rank_zero_warn(f"{stage.monitor} of this epoch is lost, which a restart has cut in two")
+            return False
         if stage.monitor not in trainer.callback_metrics:
-            if not is_whole or self._validates_later(trainer):
+            if self._validates_later(trainer):
                 return False
             raise ScheduleError(_missing(trainer, stage))
         self._take(trainer, stage, float(trainer.callback_metrics[stage.monitor]), weights)
@@ -85,7 +90,7 @@ class Watch:
         return trainer.enable_validation and not self._has_validated
 
     def _take(self, trainer: Trainer, stage: PlannedStage, value: float, weights: Callable[[], Weights]) -> None:
-        self._values[trainer.global_step] = trainer.strategy.broadcast(value)
+        self._values[trainer.fit_loop.total_batch_idx] = trainer.strategy.broadcast(value)
         if stage.restore_best and is_best(self.values, str(stage.mode)):
             self.best = weights()
 
