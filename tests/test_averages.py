@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from programs import Program, assert_equal, fit, loop, unfreezing_of
+from programs import Program, assert_equal, fit, loader, loop, unfreezing_of
 from ranks import together
 from stagetune.errors import ScheduleError
 from stagetune.schedule.spec import Schedule, Stage
@@ -131,12 +131,13 @@ def test_a_stage_that_goes_back_to_its_best_restarts_the_average() -> None:
     assert_equal(module, average.module)
 
 
-def test_what_a_stage_freezes_has_one_value_in_training_and_validation() -> None:
+def test_what_a_stage_freezes_stays_at_its_average() -> None:
     module = Validated()
     stages = [Stage("head", ["head"], lr=0.1), Stage("rest", ["stem", "mid", "top"], freeze=["head"], lr=0.05)]
     fit(module, stages, ema=0.9)
-    _, plain = averaged([(HEAD, 3)], 0.9)
-    close({"head.weight": module.head.weight}, {"head.weight": plain.head.weight})  # type: ignore[dict-item]
+    states, _ = averaged([(HEAD, 3)], 0.9)
+    close({"head.weight": module.head.weight}, {"head.weight": states[2]["head.weight"]})  # type: ignore[dict-item]
+    assert torch.equal(module.seen[-1]["head.weight"], module.head.weight)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("ema", [0.0, 1.0, 1.5])
@@ -296,3 +297,24 @@ def test_replicas_measure_the_same_norms_and_keep_the_same_averages(tmp_path: Pa
 def test_settings_that_do_not_go_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ScheduleError, match=message):
         fit(Program(), [Stage("a", ["all"], lr=0.1, **settings)])
+
+
+def test_a_fit_that_a_limit_leaves_nothing_to_train_ends_with_the_averages(tmp_path: Path) -> None:
+    keep = ModelCheckpoint(tmp_path, "last")
+    first, again = Program(), Program()
+    fit(first, STAGES, keep, ema=0.9, enable_checkpointing=True, max_epochs=2)
+    fit(again, STAGES, ckpt_path=tmp_path / "last.ckpt", ema=0.9, max_epochs=2)
+    assert_equal(again, first, 0.0)
+
+
+def test_the_same_trainer_goes_on_from_the_weights_that_it_trained() -> None:
+    class Plain(Program):
+        def configure_optimizers(self) -> Any:  # Lightning makes another for each fit
+            return SGD(self.parameters(), lr=1.0)
+
+    whole, module = Plain(), Plain()
+    fit(whole, STAGES, ema=0.9)
+    trainer = fit(module, STAGES, ema=0.9, max_epochs=2)
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(module, loader(), loader(8))
+    assert_equal(module, whole, 0.0)

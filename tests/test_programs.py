@@ -4,6 +4,7 @@ import copy
 import pickle
 import subprocess
 import sys
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import SGD
+from torchmetrics import MeanMetric
 
 from programs import QUIET, Program, assert_equal, fit, loader, loop, unfreezing_of
 from stagetune.errors import ScheduleError
@@ -528,3 +530,101 @@ for name, value in plain.state_dict().items():
     torch.testing.assert_close(module.state_dict()[name], value, rtol=1e-4, atol=1e-5, msg=name)
 """
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+
+
+class Layered(Program):
+    """A backbone whose layers are partly without parameters, as most networks' are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        norm = nn.BatchNorm1d(4, affine=False)
+        layers = {"stem": nn.Linear(4, 4), "act": nn.ReLU(), "norm": norm, "top": nn.Linear(4, 4)}
+        self.backbone = nn.Sequential(OrderedDict(layers))
+        self.seen: list[bool] = []
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        self.seen.append(self.backbone.norm.training)  # type: ignore[arg-type, union-attr]
+        return super().training_step(batch, batch_idx)
+
+
+def test_layers_without_parameters_belong_to_the_block_before() -> None:
+    module = Layered()
+    plan = plan_of(module, Stage("all", ["all"], lr=1.0, lr_decay=0.5))
+    assert plan.blocks == ("stem", "top")
+    assert {name: rate for name, rate in plan.stages[0].rates.items() if "/" not in name} == {
+        "backbone.stem": 0.25, "backbone.top": 0.5, "head": 1.0,
+    }  # fmt: skip
+    fit(module, [Stage("head", ["head", "top"], lr=0.1), Stage("all", ["all"], lr=0.1)])
+    assert module.seen == [False] * 3 + [True] * 3
+    given = Layered()
+    fit(given, [Stage("all", ["all"], lr=0.1, lr_decay=0.5)], blocks=["stem", "act", "norm", "top"])
+    assert given.seen == [True] * 3
+
+
+def test_an_optimizers_own_count_in_its_groups_stays_from_stage_to_stage() -> None:
+    class Counting(SGD):
+        """Warms up over its first steps, as some optimizers do."""
+
+        def step(self, closure: Any = None) -> Any:
+            loss = closure() if closure else None
+            for group in self.param_groups:
+                group["count"] = group.get("count", 0) + 1
+            super().step()
+            return loss
+
+    class Module(Program):
+        def configure_optimizers(self) -> Any:
+            return Counting(self.parameters(), lr=1.0)
+
+    trainer = fit(Module(), HEAD_THEN_ALL)
+    assert {group["count"] for group in trainer.optimizers[0].param_groups} == {9}
+
+
+def test_a_head_alone_may_be_in_the_optimizer_where_no_stage_opens_more() -> None:
+    class Module(Program):
+        def configure_optimizers(self) -> Any:
+            return SGD(self.head.parameters(), lr=1.0, momentum=0.9)
+
+    module, plain = Module(), Program()
+    fit(module, HEAD_ONLY)
+    loop(plain, [({"head": 0.1}, 3)])
+    assert_equal(module, plain)
+
+
+def test_metrics_that_change_their_hash_leave_nothing_behind() -> None:
+    class Measured(Taught):
+        def __init__(self) -> None:
+            super().__init__()
+            self.teacher.add_module("mean", MeanMetric())
+
+        def on_train_epoch_end(self) -> None:
+            self.teacher.mean.update(1.0)
+            self.teacher.mean.reset()
+
+    train = nn.Module.train
+    fit(Measured(), HEAD_THEN_ALL)
+    assert nn.Module.train is train
+
+
+class Strict(Program):
+    """Keeps a part out of its state dict, as programs with a large frozen encoder do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.strict_loading = False
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {name: value for name, value in super().state_dict(*args, **kwargs).items() if "stem" not in name}
+
+
+class Extra(Program):
+    def get_extra_state(self) -> dict[str, int]:
+        return {"version": 3}
+
+    def set_extra_state(self, state: dict[str, int]) -> None: ...
+
+
+@pytest.mark.parametrize("kind", [Strict, Extra])
+def test_going_back_to_the_best_follows_the_modules_own_state_dict(kind: Any) -> None:
+    stages = Schedule(stages=[Stage("a", ["all"], epochs=3, restore_best=True, lr=0.1)], monitor="val_loss")
+    assert fit(kind(), stages, ema=0.9).global_step == 9

@@ -171,7 +171,9 @@ def test_an_edited_schedule_is_refused_by_name_and_taken_where_that_is_said(tmp_
         ScheduleError, match=r"another schedule: stage all: epochs is 4, was 2; stage all: backbone\.\S+ is frozen"
     ):
         train(edited, ckpt_path=tmp_path / "last.ckpt")
-    with pytest.raises(ScheduleError, match="it has 2 stages, not 3"):
+    with pytest.raises(
+        ScheduleError, match="the run is in its stage 3, all, and the new schedule has only 2; give it as many"
+    ):
         train(Schedule(stages=STAGES[:2], leave_frozen=True), ckpt_path=tmp_path / "last.ckpt", new=True)
 
     class Momenta(Callback):

@@ -1,5 +1,7 @@
 """What would fail hours later fails before the first step, and the trial leaves no trace."""
 
+import copy
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -318,3 +320,98 @@ def _ranks(strategy: str) -> str:
 )  # fmt: skip
 def test_in_several_processes_it_is_an_error_before_the_first_step(strategy: str, found: str, tmp_path: Path) -> None:
     assert together(_ranks, strategy, folder=tmp_path) == [found, found]
+
+
+class Momentum(Eventful):
+    """Writes into parameters and draws from generators of its own, as momentum encoders do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.key = copy.deepcopy(self.head).requires_grad_(False)
+        self.noise, self.chance = torch.Generator(), np.random.default_rng(0)
+        self.sums, self.pair = np.zeros(2), (torch.zeros(2), 1)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        with torch.no_grad():
+            for own, other in zip(self.key.parameters(), self.head.parameters(), strict=True):
+                own.mul_(0.9).add_(other + torch.rand((), generator=self.noise) + self.chance.random(), alpha=0.1)
+        self.sums += 1
+        self.pair[0].add_(1)
+        if self.trainer.global_step == 0 and len(batch) == 2:
+            self.trainer.should_stop = True
+        return loss
+
+    def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Tensor:
+        self.counts["transfers"] = self.counts.get("transfers", 0) + 1
+        return batch
+
+
+def test_weights_and_draws_of_a_modules_own_step_are_put_back_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for is_tried in (False, True):
+        with monkeypatch.context() as patched:
+            if not is_tried:
+                patched.setattr(callback_module, "try_stages", lambda *_: None)
+            module = Momentum()
+            torch.manual_seed(3)
+            np.random.seed(3)
+            fit(module, STAGES, data=(loader(),))
+            found.append([module.state_dict(), module.sums.tolist(), module.pair, module.counts])
+    assert same(*found)
+
+
+class LazyFile(Dataset[Tensor]):
+    """Opens itself as the first sample is asked for, as data sets in HDF5 or LMDB do."""
+
+    opened_in: int | None = None
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, i: int) -> Tensor:
+        self.opened_in = self.opened_in or os.getpid()
+        return images()[i]
+
+
+def test_the_dataset_is_as_it_was_as_training_begins() -> None:
+    class Looks(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            self.opened_in = data.opened_in
+
+    data, looks = LazyFile(), Looks()
+    with pytest.raises(ScheduleError, match="in train mode the backbone gives a tuple"):
+        fit(Answers(), STAGES, data=(DataLoader(data, 8),))
+    assert data.opened_in is None
+    fit(Program(), STAGES, looks, data=(DataLoader(data, 8),))
+    assert looks.opened_in is None
+
+
+class Guarded(Program):
+    """Logs nothing in a sanity check, through a helper of its own, or by another name than it says."""
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        if not self.trainer.sanity_checking:
+            self.log("mine", 0.5)
+
+
+class ByHelper(Program):
+    def on_train_epoch_end(self) -> None:
+        self.report()
+
+    def report(self) -> None:
+        self.log("mine", 0.5)
+
+
+class Prefixed(Program):
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.log("ine", 0.5)
+
+    def log(self, name: str, *args: Any, **kwargs: Any) -> None:
+        super().log(f"m{name}" if name == "ine" else name, *args, **kwargs)
+
+
+@pytest.mark.parametrize("kind", [Guarded, ByHelper, Prefixed])
+def test_a_metric_that_the_trial_cannot_see_is_not_refused(kind: Any) -> None:
+    until = Until("mine", "min", patience=1, max_epochs=5)
+    assert fit(kind(), [Stage("all", ["all"], until=until, lr=0.1)]).current_epoch == 2

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -100,8 +100,8 @@ def _override_problems(override: Override) -> Iterator[str]:
             yield f"{override.input_line}: write +{override.input_line}"
         return
     if problem := key_problem(key, Composed):
-        groups = sorted(path.name for path in CONF.iterdir() if path.is_dir())
-        yield f"{key}: no such key or group; {did_you_mean(key, groups)}" if "." not in key else problem
+        groups = {path.name for path in CONF.iterdir() if path.is_dir()} | {entry.name for entry in fields(Composed)}
+        yield f"{key}: no such key or group; {did_you_mean(key, sorted(groups))}" if "." not in key else problem
 
 
 def _values(override: Override) -> Iterator[str]:
@@ -128,6 +128,8 @@ def _unreadable(overrides: Sequence[str], error: Exception) -> str:
 def _first_line(error: Exception) -> str:
     if unwritten := re.match(r"Could not override '([^']+)'", str(error)):
         key = unwritten[1]
+        if key.startswith("schedule.backbone_finetuning"):
+            return f"{key}: is an argument of schedule=backbone_finetuning; add that"
         return f"{key}: does not stand in the file that it would change; add it with a plus, +{key}=..."
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     cause = error.__cause__

@@ -155,6 +155,8 @@ def _rules(config: Config) -> Iterator[str]:
     if config.logger.lightning is not None and "_target_" not in config.logger.lightning:
         yield "logger.lightning._target_: is missing; choose logger=tensorboard, or name a Lightning logger"
     yield from _network_rules(model)
+    if config.came_frozen != "hold" and model.arch != "own":
+        yield f"came_frozen={config.came_frozen}: nothing of model={model.arch} comes frozen; it goes with model=own"
 
 
 def _without_effect(file: str, overrides: Sequence[str]) -> Iterator[str]:
@@ -171,6 +173,7 @@ def _is_there(where: str, kind: str) -> bool:
 
 
 def _network_rules(model: ModelConfig) -> Iterator[str]:
+    """What an own network needs, and what others do not take."""
     if model.arch != "own":
         if model.network or model.blocks:
             yield f"model.network and model.blocks: model={model.arch} has its own; choose model=own"

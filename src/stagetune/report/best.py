@@ -9,6 +9,8 @@ from stagetune.report.collect import Run
 from stagetune.report.summary import Summary
 
 OF_THE_SWEEP = ("seed", "sweep")
+SETTINGS = ("ema", "came_frozen", "compile", "exact_accumulation")  # without a dot, and no groups
+OTHER_WORDS = ("file", "backbone_finetuning")  # for stages
 
 
 def best_run(summary: Summary) -> Run:
@@ -33,8 +35,12 @@ def experiment_yaml(summary: Summary) -> str:
             base = [f"  - {value}"]
         elif path[0] in OF_THE_SWEEP:
             continue
+        elif key in SETTINGS:
+            settings[key] = config[key]
         elif len(path) == 1:
             groups[key] = value
+        elif path[0] == "schedule" and path[1] in OTHER_WORDS:
+            settings["schedule"] = config["schedule"]  # the stages that they came to
         else:
             # a file cannot change one entry of a list: it has the whole of it
             whole = path[: next((i for i, part in enumerate(path) if part.isdigit()), len(path))]

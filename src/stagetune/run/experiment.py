@@ -52,7 +52,7 @@ from stagetune.run.tracking import Tracking, track_result
 from stagetune.run.words import SPLIT_WORDS, cache_words, data_words, training_words
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.network import describe
-from stagetune.schedule.plan import Plan, check_same_plan
+from stagetune.schedule.plan import Plan, check_resumable
 from stagetune.schedule.resolve import make_plan
 from stagetune.schedule.spec import mode_of
 from stagetune.schedule.table import count_words, plan_table, plan_text
@@ -184,8 +184,9 @@ class _Run:
         task = build_task(config, backbone, len(data.source.classes), card, data.pairs)
         plan = make_plan(config.schedule, describe(task, came_frozen=came_frozen(config)))
         check_exact(plan, task)
-        if last and not config.resume_with_new_schedule:
-            check_same_plan(last["callbacks"][StagedUnfreezing.__name__]["plan"], plan)
+        if last:
+            state = last["callbacks"][StagedUnfreezing.__name__]
+            check_resumable(state, plan, accepts_new=config.resume_with_new_schedule)
         self.accept()
         if self.writes:
             (self.run_dir / "plan.txt").write_text(plan_text(plan) + cache_words(config, data) + "\n")

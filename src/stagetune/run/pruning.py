@@ -40,6 +40,8 @@ class StagePruning(Callback):
         self._folder, self._number = folder, number
 
     def on_stage_end(self, trainer: Trainer, pl_module: LightningModule, stage: PlannedStage) -> None:
+        if self.monitor not in trainer.callback_metrics:  # nothing is measured yet as a run goes on
+            return
         value = float(trainer.callback_metrics[self.monitor])
         is_worse = trainer.is_global_zero and self._report(stage.index, value)
         if trainer.strategy.broadcast(is_worse) and stage is not self.unfreezing.plan.stages[-1]:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.optim import Optimizer
 
 from stagetune.data.datamodule import Batch
 from stagetune.errors import TrainingError
@@ -32,6 +33,7 @@ class Recorder(Callback):
         self._rates: list[dict[str, float]] = []  # learning rates at points of each epoch, for the picture
         self._losses: list[Tensor] = []  # of the current epoch, as are those below
         self._figures: dict[str, list[Tensor]] = {}  # what a task measures of its batches
+        self._due: float | None = None  # where the next point of the rates belongs
         self._samples = 0
         self._seconds = 0.0  # before a restart within the epoch
         self._began = self._batches_ended = 0.0
@@ -41,6 +43,7 @@ class Recorder(Callback):
             "rows": self.rows,
             "tallies": self._tallies,
             "rates": self._rates,
+            "due": self._due,
             "losses": torch.stack(self._losses).cpu() if self._losses else torch.empty(0),
             "figures": {name: torch.stack(values).cpu() for name, values in self._figures.items()},
             "samples": self._samples,
@@ -49,7 +52,7 @@ class Recorder(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows, self._tallies, self._rates = (state_dict[key] for key in ("rows", "tallies", "rates"))
-        self._samples, self._seconds = state_dict["samples"], state_dict["seconds"]
+        self._samples, self._seconds, self._due = (state_dict[key] for key in ("samples", "seconds", "due"))
         self._losses = list(state_dict["losses"])
         self._figures = {name: list(values) for name, values in state_dict["figures"].items()}
 
@@ -86,8 +89,9 @@ class Recorder(Callback):
     def rate_curves(self) -> dict[str, tuple[FloatArray, FloatArray]]:
         """Per group its learning rate over the epochs trained: (epochs, rates)."""
         epochs = np.array([point["epoch"] for point in self._rates])
-        names = [name for name in self._rates[0] if name != "epoch"] if self._rates else []
-        return {name: (epochs, np.array([point[name] for point in self._rates])) for name in names}
+        names = dict.fromkeys(name for point in self._rates for name in point if name != "epoch")
+        # a run that goes on with another schedule may have other groups
+        return {name: (epochs, np.array([point.get(name, np.nan) for point in self._rates])) for name in names}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._losses = [loss.to(pl_module.device) for loss in self._losses]
@@ -108,7 +112,12 @@ class Recorder(Callback):
     ) -> None:
         batches = int(trainer.num_training_batches)
         if batch_idx % max(1, batches // RATE_POINTS) == 0 or batch_idx == batches - 1:
-            self._rates.append({"epoch": trainer.current_epoch + batch_idx / batches, **_rates(trainer)})
+            self._due = trainer.current_epoch + batch_idx / batches
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        if self._due is not None:  # now, since a stage may have set them by the gradients of this step
+            self._rates.append({"epoch": self._due, **_rates(trainer)})
+            self._due = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int

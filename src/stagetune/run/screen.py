@@ -91,8 +91,9 @@ class StageLines(Callback):
             self._progress.advance(self._task)
 
     def on_stage_end(self, trainer: Trainer, pl_module: LightningModule, stage: PlannedStage) -> None:
-        value = float(trainer.callback_metrics[self.monitor])
-        self.screen.line("", f"{self.monitor} {value:.4f} after {time.monotonic() - self._began:.0f} s")
+        if self.monitor in trainer.callback_metrics:  # not where a new schedule has the stage over as the run goes on
+            value = float(trainer.callback_metrics[self.monitor])
+            self.screen.line("", f"{self.monitor} {value:.4f} after {time.monotonic() - self._began:.0f} s")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop()

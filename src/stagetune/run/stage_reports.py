@@ -25,7 +25,8 @@ class StageReports(Callback):
 
     def on_stage_end(self, trainer: Trainer, pl_module: LightningModule, stage: PlannedStage) -> None:
         assert isinstance(pl_module, SiameseTask)
-        self.reports[stage.name] = report_of(pl_module, pl_module.threshold.item())
+        if pl_module.encoded is not None:  # as it is where a run goes on behind a stage that a new schedule ends
+            self.reports[stage.name] = report_of(pl_module, pl_module.threshold.item())
 
 
 def report_of(task: SiameseTask, threshold: float) -> dict[str, Any]:

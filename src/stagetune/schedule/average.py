@@ -28,8 +28,14 @@ class Average:
         self._is_applied = False
 
     def open_only(self, names: Set[str], step: int) -> None:
-        """Average these from the optimizer step on; those of them that were averaged before go on."""
+        """Average these from the optimizer step on; those of them that were averaged before go on.
+
+        What closes stays at its average, as validation has seen it.
+        """
         self._step = step
+        with torch.no_grad():
+            for name in self.values.keys() - names:
+                self._parameters[name].copy_(self.values[name])
         self.values = {
             name: self.values[name] if name in self.values else self._parameters[name].detach().clone()
             for name in self._parameters

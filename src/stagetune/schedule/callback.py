@@ -23,7 +23,7 @@ from stagetune.schedule.groups import carry_over, regroup, set_rates, settings_o
 from stagetune.schedule.load import Given, load_schedule
 from stagetune.schedule.lr_schedulers import build_lr_scheduler, plateau_frequency, try_out
 from stagetune.schedule.network import Blocks, CameFrozen, network_of
-from stagetune.schedule.plan import Plan, PlannedStage, check_same_plan
+from stagetune.schedule.plan import Plan, PlannedStage, check_resumable
 from stagetune.schedule.resolve import make_plan
 from stagetune.schedule.trial import try_stages
 from stagetune.schedule.watch import Watch, Weights
@@ -281,9 +281,8 @@ class StagedUnfreezing(Callback):
     def _take_up(self, checkpoint: dict[str, Any], optimizer: Optimizer) -> None:
         """Go on where a checkpoint was written."""
         state, states = checkpoint["ours"], checkpoint["optimizer_states"]
-        is_new = checkpoint["is_new"] = state["plan"] != self.plan.as_data()
-        if is_new and not (self.accepts_new_schedule and len(state.get("stage_starts", [])) <= len(self.plan.stages)):
-            check_same_plan(state["plan"], self.plan)
+        is_new = check_resumable(state, self.plan, accepts_new=self.accepts_new_schedule)
+        checkpoint["is_new"] = is_new
         if state["ema"] != self.ema:
             raise ScheduleError(
                 f"the run was begun with ema={state['ema']}, not {self.ema}; say it again, or start anew"

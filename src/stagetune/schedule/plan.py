@@ -142,17 +142,37 @@ class Plan:
         return data
 
 
-def check_same_plan(before: Mapping[str, Any], now: Plan) -> None:
-    """Raise `ScheduleError` if training by the plan `before`, as data, cannot go on by this one unnoticed."""
-    if "held" not in before:
+def check_resumable(state: Mapping[str, Any], now: Plan, *, accepts_new: bool) -> bool:
+    """Whether a run that was trained by another plan goes on by this one.
+
+    Args:
+        state: that of `StagedUnfreezing` in the checkpoint.
+        now: the plan to go on by.
+        accepts_new: whether it may be another one.
+
+    Returns:
+        Whether it is.
+
+    Raises:
+        ScheduleError: for another plan that is not accepted, or that has no place for the stage that was begun last.
+    """
+    if "stage_starts" not in state:
         raise ScheduleError("the checkpoint is of an earlier stagetune; load its weights and start anew")
-    changed = list(_differences(before, now.as_data()))
-    if changed or before != now.as_data():
-        changed = changed or ["its parameter groups are others"]
+    before, begun = state["plan"], len(state["stage_starts"])
+    if before == now.as_data():
+        return False
+    if not accepts_new:
+        changed = list(_differences(before, now.as_data())) or ["its parameter groups are others"]
         raise ScheduleError(
             f"the run was begun with another schedule: {'; '.join(changed[:3])}; take the old one, start a new run, "
             "or say resume_with_new_schedule=true"
         )
+    if begun > len(now.stages):
+        raise ScheduleError(
+            f"the run is in its stage {begun}, {before['stages'][begun - 1]['name']}, and the new schedule has only "
+            f"{len(now.stages)}; give it as many, or start a new run"
+        )
+    return True
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
