@@ -108,6 +108,13 @@ def test_typos_of_every_kind_are_reported_together() -> None:
     ]
 
 
+def test_a_typo_of_a_single_setting_and_a_choice_that_the_model_does_not_know_are_told_apart() -> None:
+    assert problems("emaa=0.9") == ["emaa: no such key or group; did you mean ema?"]
+    assert problems("came_frozen=open") == [
+        "came_frozen=open: nothing of model=resnet50 comes frozen; it goes with model=own"
+    ]
+
+
 def test_an_experiment_that_does_not_exist_is_answered_with_the_nearest() -> None:
     assert problems("+experiment=siamese_stagd") == [
         "experiment=siamese_stagd: no such experiment; did you mean siamese_staged?"

@@ -297,6 +297,21 @@ def test_a_setting_inside_a_list_is_written_with_the_whole_list(tmp_path: Path) 
     assert [(stage["name"], stage["lr"]) for stage in values["schedule"]["stages"]] == [("all", 0.02)]
 
 
+def test_the_best_of_a_sweep_over_schedule_files_and_averages_says_them_as_settings(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    phases = [{"params": ["head.*"], "lr": 0.1, "max_transition_epoch": 1}, {"params": ["backbone.*"], "lr": 0.01}]
+    file.write_text(yaml.safe_dump(dict(enumerate(phases))))
+    words = ["+experiment=siamese_staged", f"schedule.file={file}", "ema=0.9", "seed=0"]
+    leave(tmp_path / "run", 0.9, *words[1:3])
+    (tmp_path / "sweep.json").write_text(json.dumps({"jobs": {"run": words}}))
+    values = yaml.safe_load(experiment_yaml(summarize(collect(tmp_path))))
+    assert values["defaults"] == ["siamese_staged"]
+    assert values["ema"] == 0.9
+    opened = [stage["open"] for stage in values["schedule"]["stages"]]
+    assert opened == [[{"params": ["head.*"]}], [{"params": ["backbone.*"]}]]
+    assert "file" not in values["schedule"]  # the file may change or be gone
+
+
 def test_the_tables_hold_what_the_page_shows(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     show_report(sweep, [])
     out = capsys.readouterr().out

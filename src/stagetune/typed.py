@@ -57,7 +57,7 @@ def typed(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
             problems.append(f"{path}: expects keys and values, got {value!r}")
             return value
         return dict(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

@@ -65,8 +65,10 @@ def load_schedule(
     >>> [stage.name for stage in load_schedule("lp_ft").stages]
     ['probe', 'finetune']
     """
-    source = _source(given)
-    schedule = _expanded(source)
+    try:
+        schedule = _expanded(_source(given))
+    except RecursionError:
+        raise ScheduleError("the schedule contains itself; write it out") from None
     schedule = replace(schedule, monitor=monitor or schedule.monitor, mode=mode or schedule.mode)
     if problems := list(schedule_rules(schedule, blocks=blocks, metrics=metrics)):
         raise ScheduleError(f"schedule {schedule.name}:", *problems)

@@ -109,10 +109,11 @@ def network_of(
     parameters = []
     for name, parameter in found.items():
         is_frozen, owner = not parameter.requires_grad, block_of.get(id(parameter))
+        can_train = parameter.is_floating_point() or parameter.is_complex()
         if id(parameter) not in inner:
-            held = is_frozen and not opens_head
+            held = is_frozen and not (opens_head and can_train)
         elif owner is not None:
-            held = is_frozen and came_frozen == "hold"
+            held = is_frozen and (came_frozen == "hold" or not can_train)
         elif is_frozen:
             held = True
         else:
@@ -131,7 +132,7 @@ def network_of(
 def _attribute(module: nn.Module, path: str) -> nn.Module:
     try:
         found = attrgetter(path)(module)
-    except AttributeError:
+    except (AttributeError, TypeError):
         found = None
     if not isinstance(found, nn.Module):
         remedy = "name its pretrained part self.backbone" if path == "backbone" else "give the path of an attribute"

@@ -80,7 +80,7 @@ class Stage:
     until: Until | None = None
     restore_best: bool = False
     lr: float | None = number(None, 0)
-    lr_decay: float = number(1.0, 0)
+    lr_decay: float = number(1.0, 0, 10)
     lr_range: list[float] | None = None
     lrs: dict[str, Any] | None = None
     lr_scheduler: Any = "constant"

@@ -269,6 +269,7 @@ def _undisturbed(trainer: Any, pl_module: LightningModule) -> Iterator[set[str]]
     """Whatever is run within leaves no trace; gives the names that are logged."""
     logged: set[str] = set()
     gradients = [(parameter, parameter.grad) for parameter in pl_module.parameters()]
+    weights = [(parameter, parameter.data) for parameter, _ in gradients]
     kept = _Kept(pl_module, {})
     before = trainer.should_stop, trainer.loggers
     for parameter, _ in gradients:
@@ -280,6 +281,8 @@ def _undisturbed(trainer: Any, pl_module: LightningModule) -> Iterator[set[str]]
         with isolate_rng(), torch.compiler.set_stance("force_eager"), written:
             yield logged
     finally:
+        for parameter, data in weights:
+            parameter.data = data  # another tensor may have taken its place
         written.put_back()
         kept.put_back()
         trainer.should_stop, trainer.loggers = before
@@ -376,6 +379,8 @@ class _Kept:
 
 
 def _put_back_tensor(value: Tensor, content: Tensor) -> None:
+    if value.is_meta:
+        return
     with torch.no_grad():
         if value.shape != content.shape or value.layout != torch.strided:
             value.data = content
