@@ -37,6 +37,20 @@ def test_plan_of_a_typo_is_an_error_without_torch() -> None:
     assert found.stderr.endswith("schedule=gradul: no such schedule; did you mean gradual?\n")
 
 
+@pytest.mark.slow
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    picture = tmp_path / "plan.png"
+    words = ["plan", "+experiment=siamese_staged", "--picture", str(picture)]
+    command = [sys.executable, "-c", f"from stagetune.cli import main; main({words!r})"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    assert process.wait() == 0
+    assert picture.exists()
+
+
 def test_the_timeline_is_blank_where_frozen_and_follows_the_shape() -> None:
     stages = [
         Stage("a", ["head"], lr=1.0),

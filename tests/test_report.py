@@ -122,6 +122,35 @@ def test_a_setting_within_a_group_is_a_column_only_where_the_groups_name_does_no
     ]
 
 
+def test_what_a_command_says_in_place_of_stages_is_the_column(tmp_path: Path) -> None:
+    jobs = {
+        "early": ["schedule=backbone_finetuning", "schedule.backbone_finetuning.unfreeze_backbone_at_epoch=2"],
+        "late": ["schedule=backbone_finetuning", "schedule.backbone_finetuning.unfreeze_backbone_at_epoch=6"],
+        "staged": ["schedule=staged"],
+    }
+    for name, words in jobs.items():
+        leave(tmp_path / name, 0.9, *words)
+    (tmp_path / "sweep.json").write_text(json.dumps({"jobs": jobs}))
+    found, _ = configurations(collect(tmp_path).runs)
+    assert [tuple(one.columns.values()) for one in found] == [
+        ("backbone_finetuning", "2"),
+        ("backbone_finetuning", "6"),
+        ("staged", "none"),
+    ]
+    assert [*found[0].columns] == ["schedule", "schedule.backbone_finetuning.unfreeze_backbone_at_epoch"]
+
+
+def test_a_file_that_was_edited_between_two_runs_is_told_by_what_changed(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    for name, rate in (("before", 0.1), ("after", 0.2)):
+        file.write_text(yaml.safe_dump({"stages": [{"name": "all", "open": ["all"], "epochs": 1, "lr": rate}]}))
+        leave(tmp_path / name, 0.9, f"schedule.file={file}")
+    words = [f"schedule.file={file}"]
+    (tmp_path / "sweep.json").write_text(json.dumps({"jobs": {"before": words, "after": words}}))
+    found, _ = configurations(collect(tmp_path).runs)
+    assert [one.columns for one in found] == [{"schedule.stages.0.lr": "0.1"}, {"schedule.stages.0.lr": "0.2"}]
+
+
 def test_estimates_and_paired_tests_are_scipys() -> None:
     rng = np.random.default_rng(1)
     one, other = rng.normal(0.9, 0.02, 6), rng.normal(0.88, 0.02, 6)

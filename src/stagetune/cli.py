@@ -1,6 +1,8 @@
 """The `stagetune` command."""
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -49,19 +51,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--baseline", nargs="+", default=[], metavar="COLUMN=VALUE", help="what to compare with: schedule=full"
     )
     chosen = parser.parse_args(arguments)
-    with shown():
-        if chosen.command == "plan":
-            show_plan(chosen.overrides, chosen.picture)
-        elif chosen.command == "oneshot":
-            if len(chosen.paths) != (1 if chosen.baseline else 2):
-                parser.error("oneshot: give CKPT and RUNS, or RUNS with --baseline hausdorff")
-            show_oneshot(chosen.paths[-1], None if chosen.baseline else chosen.paths[0], chosen.views)
-        elif chosen.command == "report":
-            show_report(chosen.folder or newest_sweep(), chosen.baseline)
-        elif chosen.command == "best":
-            show_best(chosen.folder or newest_sweep())
-        else:
-            show_cache(clear=chosen.action == "clear")
+    try:
+        with shown():
+            if chosen.command == "plan":
+                show_plan(chosen.overrides, chosen.picture)
+            elif chosen.command == "oneshot":
+                if len(chosen.paths) != (1 if chosen.baseline else 2):
+                    parser.error("oneshot: give CKPT and RUNS, or RUNS with --baseline hausdorff")
+                show_oneshot(chosen.paths[-1], None if chosen.baseline else chosen.paths[0], chosen.views)
+            elif chosen.command == "report":
+                show_report(chosen.folder or newest_sweep(), chosen.baseline)
+            elif chosen.command == "best":
+                show_best(chosen.folder or newest_sweep())
+            else:
+                show_cache(clear=chosen.action == "clear")
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads it (head, a pager) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def show_cache(*, clear: bool) -> None:
@@ -119,6 +125,8 @@ def show_report(folder: Path, baseline: Sequence[str]) -> None:
     from stagetune.report.summary import headline, problems, shown_table, write_tables
 
     summary = _summary(folder, baseline)
+    written = write_tables(summary, folder)
+    write_page(summary, folder / "report.html")
     header, rows = shown_table(summary)
     table = Table(box=None, pad_edge=False)
     for column in header:
@@ -129,8 +137,6 @@ def show_report(folder: Path, baseline: Sequence[str]) -> None:
     console.print(table)
     for line in [*headline(summary), *(f"{kind}: {entry}" for kind, of in problems(summary).items() for entry in of)]:
         console.print(line, soft_wrap=True)
-    written = write_tables(summary, folder)
-    write_page(summary, folder / "report.html")
     print(", ".join(str(path) for path in [folder / "report.html", *written]))
 
 
@@ -165,11 +171,11 @@ def show_plan(overrides: Sequence[str], picture: Path | None) -> None:
     from stagetune.schedule.timeline import rate_timeline
 
     plan = plan_of(config)
-    print(plan_text(plan))
     path = picture or Path("outputs") / "plans" / f"{plan.name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     timeline = rate_timeline(plan, simulate)
     draw_plan(timeline.blocks, timeline.rates, timeline.stages, path)
+    print(plan_text(plan))
     print(path)
 
 

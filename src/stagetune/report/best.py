@@ -5,12 +5,11 @@ from typing import Any
 import yaml
 
 from stagetune.errors import ResultError
-from stagetune.report.collect import Run
+from stagetune.report.collect import Run, is_for_stages
 from stagetune.report.summary import Summary
 
 OF_THE_SWEEP = ("seed", "sweep")
 SETTINGS = ("ema", "came_frozen", "compile", "exact_accumulation")  # without a dot, and no groups
-OTHER_WORDS = ("file", "backbone_finetuning")  # for stages
 
 
 def best_run(summary: Summary) -> Run:
@@ -39,7 +38,7 @@ def experiment_yaml(summary: Summary) -> str:
             settings[key] = config[key]
         elif len(path) == 1:
             groups[key] = value
-        elif path[0] == "schedule" and path[1] in OTHER_WORDS:
+        elif is_for_stages(word):
             settings["schedule"] = config["schedule"]  # the stages that they came to
         else:
             # a file cannot change one entry of a list: it has the whole of it

@@ -13,6 +13,7 @@ from stagetune.report.metrics import Row
 from stagetune.report.result import FILE, NOT_OF_THE_RUN, RunResult, read_result
 
 SWEEP_FILE = "sweep.json"  # the overrides of each job by its directory
+FOR_STAGES = ("schedule.file", "schedule.backbone_finetuning")  # said in their place, and not stored
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML was built with it
 
 
@@ -35,6 +36,15 @@ class Run:
         assert self.result.score is not None
         return self.result.score
 
+    @property
+    def said(self) -> dict[str, Any]:
+        """The settings, with what its command said in place of stages instead of the stages that it came to."""
+        words = [word.lstrip("+").partition("=") for word in self.overrides if is_for_stages(word)]
+        if not words:
+            return self.settings
+        others = {key: value for key, value in self.settings.items() if not key.startswith("schedule.stages.")}
+        return others | {key: value for key, _, value in words}
+
     def rows(self) -> list[Row]:
         """metrics.csv with numbers for numbers; empty where it is missing or torn."""
         try:
@@ -42,6 +52,11 @@ class Run:
                 return [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
         except (OSError, UnicodeDecodeError, csv.Error):
             return []
+
+
+def is_for_stages(word: str) -> bool:
+    """Whether a word of a command line says the stages in other words."""
+    return word.lstrip("+").startswith(tuple(f"{key}{end}" for key in FOR_STAGES for end in ".="))
 
 
 @dataclass(frozen=True)

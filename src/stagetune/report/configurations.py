@@ -60,7 +60,10 @@ def configurations(runs: Sequence[Run]) -> tuple[list[Configuration], dict[str, 
         grouped.setdefault(key, []).append(run)
     members = list(grouped.values())
     firsts = [same[0].settings for same in members]
-    columns = _columns(firsts)
+    said = [same[0].said for same in members]
+    if any(one in said[:i] for i, one in enumerate(said)):  # a file that was edited between two runs
+        said = firsts
+    columns = _columns(said)
     names = {key for settings in firsts for key in settings}
     shared = {
         key: firsts[0][key]
@@ -69,7 +72,7 @@ def configurations(runs: Sequence[Run]) -> tuple[list[Configuration], dict[str, 
     }
     found = [
         Configuration({_short(key): _text(settings.get(key)) for key in columns}, same)
-        for settings, same in zip(firsts, members, strict=True)
+        for settings, same in zip(said, members, strict=True)
     ]
     return found, shared
 
