@@ -1,6 +1,7 @@
 """ema=, l2_sp and lr_scale, each against a plain loop."""
 
 import copy
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,19 @@ def test_ema_is_torchs_averaged_model_in_validation_and_behind_the_fit() -> None
     for epoch, seen in enumerate(module.seen):
         close(seen, states[3 * epoch + 2])
     close(module.state_dict(), states[-1])
+
+
+@pytest.mark.parametrize(("ema", "warned"), [(0.99, True), (0.85, False)])
+def test_an_average_over_more_steps_than_there_are_is_said(ema: float, warned: bool) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(Program(), STAGES, ema=ema)
+    told = [str(warning.message) for warning in caught if "hardly moved" in str(warning.message)]
+    text = (
+        "ema=0.99 averages about 100 steps, and the schedule has 9: "
+        "validation will see weights that have hardly moved; choose a smaller one"
+    )
+    assert told == ([text] if warned else [])
 
 
 def test_ema_follows_steps_not_batches() -> None:

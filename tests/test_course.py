@@ -298,6 +298,7 @@ def test_warm_up_may_be_counted_in_steps() -> None:
     assert [rates["head"] for rates in trace.rates] == pytest.approx([0.25, 0.5, 0.75, 1, 2 / 3, 1 / 3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spec",
     ["cosine", "plateau", *(SCHEDULERS[name][0] for name in ("one_cycle", "cyclic", "step", "sequential", "lambda")),

@@ -414,6 +414,7 @@ class Resumable(DataLoader[Tensor]):
         self.begin = state["done"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("extra", ["plain", "ema", "accumulation", "limits"])
 def test_a_run_goes_on_from_any_checkpoint_of_any_mode_by_the_same_numbers(

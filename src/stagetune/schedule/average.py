@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -114,3 +115,13 @@ class Average:
             parameter.copy_(other)  # in place: optimizer, replicas and compiled code hold this tensor
             other.copy_(weight)
         self._is_applied = not self._is_applied
+
+
+def check_decay(decay: float, steps: int) -> None:
+    """Warn where an average looks back over more steps than training has."""
+    span = round(1 / (1 - decay))
+    if steps < span:
+        rank_zero_warn(
+            f"ema={decay} averages about {span} steps, and the schedule has {steps}: "
+            "validation will see weights that have hardly moved; choose a smaller one"
+        )

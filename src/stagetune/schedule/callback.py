@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from stagetune.errors import ScheduleError
 from stagetune.schedule import neighbours
-from stagetune.schedule.average import Average
+from stagetune.schedule.average import Average, check_decay
 from stagetune.schedule.epochs import Epochs, epoch_of
 from stagetune.schedule.events import Last, announce, leave, take_place
 from stagetune.schedule.freezing import Freezing
@@ -178,6 +178,8 @@ class StagedUnfreezing(Callback):
         """Build or try out all that any stage will need, so that nothing is left to fail later."""
         lengths = self._epochs.begin_training(trainer, self.plan)
         neighbours.check_steps(trainer, self.plan, lambda epoch: self._epochs.steps_in(trainer, epoch))
+        if self.ema:
+            check_decay(self.ema, sum(length.steps for length in lengths))
         for stage, length in zip(self.plan.stages, lengths, strict=True):
             try_out(stage, trainer.optimizers[0], length)
         assert self._freezing is not None
