@@ -7,32 +7,26 @@ is left to training.
 """
 
 import inspect
-import random
-from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence, Set
-from contextlib import contextmanager
-from types import CellType, CodeType
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning_utilities.core.rank_zero import rank_zero_warn
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
 from stagetune.errors import ScheduleError
 from stagetune.schedule.freezing import Freezing
+from stagetune.schedule.mentions import LOGS, mentions, own_of
 from stagetune.schedule.plan import Plan, PlannedStage
+from stagetune.schedule.undisturbed import undisturbed
 
 SAMPLES = 2
 TOO_FEW = "Expected more than 1 value per channel"  # BatchNorm's, of what is left of two samples
-LOGS = {"log", "log_dict", "callback_metrics"}
 ASKS = {"callback_metrics", "sanity_checking", "validating"}  # a module that may log otherwise in training
 RUN = {"on_validation_epoch_end"}  # the hooks that the trial runs itself
 
@@ -57,7 +51,7 @@ def try_stages(trainer: Trainer, pl_module: LightningModule, freezing: Freezing,
     if isinstance(network.backbone, torch.jit.ScriptModule):  # takes no hook
         return
     answers: list[str] = []
-    with _undisturbed(trainer, pl_module) as logged:
+    with undisturbed(trainer, pl_module) as logged:
         hook = network.backbone.register_forward_hook(lambda *args: answers.append(_kind(args[-1])))
         try:
             pl_module.eval()
@@ -132,10 +126,10 @@ def _check_monitors(trainer: Trainer, pl_module: LightningModule, plan: Plan, lo
     if trainer.enable_validation and (samples is None or isinstance(trainer.val_dataloaders, list | tuple | dict)):
         return
     callbacks = [c for c in trainer.callbacks if not type(c).__module__.startswith("stagetune.schedule.")]  # type: ignore[attr-defined]
-    if any(_may_log(own, "on_", LOGS) for callback in callbacks for own in (type(callback), callback)):
+    if any(mentions(own, "on_", LOGS) for callback in callbacks for own in (type(callback), callback)):
         return
     hooks = ("on_", "optimizer", "configure_g")
-    if _may_log(kind, "", ASKS) or _may_log(kind, hooks, LOGS, RUN) or "log" in _own(kind):
+    if mentions(kind, "", ASKS) or mentions(kind, hooks, LOGS, RUN) or "log" in own_of(kind):
         return
     if samples is not None:
         before, trainer.sanity_checking = trainer.state.stage, True
@@ -153,52 +147,6 @@ def _check_monitors(trainer: Trainer, pl_module: LightningModule, plan: Plan, lo
         if stage.is_watched and not {stem, stem.removesuffix("_epoch"), stem.removesuffix("_step")} & logged:
             measured = ", ".join(sorted(logged)) or "none"
             raise ScheduleError(f"stage {stage.name} looks at {stage.monitor}, measured are: {measured}")
-
-
-def _may_log(owner: Any, prefix: str | tuple[str, ...], words: Set[str], but: Set[str] = frozenset()) -> bool:
-    """Whether a method of a class, or a function that an object holds, mentions one of `words`.
-
-    Itself or in what it calls; of those whose names begin so, without those in `but` and Lightning's own.
-    """
-    found = _own(owner) if isinstance(owner, type) else dict(vars(owner))
-    hooks = [value for name, value in found.items() if name.startswith(prefix) and name not in but]
-    return any(_mentions(hook, words, found, set()) for hook in hooks)
-
-
-def _own(kind: type) -> dict[str, Any]:
-    """What a class has that is neither Lightning's nor torch's."""
-    known = ("lightning.", "pytorch_lightning.", "torch.", "builtins")
-    own = [base for base in kind.__mro__ if not base.__module__.startswith(known)]
-    return {name: value for base in reversed(own) for name, value in vars(base).items()}
-
-
-def _mentions(function: Any, words: Set[str], methods: dict[str, Any], seen: set[int]) -> bool:
-    """Whether a function's code, or that of a function or method that it names, has one of the words."""
-    function = inspect.unwrap(function) if callable(function) else function
-    code = getattr(function, "__code__", None)
-    if code is None or id(code) in seen:
-        return False
-    seen.add(id(code))
-    names = _names(code)
-    if names & words:
-        return True
-    cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
-    known = {**function.__globals__, **methods}
-    called = [known[name] for name in names if name in known]
-    return any(_mentions(other, words, methods, seen) for other in (*called, *cells))
-
-
-def _is_filled(cell: CellType) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:
-        return False
-
-
-def _names(code: CodeType) -> set[str]:
-    inner = [_names(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
-    words = {constant for constant in code.co_consts if isinstance(constant, str)}  # for getattr
-    return set(code.co_names).union(words & LOGS, *inner)
 
 
 def _step(trainer: Trainer, pl_module: LightningModule, batch: Any) -> tuple[Any, Exception | None]:
@@ -262,139 +210,3 @@ def _on_device(trainer: Trainer, samples: Any) -> Any | None:
         return trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(samples), dataloader_idx=0)
     except Exception:  # somebody's hooks
         return None
-
-
-@contextmanager
-def _undisturbed(trainer: Any, pl_module: LightningModule) -> Iterator[set[str]]:
-    """Whatever is run within leaves no trace; gives the names that are logged."""
-    logged: set[str] = set()
-    gradients = [(parameter, parameter.grad) for parameter in pl_module.parameters()]
-    weights = [(parameter, parameter.data) for parameter, _ in gradients]
-    kept = _Kept(pl_module, {})
-    before = trainer.should_stop, trainer.loggers
-    for parameter, _ in gradients:
-        parameter.grad = None
-    pl_module.__dict__["log"] = lambda name, *_, **__: logged.add(name)
-    trainer.loggers = [DummyLogger()] if trainer.loggers else []
-    written = _CopyOnWrite([parameter for parameter, _ in gradients])
-    try:
-        with isolate_rng(), torch.compiler.set_stance("force_eager"), written:
-            yield logged
-    finally:
-        for parameter, data in weights:
-            parameter.data = data  # another tensor may have taken its place
-        written.put_back()
-        kept.put_back()
-        trainer.should_stop, trainer.loggers = before
-        for parameter, gradient in gradients:
-            parameter.grad = gradient
-
-
-class _CopyOnWrite(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Copies a parameter before the first operation that writes into it, such as a momentum encoder's update."""
-
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._parameters = {_memory(parameter): parameter for parameter in parameters}
-        self._copies: dict[int, Tensor] = {}
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        for place, argument in enumerate(func._schema.arguments):
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                given = args[place] if place < len(args) else kwargs.get(argument.name)
-                for tensor in given if isinstance(given, list | tuple) else [given]:
-                    self._keep(tensor)
-        return func(*args, **kwargs)
-
-    def put_back(self) -> None:
-        with torch.no_grad():
-            for memory, copy in self._copies.items():
-                self._parameters[memory].copy_(copy)
-
-    def _keep(self, tensor: Any) -> None:
-        memory = _memory(tensor) if isinstance(tensor, Tensor) else 0
-        if memory in self._parameters and memory not in self._copies:
-            self._copies[memory] = self._parameters[memory].detach().clone()
-
-
-def _memory(tensor: Tensor) -> int:
-    return 0 if tensor.layout != torch.strided else tensor.untyped_storage().data_ptr()
-
-
-STATES: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
-    torch.Generator: (lambda own: own.get_state(), lambda own, state: own.set_state(state)),
-    np.random.Generator: (
-        lambda own: own.bit_generator.state,
-        lambda own, state: setattr(own.bit_generator, "state", state),
-    ),
-    np.random.RandomState: (lambda own: own.get_state(), lambda own, state: own.set_state(state)),
-    random.Random: (lambda own: own.getstate(), lambda own, state: own.setstate(state)),
-    np.ndarray: (lambda own: own.copy(), lambda own, state: own.__setitem__(..., state)),
-    set: (lambda own: set(own), lambda own, state: (own.clear(), own.update(state))),
-}
-CONTAINERS = (dict, OrderedDict, defaultdict, list, deque, tuple)  # exactly these: others may mean more by writing
-
-
-class _Kept:
-    """A module, container or tensor as it is now, with all that is in it; the objects stay the same ones."""
-
-    def __init__(self, value: Any, memo: dict[int, "_Kept"]) -> None:
-        self.value = value
-        memo[id(value)] = self
-        self.content: Any
-        if isinstance(value, Tensor):
-            self.content = value.detach().clone()
-        elif type(value) in STATES:
-            self.content = STATES[type(value)][0](value)
-        elif isinstance(value, list | deque | tuple):
-            self.content = [_keep(part, memo) for part in value]
-        else:
-            named = vars(value) if isinstance(value, nn.Module) else value
-            self.content = {key: _keep(part, memo) for key, part in named.items()}
-        self._is_put_back = False
-
-    def put_back(self) -> Any:
-        if self._is_put_back:
-            return self.value
-        self._is_put_back = True
-        value, content = self.value, self.content
-        if isinstance(value, Tensor):
-            _put_back_tensor(value, content)
-        elif type(value) in STATES:
-            STATES[type(value)][1](value, content)
-        elif isinstance(content, list):
-            parts = [_put_back(part) for part in content]
-            if not isinstance(value, tuple):
-                value.clear()
-                value.extend(parts)
-        else:
-            target = vars(value) if isinstance(value, nn.Module) else value
-            named = {key: _put_back(part) for key, part in content.items()}
-            target.clear()
-            target.update(named)
-        return value
-
-
-def _put_back_tensor(value: Tensor, content: Tensor) -> None:
-    if value.is_meta:
-        return
-    with torch.no_grad():
-        if value.shape != content.shape or value.layout != torch.strided:
-            value.data = content
-        elif not torch.equal(value, content):
-            value.copy_(content)
-
-
-def _keep(value: Any, memo: dict[int, _Kept]) -> Any:
-    if id(value) in memo:
-        return memo[id(value)]
-    is_tensor = isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
-    is_state = is_tensor or isinstance(value, nn.Module) or type(value) in CONTAINERS or type(value) in STATES
-    return _Kept(value, memo) if is_state else value
-
-
-def _put_back(part: Any) -> Any:
-    return part.put_back() if isinstance(part, _Kept) else part
