@@ -328,6 +328,7 @@ class Momentum(Eventful):
     def __init__(self) -> None:
         super().__init__()
         self.key = copy.deepcopy(self.head).requires_grad_(False)
+        self.total = nn.Parameter(torch.zeros(1), requires_grad=False)
         self.noise, self.chance = torch.Generator(), np.random.default_rng(0)
         self.sums, self.pair = np.zeros(2), (torch.zeros(2), 1)
 
@@ -336,6 +337,7 @@ class Momentum(Eventful):
         with torch.no_grad():
             for own, other in zip(self.key.parameters(), self.head.parameters(), strict=True):
                 own.mul_(0.9).add_(other + torch.rand((), generator=self.noise) + self.chance.random(), alpha=0.1)
+        self.total.data = self.total.data + loss.detach()  # another tensor in its place
         self.sums += 1
         self.pair[0].add_(1)
         if self.trainer.global_step == 0 and len(batch) == 2:
