@@ -96,9 +96,9 @@ class Waited:
 
     def around(self, batches: Iterator[Any]) -> Iterator[Any]:
         while True:
-            began = time.perf_counter()
+            start = time.perf_counter()
             batch = next(batches, None)
-            self.seconds += time.perf_counter() - began
+            self.seconds += time.perf_counter() - start
             if batch is None:
                 return
             yield batch
@@ -205,14 +205,14 @@ class Clock(Callback):
         self._stage = ""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._began = time.monotonic()
+        self._start = time.monotonic()
         if trainer.current_epoch in STARTS:
             self._stage = STARTS[trainer.current_epoch]
             self.seconds[self._stage] = 0.0
             reset_peak_memory(pl_module.device)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.seconds[self._stage] += time.monotonic() - self._began
+        self.seconds[self._stage] += time.monotonic() - self._start
         self.peak_mib[self._stage] = peak_memory_mb(pl_module.device)
 
 
@@ -244,9 +244,9 @@ def peers(
             precision="bf16-mixed" if is_tuned else "32-true", enable_progress_bar=False, enable_model_summary=False,
             enable_checkpointing=callbacks is finetuning_schedulers, num_sanity_val_steps=0,
         )  # fmt: skip
-        began = time.monotonic()
+        start = time.monotonic()
         trainer.fit(module, loaders["train"], loaders["val"])
-        total = time.monotonic() - began
+        total = time.monotonic() - start
     val = {name.replace("_", "/"): float(value) for name, value in trainer.callback_metrics.items()}
     return {
         "total": total,

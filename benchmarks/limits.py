@@ -24,11 +24,11 @@ def peak_rate(width: int | None = None) -> float:
     a, b = (torch.randn(width, width, device="cuda" if is_cuda else "cpu").bfloat16() for _ in range(2))
     seconds = []
     for _ in range(10):
-        began = time.perf_counter()
+        start = time.perf_counter()
         a @ b
         if is_cuda:
             torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - start)
     return 2 * float(width) ** 3 / min(seconds)
 
 

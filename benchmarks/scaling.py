@@ -67,9 +67,9 @@ def head_only(root: Path, size: int, weights: str, epochs: int, seed: int = 0) -
 def run(config: Config) -> dict[str, float]:
     """Seconds of one run: all of it, of the pass over the frozen blocks, of its stage, and of all else."""
     with tempfile.TemporaryDirectory() as folder:
-        began = time.monotonic()
+        start = time.monotonic()
         result: RunResult = run_experiment(config, Path(folder) / "run")
-        total = time.monotonic() - began
+        total = time.monotonic() - start
     first_pass, stage = result.timing["cache_seconds"], result.stages[0]["seconds"]
     return {"total": total, "first_pass": first_pass, "stage": stage, "rest": total - first_pass - stage}
 

@@ -37,7 +37,7 @@ class Validated(Program):
 
 
 def averaged(course: Any, decay: float) -> tuple[list[dict[str, Tensor]], Program]:
-    """The averages behind each step of torch's own AveragedModel, and the module."""
+    """The averages after each step of torch's own AveragedModel, and the module."""
     plain = Program()
     average = AveragedModel(plain, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
     states: list[dict[str, Tensor]] = []
@@ -55,7 +55,7 @@ def close(ours: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-6, msg=name)
 
 
-def test_ema_is_torchs_averaged_model_in_validation_and_behind_the_fit() -> None:
+def test_ema_is_torchs_averaged_model_in_validation_and_after_the_fit() -> None:
     module = Validated()
     fit(module, STAGES, ema=0.9)
     states, _ = averaged([(HEAD, 3), (ALL, 6)], 0.9)
@@ -137,7 +137,7 @@ def test_a_stage_that_goes_back_to_its_best_restarts_the_average() -> None:
     )  # fmt: skip
     fit(module, stages, ema=0.9)
     states, _ = averaged([(HEAD, 12)], 0.9)
-    best = states[5]  # behind the second epoch
+    best = states[5]  # after the second epoch
     plain = Program()
     plain.load_state_dict(best)
     average = AveragedModel(plain, multi_avg_fn=get_ema_multi_avg_fn(0.9))  # type: ignore[no-untyped-call]

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from stagetune.cache.features import Features, outputs, shares
+from stagetune.cache.features import Features, outputs, rows_of_rank
 from stagetune.cache.key import images_key, prefix_key, weights_key
 from stagetune.cache.store import Store, forget
 from stagetune.cache.tables import Tables
@@ -203,7 +203,7 @@ def test_what_a_killed_process_was_writing_is_removed_and_what_a_living_one_is_w
 
 @given(st.integers(1, 300), st.integers(1, 20), st.integers(1, 5))
 def test_processes_share_a_pass_and_together_compute_each_row_once(total: int, batch: int, processes: int) -> None:
-    parts = [list(shares(total, batch, (process, processes))) for process in range(processes)]
+    parts = [list(rows_of_rank(total, batch, rank, processes)) for rank in range(processes)]
     seen: list[int] = []
     for chunks in zip(*parts, strict=True):
         assert len({len(own) for _, own in chunks}) == 1  # as gathering wants it

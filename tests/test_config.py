@@ -181,12 +181,12 @@ def test_a_value_typo_of_a_sweep_is_found_among_its_values() -> None:
             "data.turned: makes identities of turned images; it takes task=siamese and data with identities",
         ),
         (
-            ["data.crossed=2", "data.centred=true"],
-            "data.crossed: makes identities of crossed images; it takes task=siamese and data with identities",
+            ["data.spliced=2", "data.centred=true"],
+            "data.spliced: makes identities of spliced images; it takes task=siamese and data with identities",
         ),
         (
-            ["task=siamese", "loss=triplet", "data=omniglot", "data.root=.", "data.crossed=2"],
-            "data.crossed=2: lays halves of centred drawings together; add data.centred=true",
+            ["task=siamese", "loss=triplet", "data=omniglot", "data.root=.", "data.spliced=2"],
+            "data.spliced=2: lays halves of centred drawings together; add data.centred=true",
         ),
         (
             ["model.pooled=[layer4,layer3]"],

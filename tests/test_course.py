@@ -91,7 +91,7 @@ def test_steps_are_those_of_the_optimizer() -> None:
     assert len(trace.stages) == 6
 
 
-def test_a_run_of_steps_alone_ends_behind_them() -> None:
+def test_a_run_of_steps_alone_ends_after_them() -> None:
     trainer, trace = fit(Module(), Stage("a", ["head"], steps=2, lr=0.1), Stage("b", ["all"], steps=3, lr=0.1))
     assert trace.stages == ["a", "a", "b", "b", "b"]
     assert trainer.global_step == 5
@@ -308,7 +308,7 @@ def test_warm_up_may_be_counted_in_steps() -> None:
 @pytest.mark.parametrize(
     "every",
     [{"every_n_epochs": 1}, {"every_n_epochs": 1, "save_on_train_epoch_end": False}, {"every_n_train_steps": 3}],
-    ids=["at the epoch's end", "behind validation", "within the epoch"],
+    ids=["at the epoch's end", "after validation", "within the epoch"],
 )
 def test_a_resumed_run_has_the_rates_of_one_that_was_never_stopped(
     spec: Any, every: dict[str, Any], tmp_path: Path

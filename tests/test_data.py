@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from stagetune.data.centred import Centred, centred
-from stagetune.data.crossed import Crossed, crossed
 from stagetune.data.datamodule import StagedData
 from stagetune.data.digits import Digits
 from stagetune.data.image_files import read_image
 from stagetune.data.image_folder import image_folder
 from stagetune.data.samplers import batch_shape, grouped_batches, identity_batches, shuffled_batches
+from stagetune.data.spliced import Spliced, splice
 from stagetune.data.splits import check_pairs, check_split, make_split
 from stagetune.data.transforms import augment, prepare
 from stagetune.data.turned import turned
@@ -209,10 +209,10 @@ def test_centred_images_are_others_to_the_cache_and_the_same_to_a_person() -> No
     assert moved.describe(7) == source.describe(7)
 
 
-def test_crossed_drawings_have_the_left_of_one_class_and_the_right_of_another() -> None:
+def test_spliced_drawings_have_the_left_of_one_class_and_the_right_of_another() -> None:
     source = Centred(Digits())
     split = make_split(source, by="identities", **SHARES)
-    more, larger = crossed(source, split, partners=2, seed=0)
+    more, larger = splice(source, split, partners=2, seed=0)
     n, train = len(source), set(split.train.tolist())
     trained = {source.classes[label] for label in source.labels[split.train].tolist()}
     assert len(more) - n == len(train) == len(larger.train) - len(train)
@@ -231,24 +231,24 @@ def test_crossed_drawings_have_the_left_of_one_class_and_the_right_of_another() 
         assert more.describe(i) == f"{source.describe(left)} x {source.describe(right)}"
         assert {left, right} <= train
     check_split(more, larger, "identities")
-    again, _ = crossed(source, split, partners=2, seed=0)
+    again, _ = splice(source, split, partners=2, seed=0)
     assert again.contents == more.contents
-    assert crossed(source, split, partners=2, seed=1)[0].contents != more.contents
+    assert splice(source, split, partners=2, seed=1)[0].contents != more.contents
 
 
 def test_the_halves_of_images_of_two_sizes_fit_together(tmp_path: Path) -> None:
     for name, size in (("a", (12, 8)), ("b", (20, 30))):
         (tmp_path / name).mkdir()
         Image.new("L", size, 255).save(tmp_path / name / "1.png")
-    more = Crossed(image_folder(tmp_path), np.array([0, 1]), np.array([1, 0]))
+    more = Spliced(image_folder(tmp_path), np.array([0, 1]), np.array([1, 0]))
     assert [tuple(more.image(i).shape) for i in (2, 3)] == [(3, 8, 12), (3, 30, 20)]
 
 
-def test_a_class_can_only_be_crossed_with_others() -> None:
+def test_a_class_can_only_be_spliced_with_others() -> None:
     source = Digits()
     split = make_split(source, by="identities", **SHARES)
-    with pytest.raises(DataError, match=r"data.crossed=9: there are 6 identities to train on; take at most 5"):
-        crossed(source, split, partners=9, seed=0)
+    with pytest.raises(DataError, match=r"data.spliced=9: there are 6 identities to train on; take at most 5"):
+        splice(source, split, partners=9, seed=0)
 
 
 def test_a_folder_of_classes_is_read_and_split(folder: Path) -> None:
@@ -388,10 +388,10 @@ def test_a_batch_by_group_has_identities_of_one_group_alone(
     labels = np.repeat(np.arange(30), 4)
     groups = labels // 10
     seen: set[int] = set()
-    for process in range(processes):
-        share = (process, processes)
-        found = grouped_batches(labels, groups, identities, images, seed=0, epoch=epoch, share=share)
-        assert found == grouped_batches(labels, groups, identities, images, seed=0, epoch=epoch, share=share)
+    for rank in range(processes):
+        ranks = {"rank": rank, "world_size": processes}
+        found = grouped_batches(labels, groups, identities, images, seed=0, epoch=epoch, **ranks)
+        assert found == grouped_batches(labels, groups, identities, images, seed=0, epoch=epoch, **ranks)
         for batch in found:
             assert len(set(groups[batch])) == 1
             assert len(set(labels[batch])) == identities

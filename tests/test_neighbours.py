@@ -184,7 +184,7 @@ def test_limit_val_batches(settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("settings", "validated"),
     [
-        ({"val_check_interval": 2}, [2, 4, 6, 9]),  # of the second epoch, cut behind its first batch, at its end
+        ({"val_check_interval": 2}, [2, 4, 6, 9]),  # of the second epoch, cut after its first batch, at its end
         ({"val_check_interval": 1}, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
         ({"val_check_interval": 0.34}, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
         ({"val_check_interval": "00:00:00:00"}, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),

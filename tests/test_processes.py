@@ -110,7 +110,7 @@ def _train_apart(unfreezing: Callback) -> tuple[list[str], list[str], list[int]]
     return digests.weights, digests.statistics, digests.sent
 
 
-def test_pl_20340_replicas_are_bit_identical_behind_every_stage_boundary(tmp_path: Path) -> None:
+def test_pl_20340_replicas_are_bit_identical_after_every_stage_boundary(tmp_path: Path) -> None:
     """Under Lightning's callback the reducer never learns of what was unfrozen, and replicas drift apart."""
     stages = [
         Stage("head", ["head"], lr=0.1),
@@ -239,8 +239,8 @@ def test_processes_share_each_batch_and_together_see_each_image_once(
     count = max(count, 2 * processes)
     whole = shuffled_batches(count, batch_size * processes, seed=1, epoch=epoch)
     shares = [
-        shuffled_batches(count, batch_size, seed=1, epoch=epoch, share=(process, processes))
-        for process in range(processes)
+        shuffled_batches(count, batch_size, seed=1, epoch=epoch, rank=rank, world_size=processes)
+        for rank in range(processes)
     ]
     assert len({len(batches) for batches in shares}) == 1
     assert all(len(batch) >= 2 for batches in shares for batch in batches)
@@ -257,8 +257,8 @@ def test_identity_batches_stay_p_by_k_with_other_identities_in_each_process(
     """Lightning's wrapping of a sampler leaves about 8 of 48 positive pairs."""
     labels = np.repeat(np.arange(processes * identities + 3), images + 1)
     shares = [
-        identity_batches(labels, identities, images, seed=0, epoch=epoch, share=(process, processes))
-        for process in range(processes)
+        identity_batches(labels, identities, images, seed=0, epoch=epoch, rank=rank, world_size=processes)
+        for rank in range(processes)
     ]
     for batches in zip(*shares, strict=True):
         seen: set[int] = set()
@@ -268,7 +268,7 @@ def test_identity_batches_stay_p_by_k_with_other_identities_in_each_process(
             assert (counts == images).all()
             assert not seen & set(found.tolist())
             seen |= set(found.tolist())
-    other = identity_batches(labels, identities, images, seed=0, epoch=epoch + 1, share=(0, processes))
+    other = identity_batches(labels, identities, images, seed=0, epoch=epoch + 1, rank=0, world_size=processes)
     assert other != shares[0]
 
 

@@ -1,4 +1,4 @@
-"""The callback in somebody's own program: by identity, whatever things are called, and nothing left behind."""
+"""The callback in somebody's own program: by identity, whatever things are called, and nothing stays of it."""
 
 import copy
 import pickle
@@ -420,7 +420,7 @@ def test_a_plain_fit_after_ours_trains_everything() -> None:
 
 
 @pytest.mark.parametrize("is_copied", [True, False])
-def test_a_staged_fit_behind_a_head_only_one_equals_a_fresh_one(is_copied: bool) -> None:
+def test_a_staged_fit_after_a_head_only_one_equals_a_fresh_one(is_copied: bool) -> None:
     module = Normed()
     fit(module, HEAD_ONLY)
     fresh = Normed()
@@ -591,7 +591,7 @@ def test_a_head_alone_may_be_in_the_optimizer_where_no_stage_opens_more() -> Non
     assert_equal(module, plain)
 
 
-def test_metrics_that_change_their_hash_leave_nothing_behind() -> None:
+def test_metrics_that_change_their_hash_leave_nothing() -> None:
     class Measured(Taught):
         def __init__(self) -> None:
             super().__init__()

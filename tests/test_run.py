@@ -1,4 +1,4 @@
-"""Whole runs, tiny: what they leave behind, and that it is right."""
+"""Whole runs, tiny: what they leave, and that it is right."""
 
 import csv
 import json

@@ -137,9 +137,9 @@ def test_the_losses_of_pytorch_metric_learning_train(loss: str, tiny: Callable[.
     assert result.status == "completed"
 
 
-def test_what_is_trained_on_is_centred_then_crossed_then_turned(tiny: Callable[..., Config]) -> None:
+def test_what_is_trained_on_is_centred_then_spliced_then_turned(tiny: Callable[..., Config]) -> None:
     plain = build_data(tiny(SIAMESE))
-    data = build_data(tiny(SIAMESE, "data.centred=true", "data.crossed=1", "data.turned=true"))
+    data = build_data(tiny(SIAMESE, "data.centred=true", "data.spliced=1", "data.turned=true"))
     assert data.source.contents[-1].count(" centred") == 2
     assert data.source.classes[-1].endswith(" turned 270°")
     assert len(data.split.train) == 2 * 4 * len(plain.split.train)

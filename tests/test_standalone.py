@@ -184,7 +184,7 @@ def test_an_edited_schedule_is_refused_by_name_and_taken_where_that_is_said(tmp_
 
     momenta = Momenta()
     trainer = train(edited, ckpt_path=tmp_path / "last.ckpt", new=True, more=[momenta])
-    assert trainer.current_epoch == 7  # three epochs behind it, one of the new stage's four done
+    assert trainer.current_epoch == 7  # three epochs after it, one of the new stage's four done
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["optimizer_states"][0]
     names = [name for group in saved["param_groups"] for name in group["param_names"]]
     assert set(momenta.seen) == set(names)
@@ -257,7 +257,7 @@ def test_layers_that_do_not_exist_are_named_with_those_that_do() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_torch_compile_trains_the_same_set_behind_a_boundary(backend: str, whole: dict[str, Tensor]) -> None:
+def test_torch_compile_trains_the_same_set_after_a_boundary(backend: str, whole: dict[str, Tensor]) -> None:
     module: Any = torch.compile(Module(), backend=backend)
     trainer = train(module=module)
     seen = {name for name, parameter in trainer.lightning_module.named_parameters() if parameter.requires_grad}

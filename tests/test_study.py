@@ -57,7 +57,7 @@ def test_a_search_for_a_seed_or_for_nothing_is_refused() -> None:
 
 
 @pytest.mark.slow
-def test_a_trial_that_is_worse_than_the_median_behind_a_stage_is_not_gone_on_with(
+def test_a_trial_that_is_worse_than_the_median_after_a_stage_is_not_gone_on_with(
     tiny: Callable[..., Config], tmp_path: Path
 ) -> None:
     study = open_study(tmp_path, higher_is_better=True)
@@ -70,7 +70,7 @@ def test_a_trial_that_is_worse_than_the_median_behind_a_stage_is_not_gone_on_wit
     config.sweep.trial = number
     run_dir = tmp_path / "trial" / "seed-0"
     with pytest.raises(
-        Pruned, match=rf"trial {number} ends behind stage head: val/auc 0\.\d+ is worse than the median"
+        Pruned, match=rf"trial {number} ends after stage head: val/auc 0\.\d+ is worse than the median"
     ):
         run_experiment(config, run_dir)
     result = read_result(run_dir)

@@ -218,7 +218,7 @@ def test_a_sweep_stopped_inside_and_between_jobs_goes_on_to_the_numbers_of_jobs_
     process.communicate()
     assert not list(base.rglob("result.json"))
     process = sweep(*words, cwd=tmp_path)
-    until(lambda: len(list(base.rglob("result.json"))) == 2, process)  # behind the second
+    until(lambda: len(list(base.rglob("result.json"))) == 2, process)  # after the second
     process.send_signal(signal.SIGKILL)
     first = process.communicate()[0]
     assert told(first)[0] == "sweep     4 jobs in outputs/sweeps/tried: 1 to go on, 3 to begin"
@@ -249,7 +249,7 @@ def _numbers(path: Path) -> list[str]:
     return [",".join(line[i] for i in kept) for line in lines]
 
 
-def test_where_it_is_asked_for_no_job_begins_behind_one_that_failed(
+def test_where_it_is_asked_for_no_job_begins_after_one_that_failed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = load(["sweep.stop_on_failure=true"])

@@ -144,7 +144,7 @@ def test_each_pair_comes_once_in_some_batch_of_the_size_with_both_kinds_mixed(
     is_same = rng.integers(0, 2, count)
     arguments = (first, second, is_same, batch_size)
     parts = [
-        pair_batches(*arguments, seed=0, epoch=epoch, share=(process, processes)) for process in range(processes)
+        pair_batches(*arguments, seed=0, epoch=epoch, rank=rank, world_size=processes) for rank in range(processes)
     ]
     whole = [list(chain(*batches)) for batches in zip(*parts, strict=True)]
     for i in range(count):

@@ -106,7 +106,7 @@ def test_wandb_has_a_run_of_its_own_for_each_job_of_a_process_offline(
         run_experiment(config, tmp_path / str(seed))
         (kept,) = (tmp_path / str(seed) / "wandb").glob("offline-run-*/run-*.wandb")
         words = [word.encode() for word in (f"job {seed}", "val/accuracy", "cross_entropy", "test/accuracy")]
-        # wandb's own process writes the file, and goes on to do so behind finish()
+        # wandb's own process writes the file, and goes on to do so after finish()
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and not all(word in kept.read_bytes() for word in words):
             time.sleep(0.1)

@@ -237,7 +237,7 @@ def test_a_run_with_and_without_the_trial_is_the_same_bit_for_bit(
     assert without[1][-1][1] == {"steps": 12}
 
 
-def test_gradients_that_were_there_are_there_behind_the_trial() -> None:
+def test_gradients_that_were_there_are_there_after_the_trial() -> None:
     class Keeps(Callback):
         def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
             self.grad = pl_module.head.weight.grad  # type: ignore[union-attr]

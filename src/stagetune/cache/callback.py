@@ -74,7 +74,7 @@ class FeatureCaching(Callback):
 
         The others are for later.
         """
-        began = time.monotonic()
+        start = time.monotonic()
         self.data.served.clear()
         tables = Tables(self.data, self.store, self.config, trainer)
         depths = [max(start for start in tables.backbone.starts if start <= depth) for depth in depths]
@@ -83,7 +83,7 @@ class FeatureCaching(Callback):
             for part in parts:
                 if self.data.parts[part].distinct_views:
                     self._serve(part, f"{stage}/{part}", depth, depths, tables)
-        self.seconds += time.monotonic() - began
+        self.seconds += time.monotonic() - start
 
     def _serve(self, part: str, name: str, depth: int, depths: list[int], tables: Tables) -> None:
         known = self.decided.get(name)
@@ -108,13 +108,13 @@ class FeatureCaching(Callback):
         positions = list(range(min(TRIAL_IMAGES, self.data.batch_size, len(images))))
         read, computed = [], []
         for _ in range(TRIALS):
-            began = time.perf_counter()
+            start = time.perf_counter()
             rows = tables.trial(part, depth, positions).cpu()
-            computed.append(time.perf_counter() - began)
+            computed.append(time.perf_counter() - start)
             features = tables.of(tables.kept(rows), images, depth, rows.dtype)
-            began = time.perf_counter()
+            start = time.perf_counter()
             features.batch([(0, position) for position in positions])
-            read.append(time.perf_counter() - began)
+            read.append(time.perf_counter() - start)
             if CLEARLY * min(read) < min(computed):
                 break
         fits = self.store.fits(tables.kept(rows)[0].nbytes * len(images) * images.distinct_views)
@@ -129,7 +129,7 @@ class FeatureCaching(Callback):
     def _is_fast(self, features: Features, decision: dict[str, Any], trainer: Trainer) -> bool:
         """Whether reading from the table itself is faster, too: it may be in a file on a slow disk."""
         step = max(1, len(features.images) // decision["images"])
-        began = time.perf_counter()
+        start = time.perf_counter()
         features.batch([(0, step * i) for i in range(decision["images"])])
-        decision["read_ms"] = max(decision["read_ms"], round(1000 * (time.perf_counter() - began), 3))
+        decision["read_ms"] = max(decision["read_ms"], round(1000 * (time.perf_counter() - start), 3))
         return bool(trainer.strategy.broadcast(decision["read_ms"] < decision["compute_ms"]))

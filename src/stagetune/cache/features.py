@@ -67,16 +67,15 @@ def outputs(
     return found
 
 
-def shares(total: int, batch_size: int, share: tuple[int, int]) -> Iterator[tuple[range, list[int]]]:
+def rows_of_rank(total: int, batch_size: int, rank: int, world_size: int) -> Iterator[tuple[range, list[int]]]:
     """All rows in order, so many for each process at a time, and those of them that this process computes.
 
     What all processes compute, in their order, begins with the rows of the range; the last may be too many.
     """
-    process, processes = share
-    for first in range(0, total, batch_size * processes):
-        rows = range(first, min(first + batch_size * processes, total))
-        own = -(-len(rows) // processes)
-        yield rows, [min(first + process * own + i, total - 1) for i in range(own)]
+    for first in range(0, total, batch_size * world_size):
+        rows = range(first, min(first + batch_size * world_size, total))
+        own = -(-len(rows) // world_size)
+        yield rows, [min(first + rank * own + i, total - 1) for i in range(own)]
 
 
 def decode(source: Source, size: int, table: Tensor) -> None:

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from stagetune.cache.features import Features, from_rows, outputs, shares
+from stagetune.cache.features import Features, from_rows, outputs, rows_of_rank
 from stagetune.cache.key import images_key, prefix_key, weights_key
 from stagetune.cache.store import GB, Store
 from stagetune.config.schema import CacheConfig
@@ -70,7 +70,7 @@ class Tables:
     ) -> None:
         """Compute the `wanted` tables, of which key and first row are given, in one pass.
 
-        It begins with pixels or, where there is one, with a table of depth `start`. Each process computes its share;
+        It begins with pixels or, where there is one, with a table of depth `start`. Each process computes its part;
         a table that is larger than memory has one file, which the first process writes.
         """
         images = self.data.parts[part]
@@ -84,7 +84,7 @@ class Tables:
         if depth not in tables:
             return
         batch = max(PASS_BATCHES * self.data.batch_size, GPU_PASS_IMAGES if self.device.type == "cuda" else 0)
-        chunks = list(shares(total, batch, self.data.share))
+        chunks = list(rows_of_rank(total, batch, self.data.rank, self.data.world_size))
         inputs: Iterable[Tensor]
         if stored is None:
             inputs = (batch.inputs for batch in self.data.in_order(part, [own for _, own in chunks]))

@@ -77,7 +77,7 @@ class DataConfig:
     val_groups: list[str] | None = None
     test_groups: list[str] | None = None
     centred: bool = False
-    crossed: int = number(0, 0)
+    spliced: int = number(0, 0)
     turned: bool = False
 
 

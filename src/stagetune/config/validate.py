@@ -121,11 +121,11 @@ def _rules(config: Config) -> Iterator[str]:
         yield "data.val_groups and data.test_groups: data=digits has no groups; glyphs, folders and tables may have"
     if (data.val_groups or data.test_groups) and data.split != "identities":
         yield "data.val_groups and data.test_groups: take effect only with data.split=identities; add it"
-    for key in ("crossed", "turned"):
+    for key in ("spliced", "turned"):
         if getattr(data, key) and (task.name == "classifier" or data.name in ("pairs", "lfw")):
             yield f"data.{key}: makes identities of {key} images; it takes task=siamese and data with identities"
-    if data.crossed and not data.centred:
-        yield f"data.crossed={data.crossed}: lays halves of centred drawings together; add data.centred=true"
+    if data.spliced and not data.centred:
+        yield f"data.spliced={data.spliced}: lays halves of centred drawings together; add data.centred=true"
     if task.name == "classifier" and data.split == "identities":
         yield "data.split=identities: a classifier cannot name unseen classes; use data.split=images or task=siamese"
     if model.weights not in ("auto", "imagenet", "random") and not Path(model.weights).is_file():

@@ -15,7 +15,6 @@ from stagetune.data.pairs_csv import Pairs
 from stagetune.data.samplers import (
     EpochBatches,
     Key,
-    Share,
     batch_shape,
     grouped_batches,
     identity_batches,
@@ -135,20 +134,21 @@ class StagedData(LightningDataModule):
         images_per_identity: int | None = None,
         num_workers: int = 0,
         seed: int = 0,
-        share: Share = (0, 1),
+        rank: int = 0,
+        world_size: int = 1,
         views: int = 0,
         chunks: int = 1,
         pairs: Pairs | None = None,
         by_group: bool = False,
     ) -> None:
         super().__init__()
-        smallest, processes = min(map(len, split.parts().values())), share[1]
-        if processes > 1 and smallest < 2 * processes:
-            raise DataError(f"{smallest} images in a part of the split are too few for {processes} processes")
+        smallest = min(map(len, split.parts().values()))
+        if world_size > 1 and smallest < 2 * world_size:
+            raise DataError(f"{smallest} images in a part of the split are too few for {world_size} processes")
         self.source, self.split, self.seed = source, split, seed
         self.image_size, self.batch_size, self.augment = image_size, batch_size, augment
         self.train_batch_size = batch_size * chunks
-        self.num_workers, self.share = num_workers, share
+        self.num_workers, self.rank, self.world_size = num_workers, rank, world_size
         self.parts = {
             part: Images(
                 source,
@@ -173,23 +173,25 @@ class StagedData(LightningDataModule):
                 self._groups = np.unique(source.groups, return_inverse=True)[1][labels]
                 sizes = [len(np.unique(labels[self._groups == group])) for group in np.unique(self._groups)]
                 identities = min(sizes)
-            if identities < 2 * processes:
+            if identities < 2 * world_size:
                 some = "in a group " if by_group else ""
-                raise DataError(f"{identities} identities {some}are too few: each of {processes} processes needs two")
-            self.shape = batch_shape(identities, self.train_batch_size, images_per_identity, processes)
+                raise DataError(
+                    f"{identities} identities {some}are too few: each of {world_size} processes needs two"
+                )
+            self.shape = batch_shape(identities, self.train_batch_size, images_per_identity, world_size)
 
     def train_batches(self, epoch: int) -> list[list[int]]:
-        """The positions of each batch of an epoch, this process's share."""
-        order = {"seed": self.seed, "epoch": epoch}
+        """The positions of each batch of an epoch that this process gets."""
+        order = {"seed": self.seed, "epoch": epoch, "rank": self.rank, "world_size": self.world_size}
         if self.pairs is not None:
             first, second, is_same = self._train_pairs(self.pairs)
-            return pair_batches(first, second, is_same, self.train_batch_size, **order, share=self.share)
+            return pair_batches(first, second, is_same, self.train_batch_size, **order)
         if self.shape is None:
-            return shuffled_batches(len(self.split.train), self.train_batch_size, **order, share=self.share)
+            return shuffled_batches(len(self.split.train), self.train_batch_size, **order)
         labels = self.source.labels[self.split.train]
         if self._groups is not None:
-            return grouped_batches(labels, self._groups, *self.shape, **order, share=self.share)
-        return identity_batches(labels, *self.shape, **order, share=self.share)
+            return grouped_batches(labels, self._groups, *self.shape, **order)
+        return identity_batches(labels, *self.shape, **order)
 
     def train_dataloader(self) -> StagedLoader:
         epoch, done = self._position()
@@ -221,7 +223,7 @@ class StagedData(LightningDataModule):
 
     def _ordered(self, part: str) -> StagedLoader:
         # mixed, so that a batch is not all of one class; always the same; twice as many fit without a backward pass
-        draw = partial(_first_epoch, len(self.parts[part]), 2 * self.batch_size, self.share)
+        draw = partial(_first_epoch, len(self.parts[part]), 2 * self.batch_size, self.rank, self.world_size)
         return self._loader(part, EpochBatches(draw))
 
     def _loader(self, part: str, batches: EpochBatches) -> StagedLoader:
@@ -238,8 +240,8 @@ class StagedData(LightningDataModule):
         return 0 if images.decoded is not None and images.augment == "none" else self.num_workers
 
 
-def _first_epoch(count: int, batch_size: int, share: Share, epoch: int) -> list[list[int]]:
-    return shuffled_batches(count, batch_size, seed=0, epoch=0, share=share)
+def _first_epoch(count: int, batch_size: int, rank: int, world_size: int, epoch: int) -> list[list[int]]:
+    return shuffled_batches(count, batch_size, seed=0, epoch=0, rank=rank, world_size=world_size)
 
 
 def _whole_batches(images: Images, keys: Iterable[list[Key]], num_workers: int) -> DataLoader[Batch]:

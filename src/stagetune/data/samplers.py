@@ -12,7 +12,6 @@ from stagetune.data.source import IntArray
 
 Key = tuple[int, int]  # epoch, position within the split: all that an augmented image depends on, beside the seed
 Batches = list[list[int]]
-Share = tuple[int, int]  # this process, and how many there are
 
 T = TypeVar("T")
 
@@ -20,7 +19,7 @@ T = TypeVar("T")
 class EpochBatches(Sampler[list[Key]]):
     """Yields a batch at a time as keys; `draw` gives the batches of an epoch, Lightning says which epoch.
 
-    Training that goes on within epoch `epoch` begins behind the `done` batches of it.
+    Training that goes on within epoch `epoch` begins after the `done` batches of it.
     """
 
     def __init__(self, draw: Callable[[int], Batches], *, epoch: int = 0, done: int = 0) -> None:
@@ -40,38 +39,38 @@ class EpochBatches(Sampler[list[Key]]):
         return len(self._draw(self._epoch))
 
 
-def shuffled_batches(count: int, batch_size: int, *, seed: int, epoch: int, share: Share = (0, 1)) -> Batches:
-    """Every position once, in random order, and of each batch this process's share.
+def shuffled_batches(
+    count: int, batch_size: int, *, seed: int, epoch: int, rank: int = 0, world_size: int = 1
+) -> Batches:
+    """Every position once, in random order, and of each batch what process `rank` of `world_size` gets.
 
     `batch_size` is each process's. A last batch with less than two images for each joins the one before it
     (BatchNorm).
     """
-    process, processes = share
     order = np.random.default_rng([seed, epoch, 3]).permutation(count).tolist()
-    size = batch_size * processes
+    size = batch_size * world_size
     batches = [order[start : start + size] for start in range(0, count, size)]
-    if len(batches) > 1 and len(batches[-1]) < 2 * processes:
+    if len(batches) > 1 and len(batches[-1]) < 2 * world_size:
         batches[-2].extend(batches.pop())
-    return [_share_of(batch, process, processes) for batch in batches]
+    return [_part_of(batch, rank, world_size) for batch in batches]
 
 
-def batch_shape(identities: int, batch_size: int, images_per_identity: int, processes: int = 1) -> tuple[int, int]:
+def batch_shape(identities: int, batch_size: int, images_per_identity: int, world_size: int = 1) -> tuple[int, int]:
     """Identities and images of each that fill a process's batch: P as large as K allows, then K as large as fits."""
-    count = max(2, min(identities // processes, batch_size // images_per_identity))
+    count = max(2, min(identities // world_size, batch_size // images_per_identity))
     return count, max(2, batch_size // count)
 
 
 def identity_batches(
-    labels: IntArray, identities: int, images: int, *, seed: int, epoch: int, share: Share = (0, 1)
+    labels: IntArray, identities: int, images: int, *, seed: int, epoch: int, rank: int = 0, world_size: int = 1
 ) -> Batches:
     """Batches of `identities` different identities with up to `images` different images of each.
 
-    Several processes have different identities at any time; this one gets its share.
+    Several processes have different identities at any time; these are those of process `rank`.
     Every image comes at least once. An identity's last chunk is filled up with other images of its own; one
     with fewer than `images` images gives what it has, since a twin of itself would teach nothing.
     """
-    process, processes = share
-    together = identities * processes
+    together = identities * world_size
     rng = np.random.default_rng([seed, epoch, 4])
     waiting: dict[int, Batches] = {}
     for label in np.unique(labels).tolist():
@@ -90,7 +89,7 @@ def identity_batches(
         if len(chosen) < together:
             others = sorted(spare.keys() - set(chosen))
             chunks += [spare[label] for label in rng.permutation(others).tolist()[: together - len(chosen)]]
-        batches.append([position for chunk in _share_of(chunks, process, processes) for position in chunk])
+        batches.append([position for chunk in _part_of(chunks, rank, world_size) for position in chunk])
         for label in chosen:
             if waiting[label]:
                 heapq.heappush(heap, (-len(waiting[label]), rng.random(), label))
@@ -98,17 +97,25 @@ def identity_batches(
 
 
 def grouped_batches(
-    labels: IntArray, groups: IntArray, identities: int, images: int, *, seed: int, epoch: int, share: Share = (0, 1)
+    labels: IntArray,
+    groups: IntArray,
+    identities: int,
+    images: int,
+    *,
+    seed: int,
+    epoch: int,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Batches:
     """The batches of `identity_batches`, each of identities of one group: those that are hard to tell apart.
 
     `groups` has the group of each image; every one of them needs two identities for each process.
     """
     batches: Batches = []
-    for number, group in enumerate(np.unique(groups).tolist()):
+    for i, group in enumerate(np.unique(groups).tolist()):
         members = np.flatnonzero(groups == group)
-        order = {"seed": seed + 1000 * number, "epoch": epoch}
-        found = identity_batches(labels[members], identities, images, **order, share=share)
+        order = {"seed": seed + 1000 * i, "epoch": epoch, "rank": rank, "world_size": world_size}
+        found = identity_batches(labels[members], identities, images, **order)
         batches += [members[batch].tolist() for batch in found]
     return [batches[i] for i in np.random.default_rng([seed, epoch, 11]).permutation(len(batches)).tolist()]
 
@@ -121,33 +128,33 @@ def pair_batches(
     *,
     seed: int,
     epoch: int,
-    share: Share = (0, 1),
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Batches:
     """Each pair once, in random order with same and different ones mixed evenly; of each batch the images.
 
     A batch has up to `batch_size` images in each process, at least two.
     """
-    process, processes = share
     rng = np.random.default_rng([seed, epoch, 9])
-    rank = np.empty(len(is_same))
+    place = np.empty(len(is_same))
     for kind in (0, 1):
         members = np.flatnonzero(is_same == kind)
-        rank[rng.permutation(members)] = (np.arange(len(members)) + rng.random(len(members))) / max(len(members), 1)
+        place[rng.permutation(members)] = (np.arange(len(members)) + rng.random(len(members))) / max(len(members), 1)
     batches: Batches = [[]]
-    for pair in np.argsort(rank).tolist():
+    for pair in np.argsort(place).tolist():
         images = [first[pair].item(), second[pair].item()]
         fresh = [image for image in images if image not in batches[-1]]
-        if len(batches[-1]) + len(fresh) > batch_size * processes:
+        if len(batches[-1]) + len(fresh) > batch_size * world_size:
             batches.append(images)
         else:
             batches[-1].extend(fresh)
-    if len(batches) > 1 and len(batches[-1]) < 2 * processes:
+    if len(batches) > 1 and len(batches[-1]) < 2 * world_size:
         last = batches.pop()
         batches[-1].extend(image for image in last if image not in batches[-1])
-    return [_share_of(batch, process, processes) for batch in batches]
+    return [_part_of(batch, rank, world_size) for batch in batches]
 
 
-def _share_of(items: list[T], process: int, processes: int) -> list[T]:
-    """The process's part of the items, in their order; the parts differ by one at most."""
-    edges = [len(items) * i // processes for i in range(processes + 1)]
-    return items[edges[process] : edges[process + 1]]
+def _part_of(items: list[T], rank: int, world_size: int) -> list[T]:
+    """What the process of this rank has of the items, in their order; the parts differ by one at most."""
+    edges = [len(items) * i // world_size for i in range(world_size + 1)]
+    return items[edges[rank] : edges[rank + 1]]

@@ -11,7 +11,7 @@ QUARTERS = 4
 
 
 class Turned:
-    """The images of a source, behind them the same ones turned by 90°, 180° and 270°, as other classes.
+    """The images of a source, followed by the same ones turned by 90°, 180° and 270°, as other classes.
 
     The class augmentation that is common with handwritten characters (Santoro et al. 2016, section 4.1).
     """

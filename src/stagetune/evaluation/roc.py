@@ -76,16 +76,16 @@ class Roc:
         return float(self.false_accept[point]), float(self.true_accept[point])
 
     def threshold_of_best_accuracy(self) -> float:
-        return self._behind(int(np.argmax(self.true_accept - self.false_accept)))
+        return self._after(int(np.argmax(self.true_accept - self.false_accept)))
 
     def threshold_of_equal_errors(self) -> float:
-        return self._behind(int(np.argmin(np.abs(self.false_accept - (1 - self.true_accept)))))
+        return self._after(int(np.argmin(np.abs(self.false_accept - (1 - self.true_accept)))))
 
     def threshold_at(self, far: float) -> float:
         """The largest distance up to which at most `far` of the different pairs are accepted."""
-        return self._behind(int(np.searchsorted(self.false_accept, far + 1e-12, side="right")) - 1)
+        return self._after(int(np.searchsorted(self.false_accept, far + 1e-12, side="right")) - 1)
 
-    def _behind(self, point: int) -> float:
+    def _after(self, point: int) -> float:
         """Halfway from the last accepted distance to the next one: the safest of equally good thresholds."""
         if point == 0:
             return float(np.nextafter(self.distance[0], -np.inf)) if len(self.distance) else 0.0

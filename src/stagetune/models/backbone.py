@@ -46,7 +46,7 @@ class Backbone(nn.Module):
         self.blocks = {block: tuple(names) for block, names in blocks.items()}
         self.normal = (tuple(mean), tuple(std))  # of images, as the weights want them
         self.pooled = tuple(pooled or list(self.blocks)[-1:])
-        # the depths at which it can begin: not behind a block whose output is wanted
+        # the depths at which it can begin: not after a block whose output is wanted
         self.starts = (*range(list(self.blocks).index(self.pooled[0]) + 1), len(self.blocks))
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -111,7 +111,7 @@ def _resnet(arch: str, stem: str, pooled: Sequence[str] | None) -> Backbone:
 
 
 def _vgg(arch: str, pooled: Sequence[str] | None) -> Backbone:
-    """Split behind each max-pool into five blocks, called as a ResNet's, so that the same schedules fit."""
+    """Split after each max-pool into five blocks, called as a ResNet's, so that the same schedules fit."""
     layers = models.get_model(arch, weights=None).features
     blocks: dict[str, list[str]] = {name: [] for name in RESNET_BLOCKS}
     names = iter(blocks)

@@ -36,7 +36,7 @@ class OwnBackbone(nn.Module):
         self.out_features = self._try_out(image_size)
 
     def forward(self, inputs: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
-        """Images to features; `start` behind the last block takes features, no other block can be begun at."""
+        """Images to features; `start` after the last block takes features, no other block can be begun at."""
         if start not in self.starts:
             raise ValueError("a network of one's own cannot begin at a later block")
         if start:

@@ -1,1 +1,1 @@
-"""What a run leaves behind, and how it is read again."""
+"""What a run leaves, and how it is read again."""

@@ -272,7 +272,7 @@ def _gains(summary: Summary) -> Figure | None:
     axes.set_ylim(len(chosen) - 0.4, -0.6)
     axes.use_sticky_edges = False
     axes.margins(x=0.12)  # for the first stage's name
-    axes.set_xlabel(f"{summary.metric} behind each stage, mean over seeds")
+    axes.set_xlabel(f"{summary.metric} after each stage, mean over seeds")
     return figure
 
 

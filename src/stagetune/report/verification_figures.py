@@ -54,7 +54,7 @@ def draw_det(
 
 
 def draw_stages(reports: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """AUC and equal error rate behind each stage, with their intervals."""
+    """AUC and equal error rate after each stage, with their intervals."""
     figure = Figure(figsize=(8.0, 3.8), layout="constrained")
     for axes, (key, label) in zip(figure.subplots(1, 2), (("auc", "AUC"), ("eer", "equal error rate")), strict=True):
         found = [report[key] for report in reports.values()]

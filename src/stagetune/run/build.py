@@ -21,7 +21,6 @@ from stagetune.cache.store import Store
 from stagetune.config.schema import Config, DataConfig, LossConfig, ModelConfig, TaskConfig
 from stagetune.config.validate import READ_FROM
 from stagetune.data.centred import Centred
-from stagetune.data.crossed import crossed
 from stagetune.data.datamodule import StagedData
 from stagetune.data.digits import Digits
 from stagetune.data.glyphs import Glyphs
@@ -31,6 +30,7 @@ from stagetune.data.lfw import lfw
 from stagetune.data.omniglot import omniglot
 from stagetune.data.pairs_csv import Pairs, pairs_csv
 from stagetune.data.source import Source
+from stagetune.data.spliced import splice
 from stagetune.data.splits import Split, check_explicit_pairs, check_pairs, make_split
 from stagetune.data.turned import turned
 from stagetune.errors import ConfigError, DataError
@@ -95,7 +95,7 @@ def build_source(data: DataConfig) -> tuple[Source, Pairs | None]:
     return image_folder(str(data.root), identity_depth=data.identity_depth, on_error=data.on_error), None
 
 
-def build_data(config: Config, share: tuple[int, int] = (0, 1)) -> StagedData:
+def build_data(config: Config, *, rank: int = 0, world_size: int = 1) -> StagedData:
     data, task = config.data, config.task
     source, pairs = build_source(data)
     split = make_split(
@@ -114,8 +114,8 @@ def build_data(config: Config, share: tuple[int, int] = (0, 1)) -> StagedData:
         check_pairs(source, split)
     if data.centred:
         source = Centred(source)
-    if data.crossed:
-        source, split = crossed(source, split, data.crossed, data.seed)
+    if data.spliced:
+        source, split = splice(source, split, data.spliced, data.seed)
     if data.turned:
         source, split = turned(source, split)
     is_uniform = task.name == "classifier" or task.batches == "uniform"
@@ -131,7 +131,8 @@ def build_data(config: Config, share: tuple[int, int] = (0, 1)) -> StagedData:
         by_group=task.batches == "by_group",
         num_workers=loader_workers(data) if data.num_workers is None else data.num_workers,
         seed=config.seed,
-        share=share,
+        rank=rank,
+        world_size=world_size,
         views=config.cache.views,
         chunks=chunks_of(config),
         pairs=pairs,

@@ -107,7 +107,7 @@ class LastCheckpoint(Checkpoint):
         has_stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if every is None or not has_stepped or trainer.global_step % every:
             return
-        # from a checkpoint behind its last batch, Lightning would skip the epoch's validation; its own comes soon
+        # from a checkpoint after its last batch, Lightning would skip the epoch's validation; its own comes soon
         if not trainer.is_last_batch and not trainer.should_stop:
             self._write(trainer)
 

@@ -1,4 +1,4 @@
-"""`run_experiment`: build, fit, test, and write what a run leaves behind."""
+"""`run_experiment`: build, fit, test, and write what a run leaves."""
 
 import signal
 import time
@@ -73,10 +73,10 @@ def run_experiment(config: Config, run_dir: Path, *, resume: bool = False) -> Ru
     several = processes.wants_several(config.trainer)
     if several and not processes.are_started():
         return _start_processes(config, run_dir, resume=resume)
-    number, count = processes.join(config.trainer)
-    run_dir = Path(processes.from_first(str(run_dir), count))
-    began = time.monotonic()
-    run = _Run(config, run_dir, Screen(quiet=number > 0), share=(number, count))
+    rank, world_size = processes.join(config.trainer)
+    run_dir = Path(processes.from_rank_zero(str(run_dir), world_size))
+    start = time.monotonic()
+    run = _Run(config, run_dir, Screen(quiet=rank > 0), rank=rank, world_size=world_size)
     last = read_last(run_dir) if resume else None
     if last is None:
         run.accept()
@@ -94,8 +94,8 @@ def run_experiment(config: Config, run_dir: Path, *, resume: bool = False) -> Ru
         run.result.error = {"type": type(error).__name__, "message": str(error)}
         raise
     finally:
-        run.result.timing["total_seconds"] = round(time.monotonic() - began, 3)
-        if number == 0 and run.is_accepted:
+        run.result.timing["total_seconds"] = round(time.monotonic() - start, 3)
+        if rank == 0 and run.is_accepted:
             write_result(run.result, run_dir)
             for logger in run.loggers:
                 track_result(logger, run.result, run_dir)
@@ -106,7 +106,7 @@ def run_experiment(config: Config, run_dir: Path, *, resume: bool = False) -> Ru
 def _start_processes(config: Config, run_dir: Path, *, resume: bool) -> RunResult:
     """The same in several processes on this machine; a result is written even if they all die."""
     before = {name: _written(run_dir / name) for name in (FILE, "config.yaml")}
-    run = _Run(config, run_dir, Screen(), share=(0, 1))
+    run = _Run(config, run_dir, Screen(), rank=0, world_size=1)
     try:
         processes.start(asdict(config), run_dir, resume=resume)
     except StagetuneError as error:
@@ -128,8 +128,9 @@ def _written(path: Path) -> int | None:
 class _Run:
     """The state of one run, so that the result can be written from wherever it stops."""
 
-    def __init__(self, config: Config, run_dir: Path, screen: Screen, *, share: tuple[int, int]) -> None:
-        self.config, self.run_dir, self.screen, self.share = config, run_dir, screen, share
+    def __init__(self, config: Config, run_dir: Path, screen: Screen, *, rank: int, world_size: int) -> None:
+        self.config, self.run_dir, self.screen = config, run_dir, screen
+        self.rank, self.world_size = rank, world_size
         self.loggers: list[Logger] = []  # the trackers that are told the result
         self.is_accepted = False  # until then a run that was to go on stays as it was
         self.result = RunResult(
@@ -142,7 +143,7 @@ class _Run:
             precision=config.precision,
             batch_size=config.data.batch_size,
             accumulation=config.accumulation,
-            effective_batch_size=config.data.batch_size * config.accumulation * share[1],
+            effective_batch_size=config.data.batch_size * config.accumulation * world_size,
             weights={"requested": config.model.weights, "used": ""},
             timing={"cache_seconds": 0.0},
         )
@@ -150,7 +151,7 @@ class _Run:
     @property
     def writes(self) -> bool:
         """Whether this is the process that writes files."""
-        return self.share[0] == 0
+        return self.rank == 0
 
     def everything(self, last: Mapping[str, Any] | None) -> None:
         """Build, fit and test; `last` is the checkpoint to go on from."""
@@ -163,7 +164,7 @@ class _Run:
             check_compiler(self.device)
         if last:
             check_same(last["stagetune"]["config"], asdict(config))
-        data = build_data(config, self.share)
+        data = build_data(config, rank=self.rank, world_size=self.world_size)
         source, split = data.source, config.data.split
         result.data = {"name": source.name, "split": split, **part_sizes(data.split), "notes": source.notes}
         line("data", data_words(config, data))
@@ -204,11 +205,11 @@ class _Run:
 
     def _find_weights(self) -> Weights:
         """The pretrained weights; of several processes the first makes them, if need be, and the others wait."""
-        began = time.monotonic()
+        start = time.monotonic()
         if self.writes:
             weights = find_weights(self.config, self.screen, run_experiment)
-        self.result.timing["weights_seconds"] = round(time.monotonic() - began, 3)
-        processes.from_first(None, self.share[1])
+        self.result.timing["weights_seconds"] = round(time.monotonic() - start, 3)
+        processes.from_rank_zero(None, self.world_size)
         return weights if self.writes else find_weights(self.config, self.screen, run_experiment)
 
     def _fit_and_test(
@@ -257,14 +258,14 @@ class _Run:
         if data.shape:
             result.batch_size = data.shape[0] * data.shape[1]
             windows = 1 if config.exact_accumulation else config.accumulation
-            result.effective_batch_size = result.batch_size * windows * self.share[1]
+            result.effective_batch_size = result.batch_size * windows * self.world_size
         training = training_words(config, data, precision=result.precision, device=self.device)
         self.screen.line("training", training)
         self.screen.line("cache", cache_words(config, data))
         self.screen.line("schedule", plan_table(plan))
         if resume_from:
             self.screen.line("resume", f"from {resume_from}")
-        began = time.monotonic()
+        start = time.monotonic()
         try:
             trainer.fit(task, datamodule=data, ckpt_path=resume_from, weights_only=True)
         except Exception as error:
@@ -272,7 +273,7 @@ class _Run:
                 raise SIGTERMException from error
             raise
         finally:
-            result.timing["fit_seconds"] = round(time.monotonic() - began, 3)
+            result.timing["fit_seconds"] = round(time.monotonic() - start, 3)
             result.timing["cache_seconds"] = round(caching.seconds, 3)
             result.stages = recorder.stage_records()
             for stage in result.stages:

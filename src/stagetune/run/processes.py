@@ -66,7 +66,7 @@ def start(config: Mapping[str, Any], run_dir: Path, *, resume: bool) -> None:
 
 
 def join(trainer: Mapping[str, Any]) -> tuple[int, int]:
-    """This process's number and how many there are, once they have found each other."""
+    """This process's rank and the world size, once they have found each other."""
     if not wants_several(trainer):
         return 0, 1
     environment: ClusterEnvironment = SLURMEnvironment() if SLURMEnvironment.detect() else TorchElasticEnvironment()
@@ -84,9 +84,9 @@ def join(trainer: Mapping[str, Any]) -> tuple[int, int]:
     return distributed.get_rank(), distributed.get_world_size()
 
 
-def from_first(value: Any, processes: int) -> Any:
-    """The first process's value, in all of them."""
-    if processes == 1:
+def from_rank_zero(value: Any, world_size: int) -> Any:
+    """The value of the process with rank 0, in all of them."""
+    if world_size == 1:
         return value
     box = [value]
     distributed.broadcast_object_list(box)

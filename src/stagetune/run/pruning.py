@@ -1,4 +1,4 @@
-"""A trial of a search that is worse behind a stage than half of the others were is not worth its next stage."""
+"""A trial of a search that is worse after a stage than half of the others were is not worth its next stage."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def open_study(folder: Path, *, higher_is_better: bool | None = None) -> optuna.
 
 
 class StagePruning(Callback):
-    """Reports the monitored metric behind each stage to the study in `folder`; raises `Pruned` where it says so."""
+    """Reports the monitored metric after each stage to the study in `folder`; raises `Pruned` where it says so."""
 
     def __init__(self, unfreezing: StagedUnfreezing, monitor: str, folder: Path, number: int) -> None:
         self.unfreezing, self.monitor = unfreezing, monitor
@@ -46,7 +46,7 @@ class StagePruning(Callback):
         is_worse = trainer.is_global_zero and self._report(stage.index, value)
         if trainer.strategy.broadcast(is_worse) and stage is not self.unfreezing.plan.stages[-1]:
             raise Pruned(
-                f"trial {self._number} ends behind stage {stage.name}: {self.monitor} {value:.4f} is worse than the "
+                f"trial {self._number} ends after stage {stage.name}: {self.monitor} {value:.4f} is worse than the "
                 "median of the trials so far"
             )
 

@@ -36,7 +36,7 @@ class Recorder(Callback):
         self._due: float | None = None  # where the next point of the rates belongs
         self._samples = 0
         self._seconds = 0.0  # before a restart within the epoch
-        self._began = self._batches_ended = 0.0
+        self._start = self._batches_ended = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -47,7 +47,7 @@ class Recorder(Callback):
             "losses": torch.stack(self._losses).cpu() if self._losses else torch.empty(0),
             "figures": {name: torch.stack(values).cpu() for name, values in self._figures.items()},
             "samples": self._samples,
-            "seconds": self._seconds + time.monotonic() - self._began,
+            "seconds": self._seconds + time.monotonic() - self._start,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -96,11 +96,11 @@ class Recorder(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._losses = [loss.to(pl_module.device) for loss in self._losses]
         self._figures = {name: [v.to(pl_module.device) for v in values] for name, values in self._figures.items()}
-        self._began = time.monotonic()
+        self._start = time.monotonic()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._losses, self._figures, self._samples, self._seconds = [], {}, 0, 0.0
-        self._began = time.monotonic()
+        self._start = time.monotonic()
 
     def on_stage_start(self, trainer: Trainer, pl_module: LightningModule, stage: PlannedStage) -> None:
         keys = ("epochs", "steps", "samples", "train_seconds", "seconds", "peak_memory_mb")
@@ -150,8 +150,8 @@ class Recorder(Callback):
         tally["epochs"] += 1
         tally["steps"] = trainer.global_step - self.unfreezing.stage_starts[-1][1]
         tally["samples"] += self._samples
-        tally["train_seconds"] += self._seconds + self._batches_ended - self._began
-        tally["seconds"] += self._seconds + time.monotonic() - self._began
+        tally["train_seconds"] += self._seconds + self._batches_ended - self._start
+        tally["seconds"] += self._seconds + time.monotonic() - self._start
         tally["peak_memory_mb"] = max(tally["peak_memory_mb"], peak_memory_mb(pl_module.device))
         tally["val"] = val
 

@@ -57,7 +57,7 @@ class StageLines(Callback):
         self.screen, self.unfreezing, self.monitor = screen, unfreezing, monitor
         self._progress: Progress | None = None
         self._task: Any = None
-        self._began = 0.0
+        self._start = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.screen.console.is_terminal:
@@ -73,13 +73,13 @@ class StageLines(Callback):
             total = batches * epochs if epochs else None
             self._task = self._progress.add_task(self._description(trainer), total=total, completed=done)
             self._progress.start()
-        self._began = time.monotonic()
+        self._start = time.monotonic()
         if self.unfreezing.is_within_stage:
             stage = self.unfreezing.stage
             self.screen.line(self._number(stage), f"{stage.name}: goes on in epoch {trainer.current_epoch}")
 
     def on_stage_start(self, trainer: Trainer, pl_module: LightningModule, stage: PlannedStage) -> None:
-        self._began = time.monotonic()
+        self._start = time.monotonic()
         self.screen.line(self._number(stage), self._opening(stage))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -93,7 +93,7 @@ class StageLines(Callback):
     def on_stage_end(self, trainer: Trainer, pl_module: LightningModule, stage: PlannedStage) -> None:
         if self.monitor in trainer.callback_metrics:  # not where a new schedule has the stage over as the run goes on
             value = float(trainer.callback_metrics[self.monitor])
-            self.screen.line("", f"{self.monitor} {value:.4f} after {time.monotonic() - self._began:.0f} s")
+            self.screen.line("", f"{self.monitor} {value:.4f} after {time.monotonic() - self._start:.0f} s")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop()

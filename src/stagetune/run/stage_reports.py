@@ -1,4 +1,4 @@
-"""The whole verification report behind each stage of a siamese run, so that the result says which stage paid."""
+"""The whole verification report after each stage of a siamese run, so that the result says which stage paid."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ class StageReports(Callback):
 
     def on_stage_end(self, trainer: Trainer, pl_module: LightningModule, stage: PlannedStage) -> None:
         assert isinstance(pl_module, SiameseTask)
-        if pl_module.encoded is not None:  # as it is where a run goes on behind a stage that a new schedule ends
+        if pl_module.encoded is not None:  # as it is where a run goes on after a stage that a new schedule ends
             self.reports[stage.name] = report_of(pl_module, pl_module.threshold.item())
 
 

@@ -93,7 +93,7 @@ class StagedUnfreezing(Callback):
 
     @property
     def is_within_stage(self) -> bool:
-        """Whether a stage has begun and not ended; also behind a restart, which does not begin it again."""
+        """Whether a stage has begun and not ended; also after a restart, which does not begin it again."""
         return bool(self.stage_starts) and not self._is_ended
 
     def end_stage(self) -> None:
@@ -225,7 +225,7 @@ class StagedUnfreezing(Callback):
                 self._step_plateau(trainer)
 
     def _end_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What is due behind an epoch, once all of its metrics are logged and before it is written."""
+        """What is due after an epoch, once all of its metrics are logged and before it is written."""
         is_whole = self._epochs.is_whole
         if self._watch.after_epoch(trainer, self.stage, lambda: self.weights(pl_module), is_whole=is_whole):
             self._step_plateau(trainer)
@@ -241,7 +241,7 @@ class StagedUnfreezing(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._finish(pl_module)
 
-    # ------------------------------------------------------------------------------------- behind it, however it ends
+    # ------------------------------------------------------------------------------------- after it, however it ends
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._withdraw()

@@ -14,7 +14,7 @@ UNSET_MAX_EPOCHS = (None, -1, 1000)  # 1000 is what Lightning takes if nobody sa
 
 
 def epoch_of(trainer: Trainer) -> int:
-    """The epoch that is trained or, behind one, the next. A restart may leave `current_epoch` behind."""
+    """The epoch that is trained or, after one, the next. A restart may leave `current_epoch` one too low."""
     progress: Any = trainer.fit_loop.epoch_progress.current
     return int(progress.processed)
 
@@ -33,7 +33,7 @@ class Epochs:
         self._cut: int | None = None
         self._limits: tuple[int | None, int] | None = None  # the trainer's own
         self._validation: tuple[Any, Any] | None = None  # its settings of when to validate, while they are others
-        self._is_unvalidated = self._is_unended = False  # what a restart behind a batch has left out
+        self._is_unvalidated = self._is_unended = False  # what a restart after a batch has left out
         self._is_unsaid = False  # whether nobody has begun the epoch in which a restart goes on
 
     # ------------------------------------------------------------------------------------------------------- of a fit
@@ -61,7 +61,7 @@ class Epochs:
         return lengths
 
     def end_training(self, trainer: Trainer, epochs: int | None = None) -> None:
-        """Let no other epoch begin, or none behind so many. Not by `should_stop`, which `min_epochs` overrules."""
+        """Let no other epoch begin, or none after so many. Not by `should_stop`, which `min_epochs` overrules."""
         trainer.fit_loop.max_epochs = epoch_of(trainer) if epochs is None else epochs
 
     def end_fit(self, trainer: Trainer) -> None:
@@ -74,13 +74,13 @@ class Epochs:
     # --------------------------------------------------------------------------------------------------- of one epoch
 
     def begin(self, trainer: Trainer, stage: PlannedStage, steps_left: int, done: int | None = None) -> None:
-        """Say where the epoch that begins ends, or the one that goes on behind `done` batches.
+        """Say where the epoch that begins ends, or the one that goes on after `done` batches.
 
         Args:
             trainer: whose fit loop it is.
             stage: the one that is trained.
             steps_left: optimizer steps until it is over, if it is given in steps.
-            done: batches of the epoch so far, behind a restart.
+            done: batches of the epoch so far, after a restart.
         """
         self.end(trainer)
         self.batches, self.is_whole = trainer.fit_loop.max_batches, done is None
@@ -94,7 +94,7 @@ class Epochs:
     def go_on(self, trainer: Trainer) -> int | None:
         """The batches that are done of an epoch within which a restart goes on; None if another begins.
 
-        Behind an epoch's last batch, at the start of one, and behind its end where `max_steps` is set, Lightning
+        After an epoch's last batch, at the start of one, and after its end where `max_steps` is set, Lightning
         skips the epoch's end, goes on as if within it, or lets one go by without batches (findings/). Not here.
         """
         loop: Any = trainer.fit_loop
@@ -107,7 +107,7 @@ class Epochs:
         if progress.current.ready > progress.current.processed:
             self._is_unvalidated = loop.epoch_loop.restarted_on_train_batch_end
             return int(loop.epoch_loop.batch_progress.current.ready)
-        if loop.restarted_mid_epoch:  # behind its last batch, and Lightning has just counted it as over
+        if loop.restarted_mid_epoch:  # after its last batch, and Lightning has just counted it as over
             for counts in (progress.current, progress.total):
                 counts.processed -= 1
                 counts.completed -= 1
@@ -119,7 +119,7 @@ class Epochs:
         return None
 
     def catch_up(self, trainer: Any, pl_module: LightningModule) -> None:
-        """Validate where a restart behind a batch has left that out, and end the epoch if it was its last one.
+        """Validate where a restart after a batch has left that out, and end the epoch if it was its last one.
 
         To be called once all callbacks are there.
         """
@@ -151,7 +151,7 @@ class Epochs:
             trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = True
 
     def batch_ends(self, trainer: Any, done: int) -> None:
-        """To be told after each batch: validation comes behind the last one of an epoch that is cut."""
+        """To be told after each batch: validation comes after the last one of an epoch that is cut."""
         if done != self._cut:
             return
         trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = (

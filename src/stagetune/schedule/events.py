@@ -1,7 +1,7 @@
 """The events of a schedule, said to every callback of the trainer that has a method of that name.
 
 `on_stage_start(trainer, pl_module, stage)` comes once for each stage, when its blocks are open and its rates are set,
-before the first batch. `on_stage_end(trainer, pl_module, stage)` comes once behind its last epoch, after the module's
+before the first batch. `on_stage_end(trainer, pl_module, stage)` comes once after its last epoch, after the module's
 own `on_train_epoch_end` and before the epoch's checkpoints. Both come in every process. A run that goes on from a
 checkpoint within a stage does not start the stage again.
 """
@@ -29,9 +29,9 @@ Hook = Callable[[Trainer, LightningModule], None]
 
 
 class Last(EarlyStopping):
-    """Calls a function where all but the checkpoints have begun, and one behind each epoch, before it is written.
+    """Calls a function where all but the checkpoints have begun, and one after each epoch, before it is written.
 
-    Lightning calls callbacks of this kind, and checkpoints, behind the module's own `on_train_epoch_end`, when it has
+    Lightning calls callbacks of this kind, and checkpoints, after the module's own `on_train_epoch_end`, when it has
     logged all of its metrics.
     """
 
@@ -54,7 +54,7 @@ class Last(EarlyStopping):
 
 
 def take_place(trainer: Trainer, first: Callback, last: Last) -> None:
-    """Put a callback before all others, so that they see the stage's state in every hook, and `last` behind them."""
+    """Put a callback before all others, so that they see the stage's state in every hook, and `last` after them."""
     callbacks = _callbacks(trainer)
     callbacks.remove(first)
     callbacks.insert(0, first)

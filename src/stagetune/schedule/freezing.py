@@ -11,7 +11,7 @@ _frozen: dict[int, nn.Module] = {}  # layers that a fit holds in eval mode, as o
 
 
 class Freezing:
-    """Opens and freezes a network for as long as a fit lasts, and puts everything back behind it.
+    """Opens and freezes a network for as long as a fit lasts, and puts everything back after it.
 
     Nothing is replaced or hooked on the module, so that copies of it are free: what holds a frozen layer in eval
     mode is `nn.Module.train`, which knows those layers while a fit is running.

@@ -69,7 +69,7 @@ def set_rates(optimizer: Optimizer, given: Sequence[Mapping[str, Any]], stage: P
     """
     for group, own in zip(optimizer.param_groups, given, strict=True):
         for key in SCHEDULED:
-            group.pop(key, None)  # what an earlier stage's scheduler left behind
+            group.pop(key, None)  # what an earlier stage's scheduler left
         group.update({key: own[key] for key in (*SCHEDULED, *MOVED) if key in own})
         group["lr"] = group["initial_lr"] = stage.rates[group["plan_group"]]
         if "weight_decay" in group and not group["plan_group"].endswith(NO_DECAY):

@@ -86,7 +86,7 @@ def build_lr_scheduler(
             raise ScheduleError(
                 f"stage {stage.name}: {stage.target} is a plateau scheduler; end its name as torch's does"
             )
-        # Lightning would step it behind the epoch's checkpoint, and a resumed run would miss that step
+        # Lightning would step it after the epoch's checkpoint, and a resumed run would miss that step
         return LRSchedulerConfig(
             scheduler, interval="epoch", frequency=NEVER, reduce_on_plateau=True, monitor=stage.monitor
         )
@@ -133,7 +133,7 @@ def simulate(stage: PlannedStage, steps_per_epoch: int) -> list[list[float]]:
         optimizer.step()
         every = config.frequency * (1 if config.interval == "step" else steps_per_epoch)
         if step % every == 0 and not isinstance(config.scheduler, ReduceLROnPlateau):
-            with suppress(ValueError):  # OneCycleLR refuses the step behind its last
+            with suppress(ValueError):  # OneCycleLR refuses the step after its last
                 config.scheduler.step()
     return course
 

@@ -38,7 +38,7 @@ class PlannedStage:
 
     index: int
     name: str
-    start_epoch: int | None  # None behind a stage whose end only training shows
+    start_epoch: int | None  # None after a stage whose end only training shows
     epochs: int | None  # its length, the longest if `until`; None if it is given in steps
     steps: int | None  # optimizer steps
     until: Until | None

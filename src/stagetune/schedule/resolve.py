@@ -78,7 +78,7 @@ def make_plan(schedule: Schedule, model: Model) -> Plan:
 
 
 def _start(earlier: Sequence[PlannedStage]) -> int | None:
-    """The first epoch behind the stages, where it can be told before training."""
+    """The first epoch after the stages, where it can be told before training."""
     if any(stage.epochs is None or stage.until for stage in earlier):
         return None
     return sum(stage.epochs or 0 for stage in earlier)

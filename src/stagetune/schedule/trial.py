@@ -37,7 +37,7 @@ def try_stages(trainer: Trainer, pl_module: LightningModule, freezing: Freezing,
     Args:
         trainer: as training begins.
         pl_module: its module.
-        freezing: that of the module; it is released behind the trial.
+        freezing: that of the module; it is released after the trial.
         plan: whose stages are tried.
 
     Raises:

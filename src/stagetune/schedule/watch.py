@@ -15,7 +15,7 @@ Weights = dict[str, Tensor]
 
 
 class Watch:
-    """Values by the batch behind which they were measured, one for each validation.
+    """Values by the batch after which they were measured, one for each validation.
 
     A metric that training logs has one for each epoch.
     """
@@ -57,7 +57,7 @@ class Watch:
         """Take this epoch's value of a metric that training logs; whether there is one.
 
         Args:
-            trainer: behind an epoch.
+            trainer: after an epoch.
             stage: the one that is trained.
             weights: gives a copy of what was measured.
             is_whole: whether this process has seen all of the epoch: what a restart had logged before is lost.

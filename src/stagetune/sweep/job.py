@@ -33,7 +33,7 @@ def run_job(config: Config, run_dir: Path, *, screen: Path | None = None) -> flo
         with redirect_stdout(screen.open("a", buffering=1)) if screen else nullcontext():
             return run_experiment(config, run_dir, resume=state == "go on").score
     except Interrupted:
-        show(Interrupted(f"interrupted; the same command again goes on with {run_dir} and the jobs behind it"))
+        show(Interrupted(f"interrupted; the same command again goes on with {run_dir} and the jobs after it"))
         sys.exit(1)
     except Pruned:
         return None

@@ -52,11 +52,11 @@ def state_of(folder: Path, config: Config) -> str:
     `begin`: there is none yet; `other`: the directory holds the run of another configuration.
     """
     try:
-        began = yaml.safe_load((folder / "config.yaml").read_text())
+        stored = yaml.safe_load((folder / "config.yaml").read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return "begin"
     status = _status(folder)
-    is_same = isinstance(began, Mapping) and config_hash(began) == config_hash(asdict(config))
+    is_same = isinstance(stored, Mapping) and config_hash(stored) == config_hash(asdict(config))
     if status in ENDED:
         return "done" if is_same else "other"
     if status == "failed" or not (folder / LAST).exists():

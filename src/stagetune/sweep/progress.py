@@ -18,7 +18,7 @@ class Progress:
         self.jobs, self._names = list(jobs), list(names)
         self._told = {job.folder for job in done}
         self._fresh = 0  # jobs that ended since the beginning
-        self._began = time.monotonic()
+        self._start = time.monotonic()
         self._once = 0.0  # seconds in which jobs pretrained a backbone, which no later one will
         self._best: tuple[float, str] | None = None
         for job, name in zip(self.jobs, self._names, strict=True):
@@ -72,7 +72,7 @@ class Progress:
         if self._best:
             words += f"; best so far {self._best[0]:.4f} ({self._best[1]})"
         if left := len(self.jobs) - len(self._told):
-            each = max(0.0, time.monotonic() - self._began - self._once) / self._fresh
+            each = max(0.0, time.monotonic() - self._start - self._once) / self._fresh
             words += f"; about {duration(left * each)} left"
         return words
 

@@ -77,7 +77,7 @@ class Search:
 
     @contextmanager
     def _work(self, trial: Trial | FrozenTrial, lock: IO[str]) -> Iterator[list[str]]:
-        """Tell the study, behind the job that the caller runs within, what became of it."""
+        """Tell the study, after the job that the caller runs within, what became of it."""
         place = self._place(trial.number)
         with lock:
             own = [*self._fixed, *_words(trial.params)]
@@ -87,7 +87,7 @@ class Search:
                 write_sweep(self._folder, [job])
             if state_of(job.folder, config) != "done":
                 make_ready(job)
-            began = time.monotonic()
+            start = time.monotonic()
             yield [
                 *own, f"sweep.trial={trial.number}", f"hydra.sweep.dir='{self._folder}'",
                 f"hydra.sweep.subdir='{job.folder.relative_to(self._folder)}'",
@@ -98,7 +98,7 @@ class Search:
             self._study.tell(trial.number, score, state)
             said = f"{self._monitor} {score:.4f}" if score is not None else state.name.lower()
             best = f"; best so far {self.best_value:.4f}" if self.best_value is not None else ""
-            name, seconds = " ".join(_words(trial.params)), duration(time.monotonic() - began)
+            name, seconds = " ".join(_words(trial.params)), duration(time.monotonic() - start)
             print(
                 f"sweep     {self.finished} done  trial {trial.number} ({name}): {said} after {seconds}{best}",
                 flush=True,

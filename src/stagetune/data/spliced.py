@@ -1,4 +1,4 @@
-"""Training drawings also crossed with those of other classes, as classes of their own."""
+"""Training drawings also spliced with those of other classes, as classes of their own."""
 
 import numpy as np
 import torch
@@ -11,10 +11,10 @@ from stagetune.data.splits import Split
 from stagetune.errors import DataError
 
 
-class Crossed:
-    """The images of a source, behind them as many again as `left` names: left halves beside right halves.
+class Spliced:
+    """The images of a source, followed by as many again as `left` names: left halves beside right halves.
 
-    The crossed images of one class on the left and one on the right are a class of their own. The source's drawings
+    The spliced images of one class on the left and one on the right are a class of their own. The source's drawings
     are centred, and so is what is made of them.
     """
 
@@ -25,35 +25,35 @@ class Crossed:
         pairs, labels = np.unique(source.labels[left] * n + source.labels[right], return_inverse=True)
         lefts, rights = (pairs // n).tolist(), (pairs % n).tolist()
         self.labels: IntArray = np.concatenate([source.labels, labels + n])
-        self.classes = source.classes + _crossed(source.classes, lefts, rights)
-        self.groups = source.groups and source.groups + _crossed(source.groups, lefts, rights)
+        self.classes = source.classes + _spliced_names(source.classes, lefts, rights)
+        self.groups = source.groups and source.groups + _spliced_names(source.groups, lefts, rights)
         self.split = source.split and source.split + ["train"] * len(left)
-        self.contents = source.contents + _crossed(source.contents, self.left, self.right)
+        self.contents = source.contents + _spliced_names(source.contents, self.left, self.right)
         self.notes = [
             *source.notes,
-            f"what is trained on also crossed, left halves with right halves: {len(pairs)} classes more",
+            f"what is trained on also spliced, left halves with right halves: {len(pairs)} classes more",
         ]
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def image(self, index: int) -> Tensor:
-        behind = index - len(self.source)
-        if behind < 0:
+        i = index - len(self.source)
+        if i < 0:
             return self.source.image(index)
-        left, right = self.source.image(self.left[behind]), self.source.image(self.right[behind])
+        left, right = self.source.image(self.left[i]), self.source.image(self.right[i])
         right = F.resize(right, list(left.shape[1:]), antialias=True)
         middle = left.shape[2] // 2
         return centred(torch.cat([left[..., :middle], right[..., middle:]], dim=2))
 
     def describe(self, index: int) -> str:
-        behind = index - len(self.source)
-        if behind < 0:
+        i = index - len(self.source)
+        if i < 0:
             return self.source.describe(index)
-        return f"{self.source.describe(self.left[behind])} x {self.source.describe(self.right[behind])}"
+        return f"{self.source.describe(self.left[i])} x {self.source.describe(self.right[i])}"
 
 
-def crossed(source: Source, split: Split, partners: int, seed: int) -> tuple[Source, Split]:
+def splice(source: Source, split: Split, partners: int, seed: int) -> tuple[Source, Split]:
     """The source with each training image once more as a left half, and its split with those in train.
 
     The images of a class take turns in the right halves of `partners` others. Raises `DataError` if there are fewer.
@@ -62,16 +62,16 @@ def crossed(source: Source, split: Split, partners: int, seed: int) -> tuple[Sou
     classes = np.random.default_rng(seed).permutation(np.unique(labels)).tolist()
     if partners >= len(classes):
         most = len(classes) - 1
-        raise DataError(f"data.crossed={partners}: there are {most + 1} identities to train on; take at most {most}")
+        raise DataError(f"data.spliced={partners}: there are {most + 1} identities to train on; take at most {most}")
     images = {label: split.train[labels == label] for label in classes}
     right = []
     for place, label in enumerate(classes):
         for i in range(len(images[label])):
             other = images[classes[(place + 1 + i % partners) % len(classes)]]
             right.append(other[i % len(other)])
-    more = Crossed(source, np.concatenate([images[label] for label in classes]), np.array(right))
+    more = Spliced(source, np.concatenate([images[label] for label in classes]), np.array(right))
     return more, Split(np.concatenate([split.train, np.arange(len(source), len(more))]), split.val, split.test)
 
 
-def _crossed(names: list[str], lefts: list[int], rights: list[int]) -> list[str]:
+def _spliced_names(names: list[str], lefts: list[int], rights: list[int]) -> list[str]:
     return [f"{names[left]} x {names[right]}" for left, right in zip(lefts, rights, strict=True)]
