@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import resnet50
 
-from stagetune.config.compose import load
+from stagetune.config.compose import compose
 from stagetune.config.schema import Config
 from stagetune.data.datamodule import Batch, StagedLoader
 from stagetune.run import run_experiment
@@ -132,7 +132,7 @@ def ours(root: Path, size: int, batch: int, weights: str, precision: str) -> dic
 
 
 def configure(root: Path, size: int, batch: int, weights: str, precision: str) -> Config:
-    config = load(
+    config = compose(
         ["data=image_folder", f"data.root={root}", f"data.image_size={size}", f"data.batch_size={batch}",
          "data.augment=none", f"precision={precision}", f"model.weights={weights}"]
     )  # fmt: skip

@@ -22,7 +22,7 @@ import torch
 from benchmarks import limits
 from benchmarks.job import VARIANTS, write_images
 from benchmarks.table import tables
-from stagetune.config.compose import load
+from stagetune.config.compose import compose
 from stagetune.run import run_experiment
 from stagetune.run.pretrained import find_weights
 from stagetune.run.screen import Screen
@@ -84,7 +84,7 @@ def run(variant: str, root: Path, size: int, batch: int, weights: Path) -> dict[
 
 def weights_file() -> Path:
     """The backbone that a run without ImageNet weights starts from, made if need be."""
-    weights = find_weights(load(["model.weights=auto"]), Screen(), run_experiment)
+    weights = find_weights(compose(["model.weights=auto"]), Screen(), run_experiment)
     assert weights.state is not None
     path = Path(tempfile.mkdtemp()) / "weights.pt"
     state = {f"backbone.{name}": value for name, value in weights.state.items()}

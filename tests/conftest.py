@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stagetune.config.compose import load
+from stagetune.config.compose import compose
 from stagetune.config.schema import Config
 
 # a shell that runs the tests in the background lets them ignore Ctrl-C, which some of them send
@@ -36,7 +36,7 @@ def tiny() -> Callable[..., Config]:
     """A run of seconds: ResNet18 at 32 px, the first of three stages, each one epoch of four batches."""
 
     def configure(*overrides: str, stages: int = 3) -> Config:
-        config = load([*overrides[:1], *TINY, *overrides[1:]])
+        config = compose([*overrides[:1], *TINY, *overrides[1:]])
         config.schedule.stages = config.schedule.stages[:stages]
         config.schedule.leave_frozen |= stages < 3
         return config

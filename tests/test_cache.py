@@ -26,7 +26,7 @@ from stagetune.config.schema import CacheConfig, Config, ModelConfig
 from stagetune.models.backbone import build_backbone
 from stagetune.report.result import read_result
 from stagetune.run import run_experiment
-from stagetune.run.build import build_data
+from stagetune.run.data import build_data
 
 TASKS = ("+experiment=classifier_staged", "+experiment=siamese_staged")
 pytestmark = pytest.mark.usefixtures("_no_pictures")

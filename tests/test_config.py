@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stagetune.config.compose import CONF, explain, load
+from stagetune.config.compose import CONF, compose, explain
 from stagetune.config.schema import TaskConfig
 from stagetune.config.validate import validate
 from stagetune.errors import ConfigError
@@ -16,7 +16,7 @@ GROUPS = sorted(path for path in CONF.iterdir() if path.name not in NO_GROUPS)
 
 def problems(*overrides: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        load(overrides)
+        compose(overrides)
     return caught.value.problems
 
 
@@ -25,7 +25,7 @@ def test_every_experiment_composes_and_validates(path: Path, tmp_path: Path, mon
     (tmp_path / "data").mkdir()  # that some of them read
     monkeypatch.chdir(tmp_path)
     name = path.relative_to(CONF / "experiment").with_suffix("")
-    config = load([f"+experiment={name}"])
+    config = compose([f"+experiment={name}"])
     assert config.name == path.stem
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert header[0] == "# @package _global_"
@@ -34,7 +34,7 @@ def test_every_experiment_composes_and_validates(path: Path, tmp_path: Path, mon
 
 @pytest.mark.parametrize("path", sorted((CONF / "sweep").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_sweep_composes_and_says_what_it_varies(path: Path) -> None:
-    config = load([f"+sweep={path.stem}"])
+    config = compose([f"+sweep={path.stem}"])
     assert config.sweep.name == f"{path.stem}_{config.name}"
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert header[0] == "# @package _global_"
@@ -42,7 +42,7 @@ def test_every_sweep_composes_and_says_what_it_varies(path: Path) -> None:
     varied = yaml.safe_load(path.read_text())["hydra"]["sweeper"]["params"]
     for key, values in varied.items():
         for value in str(values).split(","):
-            load([f"+sweep={path.stem}", f"{key}={value}"])
+            compose([f"+sweep={path.stem}", f"{key}={value}"])
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_every_group_option_composes_and_validates(path: Path, tmp_path: Path) -
     }
     if option.startswith("loss=") and option != "loss=cross_entropy":
         needs[option] = ["task=siamese"]
-    load([option, *needs.get(option, [])])
+    compose([option, *needs.get(option, [])])
 
 
 def test_every_key_of_a_group_file_says_its_effect() -> None:

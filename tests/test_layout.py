@@ -10,21 +10,31 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "stagetune"
 PACKAGES = sorted(path.name for path in SRC.iterdir() if path.is_dir() and (path / "__init__.py").exists())
 
+BASIC = {"errors", "artifacts", "shipped", "seams"}  # what everything may use
 MAY_IMPORT = {
     "errors": set(),
+    "artifacts": {"errors"},
+    "shipped": set(),
+    "seams": set(),
     "typed": {"errors"},
-    "schedule": {"errors", "typed"},
-    "config": {"errors", "typed", "schedule"},
-    "data": {"errors", "config"},
-    "models": {"errors", "config"},
-    "losses": {"errors", "config", "models"},
-    "evaluation": {"errors", "config", "models"},
-    "report": {"errors"},
-    "cache": {"errors", "config", "data", "models", "schedule"},
-    "tasks": {"errors", "config", "data", "models", "losses", "schedule", "evaluation", "cache"},
-    "run": {"errors", "config", "data", "models", "losses", "schedule", "evaluation", "cache", "tasks", "report"},
-    "sweep": {"errors", "config", "schedule", "report", "run"},
-}  # fmt: skip
+    "schedule": {*BASIC, "typed"},
+    "config": {*BASIC, "typed", "schedule"},
+    "data": {*BASIC, "config"},
+    "models": {*BASIC, "config"},
+    "losses": {*BASIC, "config", "models"},
+    "evaluation": {*BASIC, "config", "models"},
+    "report": {"errors", "artifacts"},
+    "cache": {*BASIC, "config", "data", "models", "schedule"},
+    "tasks": {*BASIC, "config", "data", "models", "losses", "schedule", "evaluation", "cache"},
+    "run": {*BASIC, "config", "data", "models", "losses", "schedule", "evaluation", "cache", "tasks", "report"},
+    "inference": {*BASIC, "config", "data", "models", "evaluation", "tasks", "run"},
+    "sweep": {*BASIC, "config", "schedule", "report", "run"},
+}
+INTERNAL = (  # what seams.py alone may name: of Lightning's trainer and loops, and of Hydra
+    "fit_loop", "epoch_loop", "_results", "_ddp_kwargs", "configure_ddp", "lr_scheduler_configs =", "val_check_batch",
+    "_val_check_time_interval", "trainer.callbacks", "sanity_checking =", "combined_loader", "hydra._internal",
+    "_return_value", "GlobalHydra", "ConfigStore",
+)  # fmt: skip
 
 
 def imports(path: Path) -> set[str]:
@@ -35,14 +45,30 @@ def imports(path: Path) -> set[str]:
             found.add(node.module.split(".")[1])
         assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path} imports relatively"
         if isinstance(node, ast.ImportFrom) and node.module == "stagetune":
-            found |= {alias.name for alias in node.names}
+            found |= {alias.name for alias in node.names} - {"__version__"}
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("stagetune.")}
     return found
 
 
 def test_every_package_is_in_the_table() -> None:
-    assert set(PACKAGES) | {"errors", "typed"} == set(MAY_IMPORT)
+    assert set(PACKAGES) | BASIC | {"typed"} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("module", [*sorted(BASIC), "typed"])
+def test_what_everything_uses_uses_little(module: str) -> None:
+    assert imports(SRC / f"{module}.py") <= MAY_IMPORT[module]
+
+
+def test_internals_of_lightning_and_hydra_are_named_in_one_module() -> None:
+    found = {
+        f"{path.name}: {name}"
+        for path in [*SRC.rglob("*.py"), *SRC.parent.joinpath("hydra_plugins").glob("*.py")]
+        for name in INTERNAL
+        if path.name != "seams.py" and name in path.read_text()
+    }
+    assert not found
+    assert all(name in (SRC / "seams.py").read_text() for name in INTERNAL if name != "hydra._internal")
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import models
 
-from stagetune.config.compose import CONF, load
+from stagetune.config.compose import CONF, compose
 from stagetune.errors import ConfigError, WeightsError
 from stagetune.models import weights as weights_module
 from stagetune.models.backbone import IMAGENET_MEAN, IMAGENET_STD, build_backbone
@@ -49,7 +49,7 @@ def test_a_schedule_by_blocks_or_position_fits_every_architecture(arch: str, sch
     with torch.device("meta"):
         module.backbone = build_backbone(arch)
         module.head = nn.Linear(module.backbone.out_features, 10)
-    plan = make_plan(load([f"schedule={schedule}"]).schedule, describe(module))
+    plan = make_plan(compose([f"schedule={schedule}"]).schedule, describe(module))
     assert sorted(name for group in plan.groups for name in group.parameters) == sorted(
         dict(module.named_parameters())
     )

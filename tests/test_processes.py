@@ -27,7 +27,7 @@ from programs import Program, fit
 from ranks import together
 from stagetune.cache.callback import FeatureCaching
 from stagetune.cache.store import Store
-from stagetune.config.compose import load
+from stagetune.config.compose import compose
 from stagetune.config.schema import CacheConfig
 from stagetune.data.samplers import identity_batches, shuffled_batches
 from stagetune.losses.metric_learning import MetricLearningLoss
@@ -35,7 +35,7 @@ from stagetune.losses.pairs import BCELoss, ContrastiveLoss
 from stagetune.losses.triplet import TripletLoss
 from stagetune.models.heads import linear_head
 from stagetune.models.own import own_backbone
-from stagetune.run.build import build_data
+from stagetune.run.data import build_data
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.spec import Schedule, Stage
 from stagetune.tasks.classification import ClassificationTask
@@ -174,7 +174,7 @@ def _train_as_one(
     rank = int(os.environ["RANK"]) if processes > 1 else 0
     extra = [] if kind == "classifier" else ["task=siamese", f"loss={kind}"]
     size = 40 // processes
-    config = load([*extra, "data.image_size=16", f"data.batch_size={size}", "data.val=0.2", "data.augment=none"])
+    config = compose([*extra, "data.image_size=16", f"data.batch_size={size}", "data.val=0.2", "data.augment=none"])
     data = build_data(config, (rank, processes))
     task = _task(kind)
     rate = 0.1 if kind == "classifier" else 1e-3  # hard mining on collapsed embeddings would be chaotic

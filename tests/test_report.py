@@ -15,7 +15,7 @@ import yaml
 from scipy import stats
 
 from stagetune.cli import newest_sweep, show_best, show_report
-from stagetune.config.compose import load
+from stagetune.config.compose import compose
 from stagetune.errors import ResultError
 from stagetune.report.best import experiment_yaml
 from stagetune.report.collect import collect
@@ -31,7 +31,7 @@ CHROMIUM = shutil.which("chromium")
 
 def leave(folder: Path, score: float | None, *overrides: str, seed: int = 0, error: str = "", **values: Any) -> Path:
     """A run's directory as run_experiment leaves it: 2 stages, 2 epochs each."""
-    config = asdict(load(["+experiment=siamese_staged", *overrides, f"seed={seed}"]))
+    config = asdict(compose(["+experiment=siamese_staged", *overrides, f"seed={seed}"]))
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     level = score if score is not None else 0.5
@@ -296,15 +296,12 @@ def test_the_winner_is_printed_as_an_experiment_that_composes_to_it(
     text = capsys.readouterr().out
     (checkpoint,) = sweep.glob("schedule-staged/seed-2")
     assert text.splitlines()[-1] == f"# {checkpoint / 'best.ckpt'}"
-    from stagetune.config import compose
-
-    conf = tmp_path / "conf"
-    shutil.copytree(compose.CONF, conf)
-    (conf / "experiment" / "best.yaml").write_text(text)
-    monkeypatch.setattr(compose, "CONF", conf)
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "best.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
     composed, expected = (
-        asdict(load(["+experiment=best"])),
-        asdict(load(["+experiment=siamese_staged", "schedule=staged"])),
+        asdict(compose(["+experiment=best"])),
+        asdict(compose(["+experiment=siamese_staged", "schedule=staged"])),
     )
     names = {"name": "best", "sweep": {"name": "best", "stop_on_failure": False, "trial": None}}
     assert composed == {**expected, **names}

@@ -17,7 +17,7 @@ from lightning.pytorch import Trainer, seed_everything
 from torch import nn
 from torch.optim import SGD
 
-from stagetune.config.compose import load
+from stagetune.config.compose import compose
 from stagetune.config.schema import METRICS, Config
 from stagetune.data.datamodule import Batch, StagedData
 from stagetune.errors import ConfigError, DataError, Interrupted, ResultError, TrainingError, WeightsError
@@ -25,7 +25,8 @@ from stagetune.models.backbone import build_backbone
 from stagetune.models.weights import Weights, file_weights
 from stagetune.report.result import read_result
 from stagetune.run import experiment, pretrained, run_experiment
-from stagetune.run.build import build_data, build_task, check_unseen
+from stagetune.run.build import build_task
+from stagetune.run.data import build_data, check_unseen
 from stagetune.run.leftover import LeftoverBatches
 from stagetune.run.precision import device_type, resolve_precision
 from stagetune.run.screen import Screen
@@ -46,7 +47,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def run(name: str) -> Path:
         if name not in done:
             done[name] = tmp_path_factory.mktemp("run") / "out"
-            run_experiment(load([name, *TINY]), done[name])
+            run_experiment(compose([name, *TINY]), done[name])
         return done[name]
 
     return run
@@ -190,7 +191,7 @@ def test_a_run_says_what_each_stage_changes(
 ) -> None:
     from conftest import TINY
 
-    config = load([CLASSIFIER, *(s for s in TINY if "stages" not in s), f"schedule={schedule}"])
+    config = compose([CLASSIFIER, *(s for s in TINY if "stages" not in s), f"schedule={schedule}"])
     for stage in config.schedule.stages:
         stage.epochs = 1
         stage.open = [{"last": 15} if selector == {"fraction": 0.5} else selector for selector in stage.open]

@@ -17,7 +17,7 @@ from stagetune.data.datamodule import StagedData
 from stagetune.errors import ScheduleError
 from stagetune.models.backbone import Backbone, build_backbone
 from stagetune.models.heads import linear_head
-from stagetune.run.build import build_data
+from stagetune.run.data import build_data
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.freezing import Freezing
 from stagetune.schedule.groups import regroup, set_rates, settings_of

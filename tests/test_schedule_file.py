@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from programs import Program, fit
-from stagetune.config.compose import load
+from stagetune.config.compose import compose
 from stagetune.config.resume import resumed
 from stagetune.config.schema import Config
 from stagetune.errors import ConfigError, ScheduleError
@@ -53,7 +53,7 @@ def written(text: str, folder: Path) -> Path:
 
 
 def test_a_finetuning_schedulers_file_is_read_as_it_means_it(tmp_path: Path) -> None:
-    config = load([f"schedule.file={written(PHASES, tmp_path)}", "model=resnet18"])
+    config = compose([f"schedule.file={written(PHASES, tmp_path)}", "model=resnet18"])
     plan = make_plan(config.schedule, describe(task()))
     assert (plan.name, plan.epochs) == ("phases", 3 + 7 + 1000)
     zero, one, two = plan.stages
@@ -187,7 +187,7 @@ def test_an_edited_file_is_another_configuration(tmp_path: Path) -> None:
 
     def config(rate: float) -> Config:
         path = written(f"stages: [{{name: a, open: [all], epochs: 2, lr: {rate}}}]", tmp_path)
-        return load([f"schedule.file={path}"])
+        return compose([f"schedule.file={path}"])
 
     first, second = config(0.1), config(0.2)
     assert set(asdict(first)["schedule"]) == {"name", "monitor", "mode", "leave_frozen", "stages"}
@@ -271,17 +271,17 @@ def test_what_a_file_cannot_mean_is_said_with_the_place(text: str, message: str,
 
 def test_a_file_that_is_not_there_is_one_problem_of_the_configuration() -> None:
     with pytest.raises(ConfigError, match=r"schedule\.file: schedule file gone\.yaml does not exist \(looked in"):
-        load(["schedule.file=gone.yaml"])
+        compose(["schedule.file=gone.yaml"])
 
 
 def test_what_is_said_beside_a_file_holds_or_is_refused(tmp_path: Path) -> None:
     file = f"schedule.file={written(PHASES, tmp_path)}"
-    config = load([file, "schedule.monitor=val/loss", "schedule.mode=min", "model=resnet18"])
+    config = compose([file, "schedule.monitor=val/loss", "schedule.mode=min", "model=resnet18"])
     assert {(stage.monitor, stage.mode) for stage in make_plan(config.schedule, describe(task())).stages} == {
         ("val/loss", "min")
     }
     with pytest.raises(ConfigError) as caught:
-        load([file, "schedule=gradual", "schedule.stages.0.lr=0.1", "seed=1"])
+        compose([file, "schedule=gradual", "schedule.stages.0.lr=0.1", "seed=1"])
     assert caught.value.problems == [
         f"{said}: has no effect beside {file}; leave it out, or say it in the file"
         for said in ("schedule=gradual", "schedule.stages.0.lr=0.1")
@@ -330,4 +330,4 @@ def test_loading_what_was_loaded_changes_nothing() -> None:
     once = load_schedule("backbone_finetuning")
     assert load_schedule(once) == once
     assert load_schedule(asdict(once)) == once
-    assert load(["schedule=backbone_finetuning"]).schedule == replace(once, monitor="val/accuracy")
+    assert compose(["schedule=backbone_finetuning"]).schedule == replace(once, monitor="val/accuracy")

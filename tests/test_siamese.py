@@ -9,11 +9,11 @@ import torch
 
 from stagetune.config.schema import Config
 from stagetune.errors import DataError, TrainingError
+from stagetune.inference.load import load_task
 from stagetune.models.heads import EmbeddingHead
 from stagetune.report.result import read_result
 from stagetune.run import run_experiment
-from stagetune.run.build import build_data
-from stagetune.run.restore import load_task
+from stagetune.run.data import build_data
 from stagetune.tasks.siamese import SiameseTask
 
 SIAMESE = "+experiment=siamese_staged"
@@ -61,9 +61,9 @@ def test_the_calibration_is_of_validation_alone_and_is_used_unchanged(
     assert first.test != second.test
     assert first.calibration["kind"] == "far"
     assert first.calibration["far"] <= 0.05
-    task, _, card = load_task(tmp_path / "first" / "checkpoints" / "best.ckpt")
+    task, _, metadata = load_task(tmp_path / "first" / "checkpoints" / "best.ckpt")
     assert isinstance(task, SiameseTask)
-    assert task.threshold.item() == first.calibration["threshold"] == card["calibration"]["threshold"]
+    assert task.threshold.item() == first.calibration["threshold"] == metadata.calibration["threshold"]
 
 
 def test_a_rate_that_validation_cannot_know_is_refused_before_anything_is_trained(

@@ -17,7 +17,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 
 from hydra_plugins.stagetune_sweeper import show_failures
-from stagetune.config.compose import explain, load
+from stagetune.config.compose import compose, explain
 from stagetune.errors import ConfigError, ResultError
 from stagetune.report.collect import read_sweep
 from stagetune.report.result import RunResult, config_hash, write_result
@@ -68,7 +68,7 @@ def test_a_directory_is_named_after_the_overrides_the_seed_apart() -> None:
 
 
 def test_what_becomes_of_a_job_is_read_from_its_directory(tmp_path: Path) -> None:
-    config, other = load(["seed=1"]), load(["seed=2"])
+    config, other = compose(["seed=1"]), compose(["seed=2"])
     assert state_of(tmp_path, config) == "begin"
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({**asdict(config), "sweep": {"name": "elsewhere"}}))
     assert state_of(tmp_path, config) == "repeat"  # stopped before its first checkpoint
@@ -87,7 +87,7 @@ def test_what_becomes_of_a_job_is_read_from_its_directory(tmp_path: Path) -> Non
 
 
 def test_an_attempt_that_failed_is_kept_and_repeated_from_the_start(tmp_path: Path) -> None:
-    config = load([])
+    config = compose([])
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(asdict(config)))
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").touch()
@@ -97,13 +97,13 @@ def test_an_attempt_that_failed_is_kept_and_repeated_from_the_start(tmp_path: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "failed.json"]
 
 
-def compose(words: list[str]) -> dict[str, object]:
-    return asdict(load(words))
+def plain_values(words: list[str]) -> dict[str, object]:
+    return asdict(compose(words))
 
 
 def test_all_problems_of_all_jobs_are_said_at_once(tmp_path: Path) -> None:
     def plain(words: list[str]) -> dict[str, object]:
-        values = compose(words[1:])
+        values = plain_values(words[1:])
         values["seed"] = words[0].removeprefix("seed=")  # as a command line gives it
         return {**values, "precision": "fp23"} if "schedule=full" in words else values
 
@@ -118,12 +118,12 @@ def test_all_problems_of_all_jobs_are_said_at_once(tmp_path: Path) -> None:
 
 
 def test_runs_of_another_configuration_are_left_alone_and_named(tmp_path: Path) -> None:
-    (job,) = jobs_of([["schedule=full"]], compose, tmp_path)  # type: ignore[arg-type]
+    (job,) = jobs_of([["schedule=full"]], plain_values, tmp_path)  # type: ignore[arg-type]
     job.folder.mkdir(parents=True)
-    (job.folder / "config.yaml").write_text(yaml.safe_dump(asdict(load(["schedule=full", "data.image_size=96"]))))
+    (job.folder / "config.yaml").write_text(yaml.safe_dump(asdict(compose(["schedule=full", "data.image_size=96"]))))
     write_result(result("completed"), job.folder)
     with pytest.raises(ConfigError) as caught:
-        jobs_of([["schedule=full"]], compose, tmp_path)  # type: ignore[arg-type]
+        jobs_of([["schedule=full"]], plain_values, tmp_path)  # type: ignore[arg-type]
     assert caught.value.problems == [
         f"sweep.name: {job.folder} already hold runs of other configurations; choose another name or remove "
         f"{tmp_path}"
@@ -131,13 +131,13 @@ def test_runs_of_another_configuration_are_left_alone_and_named(tmp_path: Path) 
 
 
 def test_a_hash_is_of_the_run_not_of_its_sweep() -> None:
-    config = asdict(load([]))
+    config = asdict(compose([]))
     assert config_hash(config) == config_hash({**config, "sweep": {"name": "another"}, "resume": "there"})
     assert config_hash(config) != config_hash({**config, "seed": 1})
 
 
 def test_sweeps_remember_all_jobs_that_were_asked_for(tmp_path: Path) -> None:
-    config = load([])
+    config = compose([])
     write_sweep(tmp_path, [Job(("a=1",), config, tmp_path / "a-1" / "seed-0")])
     write_sweep(tmp_path, [Job(("b=1",), config, tmp_path / "b-1" / "seed-0")])
     assert read_sweep(tmp_path) == {"a-1/seed-0": ["a=1"], "b-1/seed-0": ["b=1"]}
@@ -155,7 +155,7 @@ def test_two_commands_do_not_work_at_one_sweep(tmp_path: Path) -> None:
 def test_the_time_left_leaves_out_a_backbone_that_was_pretrained_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jobs = [Job((f"lr={i}",), load([]), tmp_path / str(i)) for i in range(3)]
+    jobs = [Job((f"lr={i}",), compose([]), tmp_path / str(i)) for i in range(3)]
     clock = iter([0.0, 400.0, 500.0])
     monkeypatch.setattr("stagetune.sweep.progress.time", SimpleNamespace(monotonic=clock.__next__))
     progress = Progress(jobs, ["lr=0", "lr=1", "lr=2"])
@@ -170,7 +170,7 @@ def test_the_time_left_leaves_out_a_backbone_that_was_pretrained_once(
 
 
 def test_a_line_for_each_job_says_how_far_the_sweep_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    jobs = [Job((f"lr={i}",), load([]), tmp_path / str(i)) for i in range(4)]
+    jobs = [Job((f"lr={i}",), compose([]), tmp_path / str(i)) for i in range(4)]
     for job in jobs:
         job.folder.mkdir()
     write_result(result("completed", 0.7), jobs[0].folder)
@@ -252,7 +252,7 @@ def _numbers(path: Path) -> list[str]:
 def test_where_it_is_asked_for_no_job_begins_after_one_that_failed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = load(["sweep.stop_on_failure=true"])
+    config = compose(["sweep.stop_on_failure=true"])
     jobs = [Job((f"lr={i}",), config, tmp_path / f"lr-{i}" / "seed-0") for i in range(2)]
     write_sweep(tmp_path, jobs)
     jobs[0].folder.mkdir(parents=True)

@@ -26,7 +26,7 @@ from stagetune.losses.pairs import ContrastiveLoss
 from stagetune.models.own import own_backbone
 from stagetune.report.result import read_result
 from stagetune.run import run_experiment
-from stagetune.run.build import build_data
+from stagetune.run.data import build_data
 from stagetune.tasks.siamese import SiameseTask, given_pairs
 
 

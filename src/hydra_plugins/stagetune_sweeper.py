@@ -1,34 +1,60 @@
 """Our sweeper where Hydra looks for one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from stagetune.config.compose import to_plain
+from stagetune.config.compose import check_own, is_one_at_a_time, to_plain
 from stagetune.errors import StagetuneError, show
-from stagetune.sweep.combinations import check_plans, jobs_of, names_of
+from stagetune.seams import error_of
+from stagetune.sweep.combinations import check_plans, combinations, jobs_of, names_of
 from stagetune.sweep.jobs import Job, alone_in, make_ready, result_of, state_of, write_sweep
 from stagetune.sweep.progress import Progress
 
 
-class StagedSweeper(BasicSweeper):
-    """Hydra's basic sweeper, but every job is validated before the first starts, and what is done is left alone."""
+class _Sweeper(Sweeper):
+    """What both sweepers have: `params` that are swept beside those of the command line, and a launcher of jobs."""
+
+    def __init__(self, params: Mapping[str, str] | None = None) -> None:
+        self.params = params or {}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.master, self.loader = config, hydra_context.config_loader
+        self.jobs = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.master.hydra.sweep.dir)
+
+    def parsed(self, arguments: list[str]) -> list[Override]:
+        words = [*(f"{key}={values}" for key, values in self.params.items()), *arguments]
+        return OverridesParser.create(config_loader=self.loader).parse_overrides(words)
+
+    def compose(self, words: Sequence[str]) -> dict[str, object]:
+        """The plain configuration of a job."""
+        config = self.loader.load_sweep_config(self.master, list(words))
+        check_own(config.hydra.runtime.choices)
+        with open_dict(config):
+            del config["hydra"]  # its interpolations are for a running job
+        return to_plain(config)
+
+
+class StagedSweeper(_Sweeper):
+    """All combinations; every job is validated before the first starts, and what is done is left alone."""
 
     def sweep(self, arguments: list[str]) -> Any:
-        assert self.config is not None
-        assert self.hydra_context is not None
-        master, loader = self.config, self.hydra_context.config_loader
-        words = [*self._parse_config(), *arguments]
-        parsed = OverridesParser.create(config_loader=loader).parse_overrides(words)
-        (combinations,) = self.split_arguments(parsed, None)
-        folder = Path(master.hydra.sweep.dir)
-        jobs = jobs_of(combinations, lambda words: _plain(loader.load_sweep_config(master, list(words))), folder)
+        folder = self.folder
+        jobs = jobs_of(combinations(self.parsed(arguments)), self.compose, folder)
         states = [state_of(job.folder, job.config) for job in jobs]
         waiting = [job for job, state in zip(jobs, states, strict=True) if state != "done"]
         check_plans(waiting)
@@ -48,20 +74,19 @@ class StagedSweeper(BasicSweeper):
         return Progress(jobs, names_of([job.overrides for job in jobs]), done=done)
 
     def _launch(self, jobs: list[Job], progress: Progress, folder: Path) -> None:
-        assert self.launcher is not None
         # both are said to each job: its own configuration would give another name to the sweep
         words = [
             [*job.overrides, f"hydra.sweep.dir='{folder}'", f"hydra.sweep.subdir='{job.folder.relative_to(folder)}'"]
             for job in jobs
         ]
-        if isinstance(self.launcher, BasicLauncher):
+        if is_one_at_a_time(self.master.hydra):
             for number, job in enumerate(words):
-                show_failures(self.launcher.launch([job], initial_job_idx=number))
+                show_failures(self.jobs.launch([job], initial_job_idx=number))
                 progress.tell()
         elif words:
             with progress.watched():
                 try:
-                    show_failures(self.launcher.launch(words, initial_job_idx=0))
+                    show_failures(self.jobs.launch(words, initial_job_idx=0))
                 except Exception as error:  # such as a process that the system has killed: the others' results count
                     show(StagetuneError(f"the launcher stopped: {type(error).__name__}: {error}"))
 
@@ -80,44 +105,32 @@ class StagedSweeper(BasicSweeper):
         return [result.score if result else None for result in results]
 
 
-class OptunaSweeper(BasicSweeper):
+class OptunaSweeper(_Sweeper):
     """Searches by optuna instead of going through all combinations; see `stagetune.sweep.study`.
 
     A trial is one job. Every process that runs the same command works at the same study until it has `trials`.
     """
 
-    def __init__(self, trials: int, params: dict[str, str] | None = None) -> None:
-        super().__init__(max_batch_size=None, params=params)
+    def __init__(self, trials: int, params: Mapping[str, str] | None = None) -> None:
+        super().__init__(params)
         self.trials = trials
 
     def sweep(self, arguments: list[str]) -> Any:
-        assert self.config is not None
-        assert self.hydra_context is not None
-        assert self.launcher is not None
         from stagetune.sweep.study import Search  # optuna is an extra, and slow to import
 
-        master, loader = self.config, self.hydra_context.config_loader
-        parsed = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
-        folder = Path(master.hydra.sweep.dir)
-        search = Search(parsed, lambda words: _plain(loader.load_sweep_config(master, list(words))), folder)
-        print(f"sweep     a search of {self.trials} trials in {folder}; {search.finished} are done", flush=True)
+        search = Search(self.parsed(arguments), self.compose, self.folder)
+        print(f"sweep     a search of {self.trials} trials in {self.folder}; {search.finished} are done", flush=True)
         while (job := search.next_trial(self.trials)) is not None:
             with job as words:
-                show_failures(self.launcher.launch([words], initial_job_idx=0))
+                show_failures(self.jobs.launch([words], initial_job_idx=0))
         return search.best_value
 
 
 def show_failures(returned: Sequence[JobReturn]) -> None:
     """Print what jobs ended with before they had a run that could record it; Hydra keeps it to itself."""
     for job in returned:
-        error = job._return_value  # its public name prints words of Hydra's, and raises
+        error = error_of(job)
         if isinstance(error, StagetuneError):
             show(error)
         elif job.status == JobStatus.FAILED:
             show(StagetuneError(f"{' '.join(job.overrides or [])}: {type(error).__name__}: {error}"))
-
-
-def _plain(config: DictConfig) -> dict[str, object]:
-    with open_dict(config):
-        del config["hydra"]  # its interpolations are for a running job
-    return to_plain(config)

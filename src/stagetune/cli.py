@@ -8,7 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stagetune.config.compose import load
+from stagetune import __version__
+from stagetune.config.compose import compose
 from stagetune.errors import ResultError, shown
 
 if TYPE_CHECKING:
@@ -16,8 +17,15 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="stagetune", description="Staged fine-tuning: look before and after a run.")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["train"]:
+        from stagetune.train import train  # Hydra reads these words, and has its own --help
+
+        return train(given[1:])
+    parser = argparse.ArgumentParser(prog="stagetune", description="Staged fine-tuning: look before, run, compare.")
+    parser.add_argument("--version", action="version", version=f"stagetune {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("train", help="run an experiment, or with -m a sweep; as python train.py, --help lists all")
     plan = commands.add_parser(
         "plan", help="show what a run would open when, at which rate; nothing is read or trained"
     )
@@ -50,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report.add_argument(
         "--baseline", nargs="+", default=[], metavar="COLUMN=VALUE", help="what to compare with: schedule=full"
     )
-    chosen = parser.parse_args(arguments)
+    chosen = parser.parse_args(given)
     try:
         with shown():
             if chosen.command == "plan":
@@ -90,7 +98,7 @@ def show_cache(*, clear: bool) -> None:
 def show_oneshot(folder: Path, checkpoint: Path | None, views: int) -> None:
     """Print the error of each official run and their mean, or the mean over all pairs of an alphabet's drawers."""
     from stagetune.evaluation import oneshot_runs
-    from stagetune.run.embed import distances_of
+    from stagetune.inference.oneshot import distances_of
 
     is_official = any(folder.expanduser().glob("run*/class_labels.txt"))
     runs = oneshot_runs.read_runs(folder) if is_official else oneshot_runs.drawer_runs(folder)
@@ -162,7 +170,7 @@ def _summary(folder: Path, baseline: Sequence[str] = ()) -> "Summary":
 
 def show_plan(overrides: Sequence[str], picture: Path | None) -> None:
     """Print the plan of a run and draw blocks against epochs; raises what composing and resolving raise."""
-    config = load(overrides)
+    config = compose(overrides)
     # only now: a mistake above is answered without torch
     from stagetune.report.figures import draw_plan
     from stagetune.run.planning import plan_of

@@ -21,6 +21,9 @@ class ConfigError(StagetuneError):
         count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
         super().__init__("\n".join([f"{count} in the configuration:", *(f"  {line}" for line in self.problems)]))
 
+    def __reduce__(self) -> tuple[type["ConfigError"], tuple[list[str]]]:
+        return type(self), (self.problems,)  # an error of another process comes pickled
+
 
 class ScheduleError(StagetuneError):
     """A schedule that does not fit: one message, or a heading and every problem below it."""

@@ -1,13 +1,13 @@
 """`FeatureCaching`: at the start of each stage its frozen prefix is looked up or computed, and served."""
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from stagetune.artifacts import write_text
 from stagetune.cache.features import Features
 from stagetune.cache.store import Store
 from stagetune.cache.tables import Tables
@@ -96,9 +96,7 @@ class FeatureCaching(Callback):
                 decision["used"], features = False, None
             self.decided[name] = decision
             if tables.trainer.is_global_zero:
-                draft = self.record.with_suffix(".tmp")
-                draft.write_text(json.dumps(self.decided, indent=2))
-                os.replace(draft, self.record)
+                write_text(self.record, json.dumps(self.decided, indent=2))
         if features is not None:
             self.data.served[part] = features
 

@@ -1,6 +1,5 @@
 """Tables of rows by key: in memory while they fit, in files that runs and processes share."""
 
-import fcntl
 import json
 import math
 import os
@@ -9,11 +8,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import IO
+from uuid import uuid4
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
+
+from stagetune.artifacts import write_text
 
 GB = 1e9
 _memory: OrderedDict[str, Tensor] = OrderedDict()  # shared by the runs of this process, the oldest first
@@ -31,7 +32,7 @@ class Store:
     ) -> None:
         self.folder, self.memory_gb, self.disk_gb, self.writes = folder, memory_gb, disk_gb, writes
         self._tell = say
-        self._drafts: dict[str, IO[bytes]] = {}  # files of tables that are not whole yet
+        self._drafts: dict[str, _Draft] = {}  # files of tables that are not whole yet
         self._said: set[str] = set()
 
     def get(self, key: str) -> Tensor | None:
@@ -76,11 +77,11 @@ class Store:
             return None
         try:
             draft = self._drafts[key] = self._draft(nbytes)
-            os.posix_fallocate(draft.fileno(), 0, nbytes)  # a full disk must be noticed now
+            draft.reserve(nbytes)
         except OSError as error:
             self._give_up(key, error)
             return None
-        table = torch.from_file(draft.name, shared=True, size=nbytes, dtype=torch.uint8)
+        table = torch.from_file(str(draft.path), shared=True, size=nbytes, dtype=torch.uint8)
         return table.view(dtype).view(tuple(shape))
 
     def put(self, key: str, table: Tensor) -> Tensor:
@@ -89,7 +90,7 @@ class Store:
             try:
                 if key not in self._drafts:
                     self._drafts[key] = self._draft(table.nbytes)
-                    self._drafts[key].write(_bytes(table))
+                    self._drafts[key].file.write(_bytes(table))
                 self._publish(key, table)
             except OSError as error:
                 self._give_up(key, error)
@@ -101,15 +102,14 @@ class Store:
         if not self.writes:
             yield
             return
-        try:
+        lock = FileLock(self.folder / f"{key}.lock")
+        with suppress(OSError):  # nowhere to write: nothing to share either
             self.folder.mkdir(parents=True, exist_ok=True)
-            file = (self.folder / f"{key}.lock").open("w")
-        except OSError:  # nowhere to write: nothing to share either
+            lock.acquire()
+        try:
             yield
-            return
-        with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        finally:
+            lock.release()
 
     def remove(self, key: str) -> None:
         for suffix in (".json", ".bin", ".lock"):
@@ -118,10 +118,10 @@ class Store:
 
     def remove_abandoned(self) -> None:
         """Remove drafts whose process was killed."""
-        for draft in self.folder.glob("*.tmp"):
-            with suppress(OSError), draft.open() as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                draft.unlink()
+        for lock in self.folder.glob("*.tmp.lock"):
+            with suppress(Timeout, OSError), FileLock(lock, blocking=False):
+                lock.with_suffix("").unlink(missing_ok=True)
+                lock.unlink()
 
     def files(self) -> list[tuple[str, int, float]]:
         """Key, bytes and time of last use of each file, the oldest first."""
@@ -132,30 +132,23 @@ class Store:
         """Give the draft that holds the table its name."""
         path = self._path(key)
         name, shape = str(table.dtype).removeprefix("torch."), list(table.shape)
-        with self._drafts[key] as draft, self._draft(0) as head:
-            draft.flush()
-            os.fsync(draft.fileno())
-            head.write(json.dumps({"dtype": name, "shape": shape, "check": _check(table, name, shape)}).encode())
-            head.flush()
-            os.replace(draft.name, path)
-            os.replace(head.name, path.with_suffix(".json"))  # last: a table without it does not exist
-        del self._drafts[key]
+        self._drafts.pop(key).publish(path)
+        head = {"dtype": name, "shape": shape, "check": _check(table, name, shape)}
+        write_text(path.with_suffix(".json"), json.dumps(head))  # last: a table without it does not exist
 
     def _give_up(self, key: str, error: OSError) -> None:
         self._say(f"{self.folder} cannot be written to ({error.strerror}); going on without a cache file")
         self.remove(key)
         if draft := self._drafts.pop(key, None):
-            draft.close()
+            draft.drop()
         self.remove_abandoned()
 
-    def _draft(self, nbytes: int) -> IO[bytes]:
-        """A new file with room for so much, locked as long as somebody writes to it."""
+    def _draft(self, nbytes: int) -> "_Draft":
+        """A new file with room for so much."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.remove_abandoned()
         self._make_room(nbytes)
-        draft = NamedTemporaryFile(dir=self.folder, suffix=".tmp", delete=False)  # noqa: SIM115
-        fcntl.flock(draft, fcntl.LOCK_EX)
-        return draft
+        return _Draft(self.folder)
 
     def _make_room(self, nbytes: int) -> None:
         files = self.files()
@@ -180,6 +173,37 @@ class Store:
         if text not in self._said:
             self._said.add(text)
             self._tell(text)
+
+
+class _Draft:
+    """A file that has no name yet. It is locked as long as its process lives, so that others know whether it does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / f"{uuid4().hex}.tmp"
+        self._lock = FileLock(f"{self.path}.lock")
+        self._lock.acquire()
+        self.file = self.path.open("xb")
+
+    def reserve(self, nbytes: int) -> None:
+        """Give it that size; a full disk is noticed now where the system can tell."""
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(self.file.fileno(), 0, nbytes)
+        else:
+            self.file.truncate(nbytes)
+
+    def publish(self, path: Path) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        os.replace(self.path, path)
+        self.drop()
+
+    def drop(self) -> None:
+        with suppress(OSError):
+            self.file.close()
+        for path in (self.path, Path(self._lock.lock_file)):
+            path.unlink(missing_ok=True)
+        self._lock.release()
 
 
 def forget() -> None:

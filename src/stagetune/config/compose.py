@@ -1,26 +1,28 @@
 """Hydra's side of the configuration: the schema it starts from, and its errors in our words."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Sweep
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from stagetune.config.resume import is_setting, resumed, resumed_dir
 from stagetune.config.schema import Composed, Config
 from stagetune.config.validate import validate
 from stagetune.errors import ConfigError, did_you_mean
+from stagetune.seams import running_compose, store_once, version_base
+from stagetune.shipped import CONF, own_conf
 from stagetune.typed import key_problem
 
-CONF = Path(__file__).resolve().parents[3] / "conf"
 LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray"}
 
 
@@ -30,15 +32,32 @@ def register_schema() -> None:
     They are stored untyped on purpose: Hydra would stop at the first value of a wrong type, where
     `validate` reports all of them.
     """
-    ConfigStore.instance().store("schema", asdict(Composed()))
+    store_once("stagetune_schema", asdict(Composed()))
 
 
-def load(overrides: Sequence[str]) -> Config:
-    """The checked configuration that `python train.py <overrides>` would run; raises `ConfigError`."""
+def compose(overrides: Sequence[str] = ()) -> Config:
+    """The checked configuration that `python train.py <overrides>` would run.
+
+    Args:
+        overrides: the words of a command line, such as `+experiment=siamese_staged` and `seed=1`. `resume=DIR` gives
+            the configuration that the run in DIR has kept, with what the other words say differently.
+
+    Returns:
+        Every setting, with its type. It may be changed before it is run.
+
+    Raises:
+        ConfigError: with every problem of the overrides at once.
+
+    >>> compose(["schedule=full", "data.image_size=96"]).data.image_size
+    96
+    """
+    words = list(overrides)
+    run_dir = resumed_dir(words)
     try:
-        return validate(to_plain(_compose(overrides)), overrides)
+        values = to_plain(composed([word for word in words if not (run_dir and is_setting(word))]))
     except (HydraException, OmegaConfBaseException) as error:
-        raise explain(error, overrides) from error
+        raise explain(error, words) from error
+    return resumed(run_dir, values, words) if run_dir else validate(values, words)
 
 
 def to_plain(config: DictConfig) -> dict[str, object]:
@@ -46,6 +65,25 @@ def to_plain(config: DictConfig) -> dict[str, object]:
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items() if key != "hydra"}
+
+
+def check_own(choices: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` where the `choices`, option by group, have one that ./conf has, too, and differently.
+
+    Ours would be taken, and whoever wrote theirs would never know.
+    """
+    own = own_conf()
+    problems = []
+    for group, chosen in choices.items() if own else ():
+        for option in chosen if isinstance(chosen, list | ListConfig) else [chosen]:
+            theirs, ours = Path(str(own)) / group / f"{option}.yaml", CONF / group / f"{option}.yaml"
+            if theirs.is_file() and ours.is_file() and theirs.read_bytes() != ours.read_bytes():
+                problems.append(
+                    f"{group}={option}: conf/{group}/{option}.yaml has the name of an option that ships with "
+                    "stagetune, and says something else; rename yours"
+                )
+    if problems:
+        raise ConfigError(problems)
 
 
 def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
@@ -63,7 +101,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
         elif not override.is_sweep_override():
             good.append(str(override.input_line))
     try:
-        validate(to_plain(_compose(good)), good)
+        validate(to_plain(composed(good)), good)
     except ConfigError as rest:
         return ConfigError([*bad.values(), *rest.problems])
     except (HydraException, OmegaConfBaseException) as rest:
@@ -72,12 +110,24 @@ def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
     return ConfigError(list(bad.values()) or [_first_line(error)])
 
 
-def _compose(overrides: Sequence[str]) -> DictConfig:
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """As Hydra composes them, its own part included; raises Hydra's errors and those of `check_own`."""
     register_schema()
-    if GlobalHydra.instance().is_initialized():
-        return compose("train", list(overrides))
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", list(overrides))
+    within = running_compose()
+    if within is not None:
+        config: DictConfig = within("train", list(overrides), return_hydra_config=True)
+    else:
+        with initialize_config_dir(str(CONF), **version_base()):
+            config = hydra_compose("train", list(overrides), return_hydra_config=True)
+    check_own(config.hydra.runtime.choices)
+    with open_dict(config):
+        del config["hydra"]
+    return config
+
+
+def is_one_at_a_time(hydra: Any) -> bool:
+    """Whether Hydra's settings have the jobs of a sweep run in this process, one after another."""
+    return str(hydra.launcher._target_).endswith("BasicLauncher")
 
 
 def _override_problems(override: Override) -> Iterator[str]:
@@ -91,8 +141,8 @@ def _override_problems(override: Override) -> Iterator[str]:
                 yield f"hydra/launcher={launcher}: its plugin is not installed; pip install 'stagetune[{extra}]'"
     if key.split(".")[0] == "hydra" or key.startswith("hydra/"):
         return
-    if (CONF / key).is_dir() and "." not in key:
-        options = sorted(path.stem for path in (CONF / key).glob("*.yaml"))
+    if key in _groups():
+        options = sorted({path.stem for folder in _folders() for path in (folder / key).glob("*.yaml")})
         for option in _values(override):
             if option not in options:
                 yield f"{key}={option}: no such {key}; {did_you_mean(option, options)}"
@@ -100,8 +150,17 @@ def _override_problems(override: Override) -> Iterator[str]:
             yield f"{override.input_line}: write +{override.input_line}"
         return
     if problem := key_problem(key, Composed):
-        groups = {path.name for path in CONF.iterdir() if path.is_dir()} | {entry.name for entry in fields(Composed)}
-        yield f"{key}: no such key or group; {did_you_mean(key, sorted(groups))}" if "." not in key else problem
+        known = _groups() | {entry.name for entry in fields(Composed)}
+        yield f"{key}: no such key or group; {did_you_mean(key, sorted(known))}" if "." not in key else problem
+
+
+def _groups() -> set[str]:
+    return {path.name for folder in _folders() for path in folder.iterdir() if path.is_dir()}
+
+
+def _folders() -> list[Path]:
+    own = own_conf()
+    return [CONF, own] if own else [CONF]
 
 
 def _values(override: Override) -> Iterator[str]:

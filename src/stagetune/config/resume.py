@@ -4,23 +4,33 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from stagetune.artifacts import RunDir, stored_config
 from stagetune.config.schema import Composed, Config
 from stagetune.config.validate import validate
-from stagetune.errors import ConfigError
+from stagetune.errors import ConfigError, ResultError
 from stagetune.typed import key_problem
 
-FILE = "config.yaml"
 OWN = ("resume", "resume_with_new_schedule")
 
 
 def check_run(run_dir: Path) -> None:
     """Raise `ConfigError` for a directory that holds no run."""
-    if not (run_dir / FILE).exists():
-        where = f"{run_dir / FILE} does not exist (looked in {Path.cwd()})"
+    config = RunDir(run_dir).config
+    if not config.exists():
+        where = f"{config} does not exist (looked in {Path.cwd()})"
         raise ConfigError([f"resume={run_dir}: holds no run, {where}"])
+
+
+def resumed_dir(overrides: Sequence[str]) -> Path | None:
+    """The directory that `resume=` names on a command line, if any; raises `ConfigError` where it holds no run."""
+    named = [word.partition("=")[2].strip("'\"") for word in overrides if word.startswith("resume=")]
+    if not named or named[-1] in ("", "null"):
+        return None
+    run_dir = Path(named[-1]).expanduser()
+    check_run(run_dir)
+    return run_dir
 
 
 def is_setting(word: str) -> bool:
@@ -36,11 +46,9 @@ def resumed(run_dir: Path, composed: Mapping[str, Any], overrides: Sequence[str]
     """
     check_run(run_dir)
     try:
-        values = yaml.safe_load((run_dir / FILE).read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError([f"resume={run_dir}: {run_dir / FILE} cannot be read: {error}"]) from error
-    if not isinstance(values, dict):
-        raise ConfigError([f"resume={run_dir}: {run_dir / FILE} holds no configuration"])
+        values = stored_config(RunDir(run_dir))
+    except ResultError as error:
+        raise ConfigError([f"resume={run_dir}: {error}"]) from error
     problems = []
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group
@@ -54,10 +62,11 @@ def resumed(run_dir: Path, composed: Mapping[str, Any], overrides: Sequence[str]
             try:
                 _put(values, composed[key] if "." not in key else override.value(), key)
             except (IndexError, KeyError, ValueError, TypeError):
-                problems.append(f"{override.input_line}: there is no such place in {run_dir / FILE}")
+                problems.append(f"{override.input_line}: there is no such place in {RunDir(run_dir).config}")
     if problems:
         raise ConfigError(problems)
-    return validate({**values, "resume_with_new_schedule": composed["resume_with_new_schedule"]})
+    settings = {"resume": str(run_dir), "resume_with_new_schedule": composed["resume_with_new_schedule"]}
+    return validate({**values, **settings})
 
 
 def _put(values: Any, value: Any, key: str) -> None:

@@ -25,6 +25,7 @@ from stagetune.data.source import IntArray, Source
 from stagetune.data.splits import Split
 from stagetune.data.transforms import augment, prepare
 from stagetune.errors import DataError
+from stagetune.seams import FitLoop
 
 
 @dataclass
@@ -210,10 +211,8 @@ class StagedData(LightningDataModule):
         if self.trainer is None:
             return 0, 0
         # Lightning takes the first batch before it says the epoch, so a restart has to be looked up
-        fit = self.trainer.fit_loop
-        epochs: Any = fit.epoch_progress.current
-        done = fit.epoch_loop.batch_progress.current.ready if epochs.ready > epochs.processed else 0
-        return epochs.processed, done
+        loop = FitLoop(self.trainer)
+        return loop.epoch, loop.batches_done if loop.is_within_epoch else 0
 
     def val_dataloader(self) -> StagedLoader:
         return self._ordered("val")

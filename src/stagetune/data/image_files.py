@@ -77,15 +77,19 @@ class ImageFiles:
 def read_image(path: Path) -> Tensor:
     """The image as uint8 [3, height, width]: turned as EXIF says, any mode made RGB, alpha laid on white."""
     with Image.open(path) as opened:
-        image = ImageOps.exif_transpose(opened)
-        if image.mode.startswith("I"):  # 16-bit gray (scans): PIL's own conversion would clip at 255
-            deep = np.asarray(image).astype(np.int64)
-            image = Image.fromarray((deep // 257).clip(0, 255).astype(np.uint8))
-        elif image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
-            drawn = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", drawn.size, "white"), drawn)
-        pixels = np.array(image.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        return rgb(opened)
+
+
+def rgb(opened: Image.Image) -> Tensor:
+    """The same of an image that is open."""
+    image = ImageOps.exif_transpose(opened)
+    if image.mode.startswith("I"):  # 16-bit gray (scans): PIL's own conversion would clip at 255
+        deep = np.asarray(image).astype(np.int64)
+        image = Image.fromarray((deep // 257).clip(0, 255).astype(np.uint8))
+    elif image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        drawn = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", drawn.size, "white"), drawn)
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
 
 
 def _digest(path: Path) -> str | Exception:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model_weights
 
+from stagetune.artifacts import METADATA, CheckpointMetadata
 from stagetune.errors import WeightsError
 
 CONNECT_SECONDS = 3.0
@@ -72,13 +73,14 @@ def file_weights(path: str | Path) -> Weights:
             f"model.weights={path}: cannot be read ({error}); give a torchvision-named state dict "
             "(.pt or .safetensors) or a checkpoint of this project"
         ) from error
-    card = content.get("stagetune", {}) if isinstance(content, dict) else {}
+    is_ours = isinstance(content, dict) and METADATA in content
     state = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"model.weights={path}: holds no state dict; expected names such as layer1.0.conv1.weight")
     prefix = "backbone."
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    return Weights(str(path), own or state, card.get("trained_on", {}), frozenset(card.get("images", ())))
+    metadata = CheckpointMetadata.of(content) if is_ours else CheckpointMetadata()
+    return Weights(str(path), own or state, metadata.trained_on, frozenset(metadata.images))
 
 
 def load_into(backbone: nn.Module, weights: Weights) -> Weights:

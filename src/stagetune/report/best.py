@@ -4,6 +4,7 @@ from typing import Any
 
 import yaml
 
+from stagetune.artifacts import RunDir, stored_config
 from stagetune.errors import ResultError
 from stagetune.report.collect import Run, is_for_stages
 from stagetune.report.summary import Summary
@@ -23,7 +24,7 @@ def best_run(summary: Summary) -> Run:
 def experiment_yaml(summary: Summary) -> str:
     """A file for conf/experiment/: the groups that the winner's command line chose, and its single settings."""
     run = best_run(summary)
-    config = yaml.safe_load((run.folder / "config.yaml").read_text())
+    config = stored_config(RunDir(run.folder))
     base: list[str] = []
     groups: dict[str, str] = {}
     settings: dict[str, Any] = {}

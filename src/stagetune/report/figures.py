@@ -1,12 +1,8 @@
 """The pictures of one run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import matplotlib
-
-matplotlib.use("Agg")  # no screen is needed
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +18,7 @@ _SIZE = (8.0, 4.5)
 MOST_CURVES = 14  # that a legend can name; more are named by their blocks
 
 
-def draw_curves(rows: Sequence[Row], stages: Sequence[dict[str, Any]], monitor: str, path: Path) -> None:
+def draw_curves(rows: Sequence[Row], stages: Sequence[Mapping[str, Any]], monitor: str, path: Path) -> None:
     """Loss and the monitored metric by epoch, the stages shaded."""
     figure = Figure(figsize=(_SIZE[0], 6.0), layout="constrained")
     losses, metric = figure.subplots(2, 1, sharex=True)
@@ -43,7 +39,7 @@ def draw_curves(rows: Sequence[Row], stages: Sequence[dict[str, Any]], monitor: 
 
 
 def draw_learning_rates(
-    curve: dict[str, tuple[FloatArray, FloatArray]], stages: Sequence[dict[str, Any]], path: Path
+    curve: dict[str, tuple[FloatArray, FloatArray]], stages: Sequence[Mapping[str, Any]], path: Path
 ) -> None:
     """Learning rate of each parameter group over the epochs; `curve` maps a group to (epochs, rates)."""
     figure = Figure(figsize=_SIZE, layout="constrained")
@@ -67,7 +63,7 @@ def _block(group: str) -> str:
     return ".".join(group.split(".")[: 2 if group.startswith("backbone.") else 1])
 
 
-def draw_plan(blocks: Sequence[str], rates: FloatArray, stages: Sequence[dict[str, Any]], path: Path) -> None:
+def draw_plan(blocks: Sequence[str], rates: FloatArray, stages: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Blocks against epochs, coloured by learning rate [blocks, points]; frozen (NaN) is blank."""
     figure = Figure(figsize=(_SIZE[0], 0.45 * len(blocks) + 1.4), layout="constrained")
     axes = figure.subplots()
@@ -136,7 +132,7 @@ def draw_roc(
     figure.savefig(path, dpi=120)
 
 
-def _shade(axes: Axes, stages: Sequence[dict[str, Any]], *, named: bool, offset: float = -0.5) -> None:
+def _shade(axes: Axes, stages: Sequence[Mapping[str, Any]], *, named: bool, offset: float = -0.5) -> None:
     """Shade the epochs of each stage; what an epoch gave is drawn at its number, so its band begins half before."""
     for i, stage in enumerate(stages):
         start = stage["start_epoch"] + offset

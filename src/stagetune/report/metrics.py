@@ -1,10 +1,12 @@
 """metrics.csv: a row per epoch."""
 
 import csv
-import os
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from stagetune.artifacts import write_text
 
 Row = dict[str, Any]
 
@@ -12,9 +14,8 @@ Row = dict[str, Any]
 def write_metrics(rows: Sequence[Row], path: Path) -> None:
     """Write all rows in one piece, with every key that any of them has as a column."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    draft = path.with_suffix(".tmp")
-    with draft.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(draft, path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

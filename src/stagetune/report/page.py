@@ -1,13 +1,13 @@
 """report.html: everything of a comparison in one file that needs no network; every string of a run is escaped."""
 
-import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
 from typing import Any
 
+from stagetune.artifacts import RunDir, StageRecord, write_text
 from stagetune.report.collect import Run
 from stagetune.report.configurations import Configuration
 from stagetune.report.metrics import Row
@@ -21,9 +21,7 @@ CURVES = 400  # runs at most that have one, since each is read and drawn
 
 def write_page(summary: Summary, path: Path) -> None:
     """Write the page in one piece."""
-    draft = path.with_suffix(".tmp")
-    draft.write_text(page(summary))
-    os.replace(draft, path)
+    write_text(path, page(summary))
 
 
 def page(summary: Summary) -> str:
@@ -88,8 +86,8 @@ def _run(summary: Summary, run: Run, is_curved: bool) -> str:
     tested = result.test.get(summary.metric.replace("val/", "test/"))
     error = f": {result.error['type']}: {result.error['message']}" if result.error else ""
     figures = "".join(
-        f' <a href="{escape(str(folder / "figures" / name), quote=True)}">{escape(Path(name).stem)}</a>'
-        for name in sorted(path.name for path in (run.folder / "figures").glob("*.png"))
+        f' <a href="{escape(str(RunDir(folder).figures / name), quote=True)}">{escape(Path(name).stem)}</a>'
+        for name in sorted(path.name for path in RunDir(run.folder).figures.glob("*.png"))
     )
     seconds = result.timing.get("fit_seconds")
     cells = [
@@ -110,7 +108,7 @@ def command(run: Run) -> str:
     return "python train.py " + " ".join(map(shlex.quote, run.overrides)) if run.overrides else "see config.yaml"
 
 
-def _course(rows: list[Row], stages: list[dict[str, Any]], metric: str) -> str:
+def _course(rows: list[Row], stages: Sequence[StageRecord], metric: str) -> str:
     """The metric by epoch as a small picture, every other stage shaded."""
     points = [(row["epoch"], row[metric]) for row in rows if isinstance(row.get(metric), float)]
     if len(points) < 2:

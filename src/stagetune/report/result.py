@@ -5,13 +5,12 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
+from stagetune.artifacts import RunDir, StageRecord, write_text
 from stagetune.errors import ResultError
 
 SCHEMA_VERSION = 1
-FILE = "result.json"
 NOT_OF_THE_RUN = ("sweep", "resume", "resume_with_new_schedule")
 
 
@@ -31,7 +30,7 @@ class RunResult:
     effective_batch_size: int
     weights: dict[str, str] = field(default_factory=dict)  # requested, used
     data: dict[str, Any] = field(default_factory=dict)  # name, split, train, val, test, notes
-    stages: list[dict[str, Any]] = field(default_factory=list)
+    stages: list[StageRecord] = field(default_factory=list)
     best: dict[str, Any] | None = None  # epoch, stage, metric, mode, value, checkpoint
     test: dict[str, float] = field(default_factory=dict)
     verification: dict[str, Any] = field(default_factory=dict)  # of the test of a siamese run, with intervals
@@ -48,18 +47,13 @@ class RunResult:
         return self.best["value"] if self.best else None
 
 
-def write_result(result: RunResult, run_dir: Path) -> Path:
-    """Write result.json in one piece: a crash leaves the old file or none, never half of one."""
-    path = run_dir / FILE
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(asdict(result), indent=2) + "\n")
-    os.replace(draft, path)
-    return path
+def write_result(result: RunResult, run_dir: str | os.PathLike[str]) -> None:
+    write_text(RunDir(run_dir).result, json.dumps(asdict(result), indent=2) + "\n")
 
 
-def read_result(run_dir: Path) -> RunResult:
+def read_result(run_dir: str | os.PathLike[str]) -> RunResult:
     """The result of a run directory; raises `ResultError` if it is missing, torn or of another version."""
-    path = run_dir / FILE
+    path = RunDir(run_dir).result
     try:
         values = json.loads(path.read_text())
     except FileNotFoundError:

@@ -1,6 +1,7 @@
 """What a sweep comes to: configurations ranked, each against its baseline, and what to hold against it all."""
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from stagetune.artifacts import write_text, write_whole
 from stagetune.errors import ResultError, did_you_mean
 from stagetune.report.collect import Collection, Run
 from stagetune.report.configurations import Configuration, configurations, warnings_of
@@ -143,11 +145,10 @@ def table(summary: Summary) -> tuple[list[str], list[list[Any]]]:
 def write_tables(summary: Summary, folder: Path) -> list[Path]:
     """summary.csv, summary.md and, where pyarrow is installed, summary.parquet."""
     header, rows = table(summary)
-    with (folder / "summary.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
-    (folder / "summary.md").write_text(markdown(summary))
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([header, *rows])
+    write_text(folder / "summary.csv", text.getvalue())
+    write_text(folder / "summary.md", markdown(summary))
     written = [folder / "summary.csv", folder / "summary.md"]
     try:
         import pyarrow
@@ -155,7 +156,8 @@ def write_tables(summary: Summary, folder: Path) -> list[Path]:
     except ImportError:
         return written
     columns = {name: list(values) for name, values in zip(header, zip(*rows, strict=True), strict=True)}
-    pyarrow.parquet.write_table(pyarrow.table(columns), folder / "summary.parquet")
+    with write_whole(folder / "summary.parquet") as file:
+        pyarrow.parquet.write_table(pyarrow.table(columns), file)
     return [*written, folder / "summary.parquet"]
 
 

@@ -1,33 +1,29 @@
 """checkpoints/best.ckpt and last.ckpt."""
 
-import os
 import time
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import lightning
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from stagetune.artifacts import RunDir, write_whole
 from stagetune.config.schema import CheckpointConfig
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.plan import PlannedStage
 from stagetune.schedule.progress import is_best
 from stagetune.schedule.spec import mode_of
 
-BEST = Path("checkpoints") / "best.ckpt"
-LAST = Path("checkpoints") / "last.ckpt"
 
-
-def read_last(run_dir: Path) -> dict[str, Any] | None:
+def read_last(run_dir: RunDir) -> dict[str, Any] | None:
     """The last checkpoint of a run, None if it stopped before there was one."""
-    path = run_dir / LAST
-    if not path.exists():
+    if not run_dir.last.exists():
         return None
-    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    checkpoint: dict[str, Any] = torch.load(run_dir.last, map_location="cpu", weights_only=True, mmap=True)
     return checkpoint
 
 
@@ -37,14 +33,8 @@ class AtomicCheckpoints(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: Mapping[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(target.name + ".tmp")
-        with draft.open("wb") as file:
+        with write_whole(path) as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, target)
 
 
 class BestCheckpoint(Checkpoint):
@@ -134,7 +124,7 @@ def _model(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
     content = {
         "epoch": trainer.current_epoch,
         "global_step": trainer.global_step,
-        "pytorch-lightning_version": version("lightning"),
+        "pytorch-lightning_version": lightning.__version__,
         "state_dict": {n: w if n in frozen else w.detach().to("cpu", copy=True) for n, w in weights.items()},
     }
     pl_module.on_save_checkpoint(content)

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("stagetune", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
+from stagetune import __version__
+
+_PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -16,6 +18,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     return {
         "versions": {
             "python": platform.python_version(),
+            "stagetune": __version__,  # a checkout that is not installed has no other
             **{package: version(package) for package in _PACKAGES},
         },
         "float32_matmul_precision": torch.get_float32_matmul_precision(),

@@ -3,6 +3,8 @@
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
+from stagetune.seams import FitLoop
+
 
 class LeftoverBatches(Callback):
     """Makes the last, shorter window of an epoch a mean over its own batches.
@@ -13,7 +15,7 @@ class LeftoverBatches(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         window = trainer.accumulate_grad_batches
-        done = trainer.fit_loop.epoch_loop.batch_idx + 1
+        done = FitLoop(trainer).batch_index + 1
         if left := done % window:
             for group in optimizer.param_groups:
                 for parameter in group["params"]:

@@ -1,19 +1,48 @@
-"""The plan of a run without its data: what a schedule comes to on the model that the configuration names."""
+"""The plan of a schedule on a model, or of a whole configuration; nothing is read or trained."""
 
 import torch
+from torch import nn
 
 from stagetune.config.schema import Config
 from stagetune.run.build import build_network, build_task, came_frozen, check_targets
+from stagetune.schedule.load import Given, load_schedule
+from stagetune.schedule.model import Model
 from stagetune.schedule.network import describe
 from stagetune.schedule.plan import Plan
-from stagetune.schedule.resolve import make_plan
+from stagetune.schedule.resolve import make_plan as resolve
 
 CLASSES = 10  # a classifier's head is counted for so many, since no data is read
 
 
+def make_plan(schedule: Given | Config, model: nn.Module | Model | None = None) -> Plan:
+    """What each stage opens, in which parameter groups, at which learning rates.
+
+    Args:
+        schedule: what `load_schedule` takes, such as a preset's name; or a whole configuration, which says the model.
+        model: the module that will be trained, with its pretrained part under `backbone`.
+
+    Returns:
+        The plan. `str(plan)` is it as a table.
+
+    Raises:
+        ScheduleError: for anything in the schedule that the model cannot do.
+        ConfigError: for a configuration whose model cannot be built.
+
+    >>> from stagetune import compose
+    >>> plan = make_plan(compose(["schedule=head_only", "model=resnet18"]))
+    >>> plan.stages[0].open_blocks, plan.total_parameters
+    (('head',), 11181642)
+    """
+    if isinstance(schedule, Config):
+        return plan_of(schedule)
+    if model is None:
+        raise TypeError("make_plan: a schedule is resolved against a model; give both, or a configuration")
+    return resolve(load_schedule(schedule), model if isinstance(model, Model) else describe(model))
+
+
 def plan_of(config: Config) -> Plan:
-    """Nothing is read or trained. Raises `ConfigError` and `ScheduleError` for what cannot be built."""
+    """The plan of the run that a configuration asks for. Raises `ConfigError` and `ScheduleError`."""
     check_targets(config)
     with torch.device("meta"):  # shapes without memory
-        task = build_task(config, build_network(config.model, config.data.image_size), CLASSES, {})
-    return make_plan(config.schedule, describe(task, came_frozen=came_frozen(config)))
+        task = build_task(config, build_network(config.model, config.data.image_size), CLASSES)
+    return resolve(config.schedule, describe(task, came_frozen=came_frozen(config)))

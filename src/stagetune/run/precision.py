@@ -1,5 +1,8 @@
 """What precision=auto becomes on this machine, and what a precision means to torch."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from stagetune.errors import ConfigError
@@ -31,10 +34,17 @@ def resolve_precision(asked: str, device: str) -> str:
     return "bf16" if _native_bf16(device) else "fp32"
 
 
-def set_products(precision: str) -> None:
-    """Products of single-precision matrices are exact, except where TF32 is asked for."""
+@contextmanager
+def products(precision: str) -> Iterator[None]:
+    """Within, products of single-precision matrices are exact, except where TF32 is asked for."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def _native_bf16(device: str) -> bool:

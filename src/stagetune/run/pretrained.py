@@ -3,12 +3,12 @@
 import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from datetime import datetime
 from pathlib import Path
 
 import torch
 
-from stagetune.config.compose import load
+from stagetune.artifacts import METADATA, RunDir, new_run_dir, write_whole
+from stagetune.config.compose import compose
 from stagetune.config.schema import Config
 from stagetune.data.glyphs import renderer_fingerprint
 from stagetune.errors import WeightsError
@@ -29,7 +29,7 @@ DECISIVE = (
     "accumulation",
     "exact_accumulation",
 )
-Pretrain = Callable[[Config, Path], object]
+Pretrain = Callable[[Config, RunDir], object]
 
 
 def find_weights(config: Config, screen: Screen, pretrain: Pretrain) -> Weights:
@@ -56,18 +56,18 @@ def find_weights(config: Config, screen: Screen, pretrain: Pretrain) -> Weights:
 def _glyph_weights(config: Config, screen: Screen, pretrain: Pretrain) -> Weights:
     """A backbone pretrained on rendered characters, trained once per architecture and kept."""
     overrides = ["+experiment=pretrain_glyphs", f"model.arch={config.model.arch}", f"model.stem={config.model.stem}"]
-    source = load(overrides)
+    source = compose(overrides)
     settings = {key: value for key, value in asdict(source).items() if key in DECISIVE}
     key = config_hash({"config": settings, "images": renderer_fingerprint()})
     kept = cache_folder() / "backbones" / f"glyphs-{config.model.arch}-{key}.pt"
     weights = _kept_weights(kept)
     if weights is None:
         screen.line("weights", "no ImageNet weights at hand: pretraining a backbone on printed letters, once")
-        run_dir = Path("outputs") / source.name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+        run_dir = new_run_dir(source.name)
         # the same device, but none of the run's other trainer settings: the backbone is kept for every run
         source.trainer["accelerator"] = config.trainer.get("accelerator", "auto")
         pretrain(source, run_dir)
-        _keep(run_dir / "checkpoints" / "best.ckpt", kept)
+        _keep(run_dir.best, kept)
         screen.line("weights", f"kept at {kept}")
         weights = file_weights(kept)
     return replace(weights, used=f"glyphs ({kept.name})")
@@ -92,7 +92,5 @@ def _keep(checkpoint: Path, kept: Path) -> None:
     """Copy the backbone of a checkpoint, without its optimizer; whole or not at all."""
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     state = {name: value for name, value in content["state_dict"].items() if name.startswith("backbone.")}
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    draft = kept.with_suffix(f".{os.getpid()}.tmp")
-    torch.save({"state_dict": state, "stagetune": content["stagetune"]}, draft)
-    os.replace(draft, kept)
+    with write_whole(kept) as file:
+        torch.save({"state_dict": state, METADATA: content[METADATA]}, file)

@@ -6,6 +6,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,11 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from stagetune.artifacts import RunDir
+from stagetune.config.schema import Config
 from stagetune.errors import ConfigError, Interrupted, StagetuneError
+from stagetune.report.result import RunResult, read_result, write_result
+from stagetune.run.record import Run
 
 
 def are_started() -> bool:
@@ -32,13 +37,40 @@ def wants_several(trainer: Mapping[str, Any]) -> bool:
     return int(trainer.get("devices", 1)) * int(trainer.get("num_nodes", 1)) > 1
 
 
-def start(config: Mapping[str, Any], run_dir: Path, *, resume: bool) -> None:
+def check_asked(trainer: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` where torchrun has started several processes for a run that wants one."""
+    count = int(os.environ.get("WORLD_SIZE", 1))
+    if count > 1 and trainer.get("strategy") != "ddp":
+        raise ConfigError([f"{count} processes were started, but the run wants one; add trainer=ddp"])
+
+
+def run_in_several(run: Run, *, resume: bool) -> RunResult:
+    """The run in several processes on this machine; a result is written even if they all die."""
+    before = {path: _written(path) for path in (run.dir.result, run.dir.config)}
+    try:
+        _start(run.config, run.dir, resume=resume)
+    except StagetuneError as error:
+        is_accepted = not resume or _written(run.dir.config) != before[run.dir.config]
+        if is_accepted and _written(run.dir.result) == before[run.dir.result]:
+            run.accept()
+            run.end_with(error)
+            write_result(run.result, run.dir)
+        raise
+    return read_result(run.dir)
+
+
+def _written(path: Path) -> int | None:
+    """When a file was last written; None if there is none."""
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
+def _start(config: Config, run_dir: RunDir, *, resume: bool) -> None:
     """Run the configuration on this machine's processes, and wait; raises the first one's error."""
-    trainer = config["trainer"]
-    count = int(trainer["devices"])
-    if int(trainer.get("num_nodes", 1)) > 1:
+    count = int(config.trainer["devices"])
+    if int(config.trainer.get("num_nodes", 1)) > 1:
         raise ConfigError(["trainer.num_nodes: several machines are started by torchrun or srun; see the README"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    _let_import_stagetune()
     settings = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -53,16 +85,23 @@ def start(config: Mapping[str, Any], run_dir: Path, *, resume: bool) -> None:
         logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.CRITICAL)
     try:
         # not by the run's config.yaml, which stays as it was until the run is accepted
-        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-            yaml.safe_dump(dict(config), file)
-            file.flush()
-            arguments = ["-m", "stagetune.run", file.name, str(run_dir), *(["--resume"] if resume else [])]
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "config.yaml"
+            file.write_text(yaml.safe_dump(asdict(config)))
+            arguments = ["-m", "stagetune.run", str(file), str(run_dir), *(["--resume"] if resume else [])]
             elastic_launch(settings, sys.executable)(*arguments)
     except SignalException as stop:
         raise Interrupted(f"interrupted; go on with python train.py resume={run_dir}") from stop
     except ChildFailedError as failed:
         kind, _, text = _message(failed.get_first_failure()[1].message).partition(": ")
         raise (Interrupted(text) if kind == "Interrupted" else StagetuneError(text or kind)) from failed
+
+
+def _let_import_stagetune() -> None:
+    """Let processes that are started find this package, also in a checkout that is not installed."""
+    root, known = str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")
+    if root not in known.split(os.pathsep):
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (root, known)))
 
 
 def join(trainer: Mapping[str, Any]) -> tuple[int, int]:

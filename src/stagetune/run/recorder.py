@@ -1,17 +1,18 @@
 """What a run's result is made of: a row per epoch, a record per stage; and the watch over a loss that is NaN."""
 
-import resource
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from stagetune.artifacts import StageRecord
 from stagetune.data.datamodule import Batch
 from stagetune.errors import TrainingError
 from stagetune.report.metrics import Row, write_metrics
@@ -56,9 +57,9 @@ class Recorder(Callback):
         self._losses = list(state_dict["losses"])
         self._figures = {name: list(values) for name, values in state_dict["figures"].items()}
 
-    def stage_records(self) -> list[dict[str, Any]]:
+    def stage_records(self) -> list[StageRecord]:
         """The stages of which an epoch is over, as result.json lists them."""
-        records: list[dict[str, Any]] = []
+        records: list[StageRecord] = []
         if not self._tallies:
             return records
         plan = self.unfreezing.plan
@@ -195,4 +196,5 @@ def peak_memory_mb(device: torch.device) -> float:
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) / 2**10
     except (OSError, IndexError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        memory = psutil.Process().memory_info()
+        return float(getattr(memory, "peak_wset", memory.rss)) / 2**20  # Windows knows the peak, others what is used

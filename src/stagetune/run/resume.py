@@ -1,11 +1,11 @@
 """Going on with a run that stopped: what is known of it, and what may be another than it was."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
+from stagetune.artifacts import RunDir
 from stagetune.errors import ConfigError, ResultError
-from stagetune.report.result import FILE, read_result
+from stagetune.report.result import read_result
 
 # the schedule is checked by the callback, against the plan that the checkpoint was trained by
 MAY_CHANGE = (
@@ -14,10 +14,10 @@ MAY_CHANGE = (
 )  # fmt: skip
 
 
-def check_unfinished(run_dir: Path) -> None:
+def check_unfinished(run_dir: RunDir) -> None:
     """Raise `ResultError` for a run that is completed."""
-    if (run_dir / FILE).exists() and read_result(run_dir).status == "completed":
-        raise ResultError(f"{run_dir} is completed, there is nothing to go on with; {run_dir / FILE} has its numbers")
+    if run_dir.result.exists() and read_result(run_dir).status == "completed":
+        raise ResultError(f"{run_dir} is completed, there is nothing to go on with; {run_dir.result} has its numbers")
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

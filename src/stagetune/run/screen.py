@@ -3,7 +3,8 @@
 import logging
 import time
 import warnings
-from collections.abc import Set
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -13,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.plan import PlannedStage
 from stagetune.schedule.table import count_words
+from stagetune.seams import FitLoop
 
 
 class Screen:
@@ -29,25 +31,37 @@ class Screen:
             self.console.print(f"{'':<10}{more}", markup=False)
 
 
-def quiet_libraries() -> None:
-    """Silence what Lightning and torch say about things that are meant to be so."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    for message in (
-        ".*does not have many workers.*",
-        ".*modules in eval mode.*",  # frozen blocks are
-        ".*exists and is not empty.*",
-        ".*GPU available but not used.*",
-        ".*number of training batches.*smaller than the logging interval.*",
-        ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
-        ".*lr_scheduler.step\\(\\)` before `optimizer.step.*",  # a stage's scheduler is built between two steps
-        ".*dataloader is not resumable.*",  # ours goes on where it was
-        ".*It is recommended to use `self.log.*sync_dist=True.*",  # what is logged is of all processes already
-        ".*functional.all_gather is deprecated.*",
-        ".*srun.*command is available.*",
-        ".*Glyph .* missing from font.*",  # of a class name in a picture
-    ):
-        warnings.filterwarnings("ignore", message)
+LOUD = ("lightning.pytorch", "lightning.fabric")
+MEANT_SO = (  # what Lightning, torch and matplotlib warn of and what is meant to be so
+    ".*does not have many workers.*",
+    ".*modules in eval mode.*",  # frozen blocks are
+    ".*exists and is not empty.*",
+    ".*GPU available but not used.*",
+    ".*number of training batches.*smaller than the logging interval.*",
+    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+    ".*lr_scheduler.step\\(\\)` before `optimizer.step.*",  # a stage's scheduler is built between two steps
+    ".*dataloader is not resumable.*",  # ours goes on where it was
+    ".*It is recommended to use `self.log.*sync_dist=True.*",  # what is logged is of all processes already
+    ".*functional.all_gather is deprecated.*",
+    ".*srun.*command is available.*",
+    ".*Glyph .* missing from font.*",  # of a class name in a picture
+)
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Within, libraries do not speak of what is meant to be so."""
+    levels = {name: logging.getLogger(name).level for name in LOUD}
+    with warnings.catch_warnings():
+        for name in LOUD:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        for message in MEANT_SO:
+            warnings.filterwarnings("ignore", message)
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
 
 
 class StageLines(Callback):
@@ -69,7 +83,7 @@ class StageLines(Callback):
             )
             self._progress = Progress(*columns, console=self.screen.console, transient=True)
             batches, epochs = int(trainer.num_training_batches), self.unfreezing.plan.epochs
-            done = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+            done = FitLoop(trainer).batches_done_in_all
             total = batches * epochs if epochs else None
             self._task = self._progress.add_task(self._description(trainer), total=total, completed=done)
             self._progress.start()

@@ -1,49 +1,43 @@
 """Trackers: Lightning logs the metrics; here is what else they are told of a run."""
 
-import fcntl
 import json
 import logging
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
 
-from stagetune.report.collect import SWEEP_FILE
+from stagetune.artifacts import RunDir, write_text
 from stagetune.report.result import RunResult
 from stagetune.run.targets import build
 from stagetune.schedule.plan import PlannedStage
 
-RUN_FILE = "mlflow.json"  # the run of the tracker that a run directory belongs to, so that it goes on there
-ARTIFACTS = ("result.json", "plan.txt", "config.yaml", "metrics.csv", "figures")
 
-
-def build_logger(settings: Mapping[str, Any], run_dir: Path) -> Logger:
+def build_logger(settings: Mapping[str, Any], run_dir: RunDir) -> Logger:
     """The logger that `settings` name; of MLflow the run that `run_dir` began, if it did, below that of its sweep."""
     os.environ.setdefault("WANDB_SILENT", "true")  # the screen is the run's own
     if str(settings["_target_"]).rpartition(".")[2] != "MLFlowLogger":
         return build(settings, save_dir=str(run_dir))()  # type: ignore[no-any-return]
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)  # that a database is made
-    sweep, tags = run_dir.parents[1], dict(settings.get("tags") or {})
-    is_job = (sweep / SWEEP_FILE).exists()
-    if is_job:
-        with (sweep / ".mlflow.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the first of its jobs makes the sweep's run
-            parent = _begun(settings, sweep, sweep.name, {**tags, "sweep": sweep.name})
+    sweep, tags, name = run_dir.sweep, dict(settings.get("tags") or {}), run_dir.path.name
+    if run_dir.is_job:
+        with FileLock(sweep / ".mlflow.lock"):  # the first of its jobs makes the sweep's run
+            parent = _begun(settings, RunDir(sweep), sweep.name, {**tags, "sweep": sweep.name})
         tags |= {"sweep": sweep.name, "mlflow.parentRunId": str(parent.run_id)}
-    return _begun(settings, run_dir, str(run_dir.relative_to(sweep)) if is_job else run_dir.name, tags)
+        name = str(run_dir.path.relative_to(sweep))
+    return _begun(settings, run_dir, name, tags)
 
 
-def _begun(settings: Mapping[str, Any], folder: Path, name: str, tags: Mapping[str, str]) -> MLFlowLogger:
+def _begun(settings: Mapping[str, Any], folder: RunDir, name: str, tags: Mapping[str, str]) -> MLFlowLogger:
     """The run that `folder` belongs to, or a new one."""
-    known = folder / RUN_FILE
+    known = folder.tracker
     more = {"run_id": json.loads(known.read_text())["run_id"]} if known.exists() else {"run_name": name, "tags": tags}
     logger: MLFlowLogger = build({**settings, **more}, save_dir=str(folder))()
-    folder.mkdir(parents=True, exist_ok=True)
-    known.write_text(json.dumps({"run_id": logger.run_id}) + "\n")
+    write_text(known, json.dumps({"run_id": logger.run_id}) + "\n")
     return logger
 
 
@@ -62,7 +56,7 @@ class Tracking(Callback):
             _tag(logger, stage=stage.name)
 
 
-def track_result(logger: Logger, result: RunResult, run_dir: Path) -> None:
+def track_result(logger: Logger, result: RunResult, run_dir: RunDir) -> None:
     """Tell the tracker, once result.json is written, how the run ended, and MLflow what it left."""
     if isinstance(logger, WandbLogger):
         # a run that is not finished is taken up by the next job of this process
@@ -70,10 +64,9 @@ def track_result(logger: Logger, result: RunResult, run_dir: Path) -> None:
     if isinstance(logger, MLFlowLogger):
         _tag(logger, status=result.status, schedule=result.schedule, precision=result.precision)
         logger.log_metrics(result.test)
-        for name in ARTIFACTS:
-            path = run_dir / name
+        for path in (run_dir.result, run_dir.plan, run_dir.config, run_dir.metrics, run_dir.figures):
             if path.is_dir():
-                logger.experiment.log_artifacts(logger.run_id, str(path), name)
+                logger.experiment.log_artifacts(logger.run_id, str(path), path.name)
             elif path.exists():
                 logger.experiment.log_artifact(logger.run_id, str(path))
         logger.finalize("success" if result.status == "completed" else "failed")

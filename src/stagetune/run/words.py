@@ -4,7 +4,7 @@ import textwrap
 
 from stagetune.config.schema import Config
 from stagetune.data.datamodule import StagedData
-from stagetune.run.build import part_sizes
+from stagetune.run.data import part_sizes
 
 SPLIT_WORDS = {
     "images": "unseen images of known identities",

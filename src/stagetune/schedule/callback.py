@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from stagetune.errors import ScheduleError
 from stagetune.schedule import neighbours
 from stagetune.schedule.average import Average, check_decay
-from stagetune.schedule.epochs import Epochs, epoch_of
+from stagetune.schedule.epochs import Epochs
 from stagetune.schedule.events import Last, announce, leave, take_place
 from stagetune.schedule.freezing import Freezing
 from stagetune.schedule.gradients import Anchor, RelativeGradientNorms
@@ -27,6 +27,7 @@ from stagetune.schedule.plan import Plan, PlannedStage, check_resumable
 from stagetune.schedule.resolve import make_plan
 from stagetune.schedule.trial import try_stages
 from stagetune.schedule.watch import Watch, Weights
+from stagetune.seams import FitLoop, epochs_in, forget_loader, set_lr_scheduler, wrap_again
 
 
 class StagedUnfreezing(Callback):
@@ -157,8 +158,7 @@ class StagedUnfreezing(Callback):
         if self._resumed:
             self._take_up(self._resumed, optimizer)
         if self._is_complete:  # nothing is left to train
-            loops = self._resumed["loops"]["fit_loop"] if self._resumed else None
-            self._epochs.end_training(trainer, loops and loops["epoch_progress"]["current"]["processed"])
+            self._epochs.end_training(trainer, epochs_in(self._resumed) if self._resumed else None)
             self._finish(pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -202,7 +202,7 @@ class StagedUnfreezing(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if self.stage.l2_sp and self._anchor:
             self._anchor.pull(self.stage.l2_sp)
-        if self.stage.lr_scale and self._norms.measure(optimizer, epoch_of(trainer)):
+        if self.stage.lr_scale and self._norms.measure(optimizer, FitLoop(trainer).epoch):
             self._bring_scheduler(trainer)
 
     def on_train_batch_end(
@@ -295,8 +295,7 @@ class StagedUnfreezing(Callback):
         self._is_ended, self._ends_early = state["is_ended"], state["ends_early"]
         steps = checkpoint["global_step"] - (self.stage_starts[-1][1] if self.stage_starts else 0)
         if self.stage.steps is not None and steps >= self.stage.steps:
-            # a loader that can go on would do so in the epoch that was cut there
-            checkpoint["loops"]["fit_loop"]["state_dict"].pop("combined_loader", None)
+            forget_loader(checkpoint)
         self._watch.load_state_dict(state)
         self._norms.load_state_dict(state["norms"])
         if self._anchor:
@@ -313,7 +312,7 @@ class StagedUnfreezing(Callback):
 
     def _is_over(self, trainer: Trainer) -> bool:
         first_epoch, first_step = self.stage_starts[-1]
-        epochs, steps = epoch_of(trainer) - first_epoch, trainer.global_step - first_step
+        epochs, steps = FitLoop(trainer).epoch - first_epoch, trainer.global_step - first_step
         return self._ends_early or self.stage.is_over(epochs, steps, self._watch.values)
 
     def _steps_left(self, trainer: Trainer) -> int:
@@ -325,7 +324,7 @@ class StagedUnfreezing(Callback):
             announce("on_stage_end", trainer, pl_module, self.stage)
 
     def _begin_next(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.stage_starts.append((epoch_of(trainer), trainer.global_step))
+        self.stage_starts.append((FitLoop(trainer).epoch, trainer.global_step))
         if self._watch.best is not None:
             self.go_back(pl_module, self._watch.best)
         self._watch.begin()
@@ -343,9 +342,8 @@ class StagedUnfreezing(Callback):
         self._freezing.open_only(set(self.stage.open), self.stage.batch_norm)
         if self._average:
             self._average.open_only(set(self.stage.open), trainer.global_step)
-        if isinstance(trainer.strategy, DDPStrategy):  # its reducer knows only what was trainable when it wrapped
-            trainer.strategy.model = trainer.strategy.lightning_module
-            trainer.strategy.configure_ddp()
+        if isinstance(trainer.strategy, DDPStrategy):
+            wrap_again(trainer)
         if self._resumed and self.stage.target and not self._resumed["is_new"]:
             self._bring_scheduler(trainer, self._resumed["lr_schedulers"][0])
         else:
@@ -363,7 +361,7 @@ class StagedUnfreezing(Callback):
             scale_of=self._norms.of if self.stage.lr_scale else None,
             saved=saved,
         )
-        trainer.strategy.lr_scheduler_configs = [config]
+        set_lr_scheduler(trainer, config)
 
     def _step_plateau(self, trainer: Trainer) -> None:
         if len(self._watch.values) % plateau_frequency(self.stage) == 0:

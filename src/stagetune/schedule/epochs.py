@@ -9,14 +9,9 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from stagetune.errors import ScheduleError
 from stagetune.schedule.plan import Length, Plan, PlannedStage
+from stagetune.seams import FitLoop, callbacks_of
 
 UNSET_MAX_EPOCHS = (None, -1, 1000)  # 1000 is what Lightning takes if nobody says
-
-
-def epoch_of(trainer: Trainer) -> int:
-    """The epoch that is trained or, after one, the next. A restart may leave `current_epoch` one too low."""
-    progress: Any = trainer.fit_loop.epoch_progress.current
-    return int(progress.processed)
 
 
 class Epochs:
@@ -40,18 +35,18 @@ class Epochs:
 
     def begin_fit(self, trainer: Any, plan: Plan) -> None:
         """Let nobody but the plan, and what a person has set, end training."""
-        loop = trainer.fit_loop
-        self._limits = loop.max_epochs, loop.epoch_loop.max_steps
-        asked = None if loop.max_epochs in UNSET_MAX_EPOCHS else loop.max_epochs
+        loop = FitLoop(trainer)
+        most, steps = self._limits = loop.limits
+        asked = None if most in UNSET_MAX_EPOCHS else most
         if trainer.fast_dev_run:  # Lightning's limits there are for one epoch, the plan has one for each stage
-            asked, loop.epoch_loop.max_steps = None, -1
+            asked, steps = None, -1
         if asked is not None and plan.epochs is not None and asked < plan.epochs:
             rank_zero_warn(f"Trainer(max_epochs={asked}) ends training before the schedule, which has {plan.epochs}")
-        loop.max_epochs = -1 if asked is None else asked
+        loop.limit(-1 if asked is None else asked, steps)
 
     def begin_training(self, trainer: Trainer, plan: Plan) -> list[Length]:
         """The length of each stage, now that the data is there."""
-        self.batches = trainer.fit_loop.max_batches
+        self.batches = FitLoop(trainer).batches
         lengths, epoch = [], 0
         for stage in plan.stages:
             lengths.append(self.length(trainer, stage, epoch))
@@ -62,13 +57,14 @@ class Epochs:
 
     def end_training(self, trainer: Trainer, epochs: int | None = None) -> None:
         """Let no other epoch begin, or none after so many. Not by `should_stop`, which `min_epochs` overrules."""
-        trainer.fit_loop.max_epochs = epoch_of(trainer) if epochs is None else epochs
+        loop = FitLoop(trainer)
+        loop.end_after(loop.epoch if epochs is None else epochs)
 
     def end_fit(self, trainer: Trainer) -> None:
         """Give the trainer its own limits back."""
         self.end(trainer)
         if self._limits is not None:
-            trainer.fit_loop.max_epochs, trainer.fit_loop.epoch_loop.max_steps = self._limits
+            FitLoop(trainer).limit(*self._limits)
         self._limits = None
 
     # --------------------------------------------------------------------------------------------------- of one epoch
@@ -83,10 +79,11 @@ class Epochs:
             done: batches of the epoch so far, after a restart.
         """
         self.end(trainer)
-        self.batches, self.is_whole = trainer.fit_loop.max_batches, done is None
+        loop = FitLoop(trainer)
+        self.batches, self.is_whole = loop.batches, done is None
         self._is_unsaid, done = not self.is_whole, done or 0
         if stage.steps is not None:
-            window = _accumulation(trainer, epoch_of(trainer))
+            window = _accumulation(trainer, loop.epoch)
             last = done - done % window + steps_left * window
             self._cut = last if last < self.batches else None
             self.batch_ends(trainer, done)
@@ -97,25 +94,20 @@ class Epochs:
         After an epoch's last batch, at the start of one, and after its end where `max_steps` is set, Lightning
         skips the epoch's end, goes on as if within it, or lets one go by without batches (findings/). Not here.
         """
-        loop: Any = trainer.fit_loop
-        progress = loop.epoch_progress
-        if loop.restarted_on_epoch_start:  # the progress of its batches is still that of the epoch before
-            loop.epoch_loop.restarting = False
-            loop.epoch_loop.reset_restart_stage()
-        if not (loop.restarted_mid_epoch or loop.restarted_on_epoch_end):
+        loop = FitLoop(trainer)
+        if loop.is_restarted_at_epoch_start:
+            loop.forget_restart_of_batches()
+        if not (loop.is_restarted_within_epoch or loop.is_restarted_at_epoch_end):
             return None
-        if progress.current.ready > progress.current.processed:
-            self._is_unvalidated = loop.epoch_loop.restarted_on_train_batch_end
-            return int(loop.epoch_loop.batch_progress.current.ready)
-        if loop.restarted_mid_epoch:  # after its last batch, and Lightning has just counted it as over
-            for counts in (progress.current, progress.total):
-                counts.processed -= 1
-                counts.completed -= 1
+        if loop.is_within_epoch:
+            self._is_unvalidated = loop.is_restarted_after_batch
+            return loop.batches_done
+        if loop.is_restarted_within_epoch:  # after its last batch
+            loop.reopen_epoch()
             self._is_unvalidated = self._is_unended = True
-            return int(loop.epoch_loop.batch_progress.current.ready)
-        if progress.current.completed < progress.current.processed:
-            progress.increment_completed()
-        self._begin_anew(loop)
+            return loop.batches_done
+        loop.complete_epoch()
+        loop.begin_epoch_anew()
         return None
 
     def catch_up(self, trainer: Any, pl_module: LightningModule) -> None:
@@ -123,48 +115,36 @@ class Epochs:
 
         To be called once all callbacks are there.
         """
-        loop, was_last = trainer.fit_loop, self._is_unended
-        if self._is_unvalidated and loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
-            trainer.validating = True
-            loop.epoch_loop.val_loop.restarting = False
-            loop.epoch_loop.val_loop.run()
-            trainer.training = True
+        loop, was_last = FitLoop(trainer), self._is_unended
+        if self._is_unvalidated:
+            loop.validate_if_due()
         self._is_unvalidated = self._is_unended = False
         if was_last:
             self._is_unsaid = False
-            loop.on_advance_end()
-            self._begin_anew(loop)
-
-    @staticmethod
-    def _begin_anew(loop: Any) -> None:
-        """Let the next epoch begin as any other."""
-        loop.epoch_loop.restarting = False
-        loop.reset_restart_stage()
-        loop.epoch_loop.reset_restart_stage()
+            loop.end_epoch()
+            loop.begin_epoch_anew()
 
     def batch_begins(self, trainer: Trainer, batch_idx: int) -> None:
         """To be told before each batch: the last one of an epoch that is cut is the last one for Lightning."""
         if self._is_unsaid:  # of a restart within an epoch, which nobody else has begun
-            trainer.accumulate_grad_batches = _accumulation(trainer, epoch_of(trainer))
+            trainer.accumulate_grad_batches = _accumulation(trainer, FitLoop(trainer).epoch)
             self._is_unsaid = False
         if batch_idx + 1 == self._cut:
-            trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = True
+            FitLoop(trainer).call_batch_last()
 
     def batch_ends(self, trainer: Any, done: int) -> None:
         """To be told after each batch: validation comes after the last one of an epoch that is cut."""
         if done != self._cut:
             return
-        trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = (
-            True  # which a step that takes batches itself resets
-        )
+        loop = FitLoop(trainer)
+        loop.call_batch_last()  # once more: a step that takes batches itself resets it
         if self._validation is None:
-            self._validation = trainer.val_check_batch, trainer._val_check_time_interval
-            trainer.val_check_batch, trainer._val_check_time_interval = 1, None
+            self._validation = loop.validate_after_batch()
 
     def end(self, trainer: Any) -> None:
         """Let the next epoch have its whole length."""
         if self._validation is not None:
-            trainer.val_check_batch, trainer._val_check_time_interval = self._validation
+            FitLoop(trainer).validate_as_set(self._validation)
         self._cut = self._validation = None
 
     # ----------------------------------------------------------------------------------------------------- of a stage
@@ -183,7 +163,7 @@ class Epochs:
 
 def _accumulation(trainer: Trainer, epoch: int) -> int:
     """How many batches make an optimizer step in an epoch."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in callbacks_of(trainer):
         if isinstance(callback, GradientAccumulationScheduler):
             return callback.get_accumulate_grad_batches(epoch)
     return trainer.accumulate_grad_batches

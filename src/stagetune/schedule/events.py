@@ -13,13 +13,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 
 from stagetune.schedule.plan import PlannedStage
+from stagetune.seams import callbacks_of
 
 Event = Literal["on_stage_start", "on_stage_end"]
 
 
 def announce(event: Event, trainer: Trainer, pl_module: LightningModule, stage: PlannedStage) -> None:
     """Call the method `event` of each callback that has it, in the trainer's order."""
-    for callback in list(_callbacks(trainer)):
+    for callback in list(callbacks_of(trainer)):
         method = getattr(callback, event, None)
         if callable(method):
             method(trainer, pl_module, stage)
@@ -55,7 +56,7 @@ class Last(EarlyStopping):
 
 def take_place(trainer: Trainer, first: Callback, last: Last) -> None:
     """Put a callback before all others, so that they see the stage's state in every hook, and `last` after them."""
-    callbacks = _callbacks(trainer)
+    callbacks = callbacks_of(trainer)
     callbacks.remove(first)
     callbacks.insert(0, first)
     leave(trainer, last)
@@ -65,10 +66,5 @@ def take_place(trainer: Trainer, first: Callback, last: Last) -> None:
 
 def leave(trainer: Trainer, last: Last) -> None:
     """Take it out again."""
-    if last in _callbacks(trainer):
-        _callbacks(trainer).remove(last)
-
-
-def _callbacks(trainer: Any) -> list[Callback]:
-    callbacks: list[Callback] = trainer.callbacks
-    return callbacks
+    if last in callbacks_of(trainer):
+        callbacks_of(trainer).remove(last)

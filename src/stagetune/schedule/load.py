@@ -14,9 +14,10 @@ from stagetune.schedule.backbone_finetuning import BackboneFinetuning, stages_of
 from stagetune.schedule.finetuning_scheduler import from_phases, is_phases
 from stagetune.schedule.rules import schedule_rules
 from stagetune.schedule.spec import Schedule, Stage
+from stagetune.shipped import CONF
 from stagetune.typed import typed
 
-PRESETS = Path(__file__).resolve().parents[3] / "conf" / "schedule"
+PRESETS = CONF / "schedule"
 
 
 @dataclass

@@ -21,6 +21,7 @@ from torch.optim import LBFGS, Optimizer
 
 from stagetune.errors import ScheduleError
 from stagetune.schedule.plan import Plan, PlannedStage
+from stagetune.seams import callbacks_of
 
 REFUSED: tuple[tuple[type[Callback], str], ...] = (
     (StochasticWeightAveraging, "sets rates of its own and averages over stages; leave it out, or say ema=0.999"),
@@ -40,7 +41,7 @@ def check_strategy(trainer: Trainer) -> None:
 
 def check_callbacks(trainer: Trainer, ours: Callback, kind: type[Callback]) -> None:
     """Raise `ScheduleError` for callbacks that move weights, rates or layers on their own."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in callbacks_of(trainer):
         if isinstance(callback, kind) and callback is not ours:
             raise ScheduleError("two schedules stand in one Trainer; put their stages into one")
         for other, reason in REFUSED:

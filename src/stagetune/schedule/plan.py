@@ -121,6 +121,11 @@ class Plan:
     total_parameters: int
     held: tuple[str, ...] = ()  # parameters that came frozen and stay so
 
+    def __str__(self) -> str:
+        from stagetune.schedule.table import plan_text  # a view of this
+
+        return plan_text(self)
+
     @property
     def epochs(self) -> int | None:
         """Epochs of all stages, at most; None if one of them is given in steps."""

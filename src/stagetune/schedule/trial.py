@@ -24,6 +24,7 @@ from stagetune.schedule.freezing import Freezing
 from stagetune.schedule.mentions import LOGS, mentions, own_of
 from stagetune.schedule.plan import Plan, PlannedStage
 from stagetune.schedule.undisturbed import undisturbed
+from stagetune.seams import allows_unused, callbacks_of, sanity_checking
 
 SAMPLES = 2
 TOO_FEW = "Expected more than 1 value per channel"  # BatchNorm's, of what is left of two samples
@@ -108,9 +109,8 @@ def _check_used(trainer: Trainer, stage: PlannedStage, unused: Sequence[str]) ->
         return
     more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
     found = f"stage {stage.name} opens {unused[0]}{more}, which training_step never uses"
-    strategy = trainer.strategy
-    if isinstance(strategy, DDPStrategy) and trainer.world_size > 1:
-        if not {"find_unused_parameters", "static_graph"} & {key for key, on in strategy._ddp_kwargs.items() if on}:
+    if isinstance(trainer.strategy, DDPStrategy) and trainer.world_size > 1:
+        if not allows_unused(trainer):
             raise ScheduleError(
                 f"{found}, and which several processes wait for; hold it with requires_grad_(False), or use "
                 "strategy='ddp_find_unused_parameters_true'"
@@ -125,23 +125,20 @@ def _check_monitors(trainer: Trainer, pl_module: LightningModule, plan: Plan, lo
     samples = _samples(trainer.val_dataloaders)
     if trainer.enable_validation and (samples is None or isinstance(trainer.val_dataloaders, list | tuple | dict)):
         return
-    callbacks = [c for c in trainer.callbacks if not type(c).__module__.startswith("stagetune.schedule.")]  # type: ignore[attr-defined]
+    callbacks = [c for c in callbacks_of(trainer) if not type(c).__module__.startswith("stagetune.schedule.")]
     if any(mentions(own, "on_", LOGS) for callback in callbacks for own in (type(callback), callback)):
         return
     hooks = ("on_", "optimizer", "configure_g")
     if mentions(kind, "", ASKS) or mentions(kind, hooks, LOGS, RUN) or "log" in own_of(kind):
         return
     if samples is not None:
-        before, trainer.sanity_checking = trainer.state.stage, True
         try:
             pl_module.eval()
-            with torch.no_grad(), trainer.precision_plugin.forward_context():
+            with torch.no_grad(), sanity_checking(trainer), trainer.precision_plugin.forward_context():
                 _call(pl_module.validation_step, _on_device(trainer, samples))
                 pl_module.on_validation_epoch_end()
         except Exception:  # two samples may be too few for a metric
             return
-        finally:
-            trainer.state.stage = before
     for stage in plan.stages:
         stem = str(stage.monitor).partition("/dataloader_idx_")[0]
         if stage.is_watched and not {stem, stem.removesuffix("_epoch"), stem.removesuffix("_step")} & logged:

@@ -10,6 +10,7 @@ from torch import Tensor
 from stagetune.errors import ScheduleError
 from stagetune.schedule.plan import PlannedStage
 from stagetune.schedule.progress import is_best
+from stagetune.seams import FitLoop, measured_now
 
 Weights = dict[str, Tensor]
 
@@ -43,12 +44,12 @@ class Watch:
 
     def after_validation(self, trainer: Trainer, stage: PlannedStage | None, weights: Callable[[], Weights]) -> bool:
         """Take the value that this validation measured; whether there is one."""
-        measured = trainer._results.metrics(on_step=False)["callback"] if trainer._results else {}
+        measured = measured_now(trainer)
         self._in_validation.update(measured)
         self._has_validated |= not trainer.sanity_checking
         if stage is None or not stage.is_watched or stage.monitor not in measured:
             return False
-        self._take(trainer, stage, float(measured[stage.monitor]), weights)
+        self._take(trainer, stage, float(measured[str(stage.monitor)]), weights)
         return True
 
     def after_epoch(
@@ -90,7 +91,7 @@ class Watch:
         return trainer.enable_validation and not self._has_validated
 
     def _take(self, trainer: Trainer, stage: PlannedStage, value: float, weights: Callable[[], Weights]) -> None:
-        self._values[trainer.fit_loop.total_batch_idx] = trainer.strategy.broadcast(value)
+        self._values[FitLoop(trainer).last_batch_in_all] = trainer.strategy.broadcast(value)
         if stage.restore_best and is_best(self.values, str(stage.mode)):
             self.best = weights()
 

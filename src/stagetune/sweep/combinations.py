@@ -3,8 +3,11 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
+
+from hydra.core.override_parser.types import Override
 
 from stagetune.config.schema import Config
 from stagetune.config.validate import validate
@@ -13,6 +16,23 @@ from stagetune.sweep.jobs import Job, slug, state_of
 
 Compose = Callable[[Sequence[str]], Mapping[str, Any]]  # of a job's overrides
 WHICH = 3  # jobs named for one problem
+
+
+def combinations(overrides: Sequence[Override]) -> list[list[str]]:
+    """Every job's overrides: all values of each sweep with all of the others, the first key slowest.
+
+    Of a key that is given twice the last counts. Raises `ConfigError` for an interval, which only a search can take.
+    """
+    words: dict[str, list[str]] = {}
+    for override in overrides:
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            words[key] = [f"{key}={override.get_value_element_as_str()}"]
+        elif override.is_discrete_sweep():
+            words[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            raise ConfigError([f"{override.input_line}: an interval is searched by hydra/sweeper=optuna; add that"])
+    return [list(job) for job in product(*words.values())]
 
 
 def jobs_of(combinations: Sequence[Sequence[str]], compose: Compose, folder: Path) -> list[Job]:

@@ -1,14 +1,14 @@
 """Jobs at the same time on one machine: a GPU for each. No torch, which looks for GPUs only once."""
 
-import fcntl
 import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-_held: list[IO[str]] = []  # for as long as the process lives: a launcher gives it one job after another
+_held: list[FileLock] = []  # for as long as the process lives: a launcher gives it one job after another
 
 
 def claim_gpu(folder: Path) -> None:
@@ -17,11 +17,10 @@ def claim_gpu(folder: Path) -> None:
         return
     known = os.environ.get(VISIBLE)
     for gpu in known.split(",") if known else _all_gpus():
-        lock = (folder / f".gpu-{gpu}").open("w")
+        lock = FileLock(folder / f".gpu-{gpu}", blocking=False)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
+            lock.acquire()
+        except Timeout:
             continue
         _held.append(lock)
         os.environ[VISIBLE] = gpu

@@ -1,27 +1,25 @@
 """The jobs of a sweep, and what has become of each: read from its directory, not remembered. No torch."""
 
-import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from filelock import FileLock, Timeout
 
+from stagetune.artifacts import RunDir, stored_config, sweep_file, write_text
 from stagetune.config.schema import Config
 from stagetune.errors import ResultError
-from stagetune.report.collect import SWEEP_FILE, read_sweep
-from stagetune.report.result import FILE, RunResult, config_hash, read_result
+from stagetune.report.collect import read_sweep
+from stagetune.report.result import RunResult, config_hash, read_result
 
-FAILED_BEFORE = "failed.json"  # the result of an attempt that was repeated
 ENDED = ("completed", "pruned")
-LAST = Path("checkpoints") / "last.ckpt"
 LONGEST = 100  # of a directory's name
 NOT_NAMED = ("+experiment", "+sweep", "seed", "sweep.name", "sweep.stop_on_failure")
 
@@ -52,14 +50,14 @@ def state_of(folder: Path, config: Config) -> str:
     `begin`: there is none yet; `other`: the directory holds the run of another configuration.
     """
     try:
-        stored = yaml.safe_load((folder / "config.yaml").read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        stored = stored_config(RunDir(folder))
+    except ResultError:
         return "begin"
     status = _status(folder)
-    is_same = isinstance(stored, Mapping) and config_hash(stored) == config_hash(asdict(config))
+    is_same = config_hash(stored) == config_hash(asdict(config))
     if status in ENDED:
         return "done" if is_same else "other"
-    if status == "failed" or not (folder / LAST).exists():
+    if status == "failed" or not RunDir(folder).last.exists():
         return "repeat"
     return "go on" if is_same else "other"
 
@@ -67,10 +65,11 @@ def state_of(folder: Path, config: Config) -> str:
 def make_ready(job: Job) -> None:
     """Prepare the directory of a job that is not done; an attempt's result is kept as failed.json."""
     state = state_of(job.folder, job.config)
-    if (job.folder / FILE).exists():
-        os.replace(job.folder / FILE, job.folder / FAILED_BEFORE)
+    run_dir = RunDir(job.folder)
+    if run_dir.result.exists():
+        os.replace(run_dir.result, run_dir.failed)
     if state == "repeat":
-        shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
+        shutil.rmtree(run_dir.checkpoints, ignore_errors=True)
 
 
 def _status(folder: Path) -> str:
@@ -90,21 +89,19 @@ def result_of(folder: Path) -> RunResult | None:
 def alone_in(folder: Path) -> Iterator[None]:
     """Hold a sweep's directory; raises `ResultError` if another process does."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ResultError(
-                f"{folder}: another process is at this sweep; wait for it, or say sweep.name=..."
-            ) from None
+    lock = FileLock(folder / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ResultError(f"{folder}: another process is at this sweep; wait for it, or say sweep.name=...") from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def write_sweep(folder: Path, jobs: Sequence[Job]) -> None:
     """sweep.json: the overrides of every job that was ever asked for here, by its directory."""
     content: dict[str, Any] = {"schema_version": 1, "jobs": read_sweep(folder)}
     content["jobs"] |= {str(job.folder.relative_to(folder)): list(job.overrides) for job in jobs}
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f"{SWEEP_FILE}.tmp"
-    draft.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(draft, folder / SWEEP_FILE)
+    write_text(sweep_file(folder), json.dumps(content, indent=1) + "\n")

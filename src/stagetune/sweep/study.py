@@ -1,12 +1,12 @@
 """A search by optuna instead of a grid. Its study lies in the sweep's directory; several commands may share it."""
 
-import fcntl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from filelock import FileLock, Timeout
 from hydra.core.override_parser.types import IntervalSweep, Override
 from optuna import Trial
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -65,21 +65,18 @@ class Search:
             assert lock is not None
             return self._work(asked, lock)
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Nobody else asks for a trial, or writes down which there are, meanwhile."""
-        with (self._folder / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def _alone(self) -> FileLock:
+        """While it is held, nobody else asks for a trial, or writes down which there are."""
+        return FileLock(self._folder / ".lock")
 
     def _place(self, number: int) -> Path:
         return self._folder / f"trial-{number:04d}"
 
     @contextmanager
-    def _work(self, trial: Trial | FrozenTrial, lock: IO[str]) -> Iterator[list[str]]:
+    def _work(self, trial: Trial | FrozenTrial, lock: FileLock) -> Iterator[list[str]]:
         """Tell the study, after the job that the caller runs within, what became of it."""
         place = self._place(trial.number)
-        with lock:
+        try:
             own = [*self._fixed, *_words(trial.params)]
             config = validate(self._compose(own), own)
             job = Job(tuple(own), config, place / f"seed-{config.seed}")
@@ -103,6 +100,8 @@ class Search:
                 f"sweep     {self.finished} done  trial {trial.number} ({name}): {said} after {seconds}{best}",
                 flush=True,
             )
+        finally:
+            lock.release()
 
 
 def space(overrides: Sequence[Override]) -> tuple[list[str], dict[str, BaseDistribution]]:
@@ -156,13 +155,12 @@ def _words(values: Mapping[str, Any]) -> list[str]:
     return [f"{key}={value}" for key, value in values.items()]
 
 
-def _hold(place: Path) -> IO[str] | None:
+def _hold(place: Path) -> FileLock | None:
     """Hold a trial's directory for as long as this process lives; None if another one does."""
     place.mkdir(parents=True, exist_ok=True)
-    lock = (place / ".lock").open("w")
+    lock = FileLock(place / ".lock", blocking=False)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
+        lock.acquire()
+    except Timeout:
         return None
     return lock

@@ -1,6 +1,6 @@
 """Same identity or not: each image is encoded once, pairs are formed from the encodings."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -109,7 +109,7 @@ class SiameseTask(StagedTask):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         if self.calibration is not None:
-            checkpoint["stagetune"] = {**checkpoint["stagetune"], "calibration": asdict(self.calibration)}
+            replace(self.metadata, calibration=asdict(self.calibration)).put_into(checkpoint)
 
     def _encode(self, batch: Batch) -> None:
         embeddings, target = self.run(batch)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
+from stagetune.artifacts import CheckpointMetadata
 from stagetune.data.datamodule import Batch
 from stagetune.data.gather import gather_rows
 from stagetune.models.backbone import Backbone
@@ -18,10 +19,7 @@ MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
 
 
 class StagedTask(LightningModule):
-    """A backbone under a head. `card` goes into every checkpoint: plain data that says how to rebuild it.
-
-    A training batch is encoded in `chunks` parts.
-    """
+    """A backbone under a head, whose `metadata` goes into every checkpoint. A batch is encoded in `chunks` parts."""
 
     def __init__(
         self,
@@ -30,14 +28,14 @@ class StagedTask(LightningModule):
         loss: nn.Module,
         *,
         make_optimizer: MakeOptimizer,
-        card: dict[str, Any] | None = None,
+        metadata: CheckpointMetadata | None = None,
         chunks: int = 1,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
         self.loss = loss
-        self.card = card or {}
+        self.metadata = metadata or CheckpointMetadata()
         self.batch_figures: dict[str, Tensor] = {}  # of the latest training batch; NaN where it has none
         self.chunks = chunks
         self._make_optimizer = make_optimizer
@@ -73,4 +71,4 @@ class StagedTask(LightningModule):
         return self._make_optimizer(list(self.parameters()))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["stagetune"] = self.card
+        self.metadata.put_into(checkpoint)

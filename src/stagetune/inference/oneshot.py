@@ -1,4 +1,4 @@
-"""Embeddings of files by a checkpoint of a siamese run."""
+"""Distances of drawings by a checkpoint of a siamese run, for the official one-shot runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +15,8 @@ from stagetune.data.transforms import prepare
 from stagetune.errors import WeightsError
 from stagetune.evaluation.oneshot_runs import Distances, on_white
 from stagetune.evaluation.roc import FloatArray
+from stagetune.inference.load import load_task
 from stagetune.models.distances import measure
-from stagetune.run.restore import load_task
 from stagetune.tasks.siamese import SiameseTask
 
 BATCH = 64

@@ -1,0 +1,184 @@
+"""What runs leave on disk: each path once, files that are whole, what a checkpoint says of itself. No torch."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any, NotRequired, TypedDict
+
+import yaml
+
+from stagetune.errors import ResultError, WeightsError
+
+METADATA = "stagetune"  # the key of a checkpoint under which its metadata stands
+METADATA_VERSION = 1
+RENAMED = {"data": {"crossed": "spliced"}}  # settings that stored configurations have by an older name
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML was built with it
+
+
+class RunDir(os.PathLike[str]):
+    """The directory of one run, and every path in it.
+
+    >>> RunDir("outputs/run").best.as_posix()
+    'outputs/run/checkpoints/best.ckpt'
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"  # every setting, resolved
+        self.result = self.path / "result.json"  # how it ended, and all numbers that a comparison needs
+        self.failed = self.path / "failed.json"  # the result of an attempt that was repeated
+        self.plan = self.path / "plan.txt"  # what each stage opens, at which rate
+        self.metrics = self.path / "metrics.csv"  # a row per epoch
+        self.cache = self.path / "cache.json"  # where the feature cache was used, and why
+        self.figures = self.path / "figures"
+        self.tracker = self.path / "mlflow.json"  # the tracker's run that this one goes on in
+        self.checkpoints = self.path / "checkpoints"
+        self.best = self.checkpoints / "best.ckpt"  # the model of the epoch with the best metric
+        self.last = self.checkpoints / "last.ckpt"  # where training goes on
+        self.sweep = self.path.parent.parent  # of a job: the folder of its sweep
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def is_job(self) -> bool:
+        """Whether the run belongs to a sweep."""
+        return sweep_file(self.sweep).exists()
+
+    def remove_drafts(self) -> None:
+        """Remove what a killed process was about to write; to be called while nobody writes here."""
+        for draft in self.path.rglob("*.tmp"):
+            draft.unlink(missing_ok=True)
+
+
+def new_run_dir(name: str) -> RunDir:
+    """Where a run of that name lies that nobody has given a directory: outputs/<name>/<date_time>."""
+    return RunDir(Path("outputs") / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f"))
+
+
+def sweep_file(folder: Path) -> Path:
+    """Where a sweep keeps the overrides of each of its jobs."""
+    return folder / "sweep.json"
+
+
+@contextmanager
+def write_whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A file to write to that gets its name once all is on the disk: a crash leaves the old file or none, never half.
+
+    The draft is removed where writing fails. A link of that name is replaced, not followed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    draft.unlink(missing_ok=True)
+    try:
+        with draft.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """A text file, written whole."""
+    with write_whole(path) as file:
+        file.write(text.encode())
+
+
+class StageRecord(TypedDict):
+    """One stage of a run, as result.json lists them."""
+
+    name: str
+    start_epoch: int  # counted from 0
+    epochs: int
+    steps: int  # of the optimizer
+    trainable_params: int
+    total_params: int
+    trainable_blocks: list[str]
+    seconds: float  # of all, validation included
+    samples_per_second: float  # in training
+    peak_memory_mb: float
+    val: dict[str, float]  # as its last epoch measured them
+    cached_depth: int  # blocks of the frozen prefix that were read from the cache in training
+    cache: NotRequired[dict[str, Any]]  # what decided that, by part
+    verification: NotRequired[dict[str, Any]]  # of a siamese run: the whole report after the stage
+    collapsed_in_epoch: NotRequired[int]  # where the embeddings fell into one point
+
+
+@dataclass(frozen=True)
+class CheckpointMetadata:
+    """What a checkpoint says of itself: plain data from which the model can be built again.
+
+    Args:
+        config: the run's whole configuration.
+        classes: their names in the order of the labels.
+        weights: those that training began with, in words.
+        trained_on: by origin of images, the classes that it has seen in training, pretraining included.
+        images: short keys of the contents of those images.
+        calibration: of the threshold of a siamese run, fitted in validation.
+        version: of these entries.
+    """
+
+    config: dict[str, Any] = field(default_factory=dict)
+    classes: list[str] = field(default_factory=list)
+    weights: str = ""
+    trained_on: dict[str, list[str]] = field(default_factory=dict)
+    images: list[str] = field(default_factory=list)
+    calibration: dict[str, Any] | None = None
+    version: int = METADATA_VERSION
+
+    @classmethod
+    def of(cls, checkpoint: Mapping[str, Any]) -> "CheckpointMetadata":
+        """Those of a loaded checkpoint, of this version or an older one.
+
+        Raises:
+            WeightsError: where there are none, or where a newer version has written them.
+        """
+        stored = checkpoint.get(METADATA)
+        if not isinstance(stored, Mapping):
+            raise WeightsError("holds no metadata of this project")
+        version = stored.get("version", 0)  # those of 0.1.0 do not say one
+        known = {entry.name for entry in fields(cls)}
+        if version > METADATA_VERSION:
+            raise WeightsError(
+                f"has metadata of version {version}, this stagetune reads up to {METADATA_VERSION}; update stagetune"
+            )
+        entries = {name: value for name, value in stored.items() if name in known}
+        return cls(**{**entries, "config": renamed(entries.get("config", {})), "version": METADATA_VERSION})
+
+    def put_into(self, checkpoint: dict[str, Any]) -> None:
+        """Let a checkpoint that is about to be written say this of itself."""
+        checkpoint[METADATA] = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+
+
+def stored_config(run_dir: RunDir) -> dict[str, Any]:
+    """The configuration that a run has kept.
+
+    Raises:
+        ResultError: where there is none that can be read.
+    """
+    try:
+        config = yaml.load(run_dir.config.read_text(), _Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ResultError(f"{run_dir.config} cannot be read ({error}); run it again") from error
+    if not isinstance(config, dict):
+        raise ResultError(f"{run_dir.config} holds no configuration; run it again")
+    return renamed(config)
+
+
+def renamed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored configuration with its settings by today's names."""
+    config = dict(config)
+    for group, names in RENAMED.items():
+        if isinstance(config.get(group), Mapping):
+            config[group] = {names.get(key, key): value for key, value in config[group].items()}
+    return config

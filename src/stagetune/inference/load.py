@@ -1,0 +1,147 @@
+"""The model of a checkpoint, built again from what the checkpoint says of itself."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from stagetune.artifacts import CheckpointMetadata, RunDir
+from stagetune.config.schema import Config, DataConfig
+from stagetune.config.validate import read_config
+from stagetune.data.centred import centred
+from stagetune.data.image_files import read_image, rgb
+from stagetune.data.transforms import prepare
+from stagetune.errors import ConfigError, DataError, WeightsError
+from stagetune.run.build import build_network, build_task
+from stagetune.tasks.siamese import SiameseTask
+from stagetune.tasks.staged_task import StagedTask
+
+
+class Transform:
+    """One image as the network was trained on it, without augmentation.
+
+    Args:
+        data: the settings of the run.
+
+    >>> Transform(DataConfig(image_size=32))(np.zeros((40, 60, 3), np.uint8)).shape
+    torch.Size([3, 32, 32])
+    """
+
+    def __init__(self, data: DataConfig) -> None:
+        self.image_size, self.is_centred = data.image_size, data.centred
+
+    def __call__(self, image: str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor) -> Tensor:
+        """Prepare one image.
+
+        Args:
+            image: a path, a PIL image, a uint8 array [height, width, 3] or [height, width], or a uint8 tensor
+                [3, height, width].
+
+        Returns:
+            uint8 [3, image_size, image_size], RGB; the network normalises it itself.
+
+        Raises:
+            DataError: for anything else.
+        """
+        pixels = _pixels(image)
+        return prepare(centred(pixels) if self.is_centred else pixels, self.image_size)
+
+
+class TrainedModel(nn.Module):
+    """The network of a checkpoint in eval mode, with what is needed to use it.
+
+    Attributes:
+        transform: makes of an image what `forward` takes one of.
+        classes: their names, in the order of a classifier's scores.
+        threshold: of a siamese run, the distance up to which two images count as the same; None for a classifier.
+        config: the configuration that it was trained by.
+        metadata: all that the checkpoint says of itself.
+    """
+
+    def __init__(self, task: StagedTask, config: Config, metadata: CheckpointMetadata) -> None:
+        super().__init__()
+        self.task, self.config, self.metadata = task, config, metadata
+        self.transform = Transform(config.data)
+        self.classes = metadata.classes
+        self.threshold = task.threshold.item() if isinstance(task, SiameseTask) else None
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores, or embeddings.
+
+        Args:
+            images: uint8 [n, 3, image_size, image_size], as `transform` gives them.
+
+        Returns:
+            Of a classifier the scores before softmax [n, classes], of a siamese run the embeddings [n, dimensions].
+        """
+        outputs: Tensor = self.task(images)
+        return outputs
+
+
+def load(path: str | os.PathLike[str]) -> TrainedModel:
+    """The model that a run has trained.
+
+    Args:
+        path: a checkpoint (checkpoints/best.ckpt of a run), or the directory of a run, whose best one is taken.
+
+    Returns:
+        The network in eval mode on the CPU, with its transform, classes and threshold.
+
+    Raises:
+        WeightsError: for a file that is no checkpoint of this project, or of another version that cannot be read.
+
+    >>> model = load("outputs/mine")  # doctest: +SKIP
+    >>> scores = model(model.transform("5.png")[None])  # doctest: +SKIP
+    """
+    return TrainedModel(*load_task(path))
+
+
+def load_task(path: str | os.PathLike[str]) -> tuple[StagedTask, Config, CheckpointMetadata]:
+    """The task in eval mode, its configuration and its metadata; raises `WeightsError` as `load` does."""
+    file = RunDir(path).best if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise WeightsError(f"{file}: does not exist (looked in {Path.cwd()}); give a run's checkpoints/best.ckpt")
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        metadata, state = CheckpointMetadata.of(content), content["state_dict"]
+    except Exception as error:  # a foreign or torn file fails in one of many ways inside torch.load
+        raise WeightsError(
+            f"{file}: is not a checkpoint of this project ({error}); give a run's checkpoints/best.ckpt"
+        ) from error
+    try:
+        config = read_config(metadata.config)
+    except ConfigError as error:
+        raise WeightsError(
+            f"{file}: was made by another version of this project: {'; '.join(error.problems)}"
+        ) from error
+    backbone = build_network(config.model, config.data.image_size)
+    task = build_task(config, backbone, len(metadata.classes), metadata)
+    task.load_state_dict(state)
+    return task.eval(), config, metadata
+
+
+def _pixels(image: Any) -> Tensor:
+    """The image as uint8 [3, height, width]."""
+    if isinstance(image, str | os.PathLike):
+        try:
+            return read_image(Path(image))
+        except Exception as error:  # Pillow's decoders raise many types for a damaged file
+            raise DataError(f"{image}: cannot be read as an image ({error})") from error
+    if isinstance(image, Image.Image):
+        return rgb(image)
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8:
+        gray_or_colour = image if image.ndim == 2 or image.shape[-1:] == (3,) else None
+        if gray_or_colour is not None and gray_or_colour.ndim in (2, 3):
+            return rgb(Image.fromarray(gray_or_colour))
+    if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3:
+        return image
+    shape = f" of shape {list(image.shape)} and {image.dtype}" if hasattr(image, "shape") else ""
+    raise DataError(
+        f"{type(image).__name__}{shape}: is no image; give a path, a PIL image, a uint8 array [height, width, 3] "
+        "or a uint8 tensor [3, height, width]"
+    )

@@ -1,0 +1,90 @@
+"""The state of one run, so that its result is written from wherever it stops."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+import yaml
+from lightning.pytorch.loggers import Logger
+
+from stagetune.artifacts import RunDir, write_text
+from stagetune.config.schema import Config
+from stagetune.errors import Interrupted, Pruned
+from stagetune.report.result import RunResult, config_hash, write_result
+from stagetune.run.screen import Screen
+from stagetune.run.tracking import track_result
+
+
+class Run:
+    """What one process knows of a run: what it was asked, where it lies, and what has come of it so far.
+
+    Args:
+        config: what it was asked to do.
+        run_dir: where it lies.
+        rank: of this process. That of rank 0 writes files and says what happens.
+        world_size: how many processes there are.
+    """
+
+    def __init__(self, config: Config, run_dir: RunDir, *, rank: int = 0, world_size: int = 1) -> None:
+        self.config, self.dir = config, run_dir
+        self.rank, self.world_size = rank, world_size
+        self.screen = Screen(quiet=rank > 0)
+        self.loggers: list[Logger] = []  # the trackers that are told the result
+        self.is_accepted = False  # until then a run that was to go on stays as it was
+        self.result = RunResult(
+            status="failed",  # until it is not
+            experiment=config.name,
+            task=config.task.name,
+            seed=config.seed,
+            config_hash=config_hash(asdict(config)),
+            schedule=config.schedule.name,
+            precision=config.precision,
+            batch_size=config.data.batch_size,
+            accumulation=config.accumulation,
+            effective_batch_size=config.data.batch_size * config.accumulation * world_size,
+            weights={"requested": config.model.weights, "used": ""},
+            timing={"cache_seconds": 0.0},
+        )
+
+    @property
+    def writes(self) -> bool:
+        """Whether this is the process that writes files."""
+        return self.rank == 0
+
+    def accept(self) -> None:
+        """From here on the directory says what this run does."""
+        self.is_accepted = True
+        if self.writes:
+            write_text(self.dir.config, yaml.safe_dump(asdict(self.config), sort_keys=False))
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Write down how what runs within has ended, whichever way it does."""
+        start = time.monotonic()
+        try:
+            yield
+            self.result.status = "completed"
+        except (KeyboardInterrupt, SystemExit, Interrupted) as stop:  # Lightning turns Ctrl-C into an exit
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored
+            self.end_with(Interrupted(f"interrupted; go on with python train.py resume={self.dir}"))
+            raise Interrupted(f"interrupted; go on with python train.py resume={self.dir}") from stop
+        except Exception as error:
+            self.end_with(error)
+            raise
+        finally:
+            self.result.timing["total_seconds"] = round(time.monotonic() - start, 3)
+            if self.writes and self.is_accepted:
+                write_result(self.result, self.dir)
+                for logger in self.loggers:
+                    track_result(logger, self.result, self.dir)
+
+    def end_with(self, error: Exception) -> None:
+        """Let the result say what the run ended with."""
+        ends: dict[type[Exception], str] = {Interrupted: "interrupted", Pruned: "pruned"}
+        self.result.status = ends.get(type(error), "failed")
+        if self.result.status == "failed":
+            self.result.error = {"type": type(error).__name__, "message": str(error)}

@@ -1,0 +1,96 @@
+"""`stagetune train`, which is `python train.py`: Hydra composes a run or the jobs of a sweep, and they are run."""
+
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from stagetune.config.compose import (
+    check_own,
+    explain,
+    is_one_at_a_time,
+    register_schema,
+    to_plain,
+)
+from stagetune.config.resume import is_setting, resumed, resumed_dir
+from stagetune.config.validate import validate
+from stagetune.errors import ConfigError, StagetuneError, show, shown
+from stagetune.seams import version_base
+from stagetune.shipped import CONF
+from stagetune.sweep.job import run_job
+
+kept_for_resume: list[str] = []  # settings of the command line that are for the run's own configuration
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Run what the words of a command line ask for; ends the process with exit code 1 where it fails."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # hand Hydra's errors to us instead of printing them
+    sys.path.append(os.getcwd())  # where a network of one's own lies, as python train.py has it
+    register_schema()
+    with shown():
+        sys.argv[1:] = _prepared(arguments)
+        try:
+            main()
+        except (HydraException, OmegaConfBaseException) as error:
+            overrides = [word for word in sys.argv[1:] if not word.startswith("-")]
+            raise explain(error, overrides) from error
+
+
+@hydra.main(**version_base(), config_path=str(CONF), config_name="train")
+def main(composed: DictConfig) -> float | None:
+    """What Hydra calls for a run, and for each job of a sweep in whichever process its launcher has for it."""
+    hydra_config = HydraConfig.get()
+    run_dir = Path(hydra_config.runtime.output_dir)
+    if hydra_config.mode == RunMode.MULTIRUN:
+        is_alone = is_one_at_a_time(hydra_config)
+        return run_job(validate(to_plain(composed)), run_dir, screen=None if is_alone else run_dir / "screen.txt")
+    try:
+        return _run(composed, run_dir)
+    except StagetuneError as error:
+        show(error)
+        sys.exit(1)
+
+
+def _run(composed: DictConfig, run_dir: Path) -> float | None:
+    values, overrides = to_plain(composed), HydraConfig.get().overrides.task
+    if resume := values["resume"]:
+        run_dir = Path(str(resume)).expanduser()
+        config = resumed(run_dir, values, [*overrides, *kept_for_resume])
+    else:
+        try:
+            check_own(HydraConfig.get().runtime.choices)
+            config = validate(values, overrides)
+        except ConfigError:
+            with suppress(OSError):  # a directory that was there before may hold something
+                run_dir.rmdir()  # Hydra has made it already; nothing will come into it
+            raise
+    from stagetune.run import run_experiment  # imports torch; only now, so that errors above are instant
+
+    return run_experiment(config, run_dir).score
+
+
+def _prepared(arguments: Sequence[str]) -> list[str]:
+    """The words for Hydra, which is told where the run's directory is where it may not make a new one."""
+    words = list(arguments)
+    if {"-m", "--multirun"} & set(words) and any(word.startswith("resume=") for word in words):
+        raise StagetuneError("resume= goes on with one run; leave -m out")
+    if run_dir := resumed_dir(words):
+        kept_for_resume.extend(word for word in words if is_setting(word))
+        words = [word for word in words if word not in kept_for_resume]
+        words.append("hydra.run.dir='{}'".format(str(run_dir).replace("'", "\\'")))
+    if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) > 0:
+        nowhere = tempfile.mkdtemp()  # of several processes one has the directory
+        atexit.register(shutil.rmtree, nowhere, ignore_errors=True)
+        words += [f"hydra.run.dir={nowhere}", f"hydra.sweep.dir={nowhere}"]
+    return words
