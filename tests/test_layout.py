@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "artifacts": {"errors"},
     "shipped": set(),
     "seams": set(),
-    "typed": {"errors"},
+    "typed": {"errors", "artifacts"},
     "schedule": {*BASIC, "typed"},
     "config": {*BASIC, "typed", "schedule"},
     "data": {*BASIC, "config"},

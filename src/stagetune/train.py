@@ -11,12 +11,12 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from stagetune.config.compose import (
+    HYDRAS_OWN,
+    UNCOMPOSABLE,
     check_own,
     explain,
     is_one_at_a_time,
@@ -42,7 +42,9 @@ def train(arguments: Sequence[str]) -> None:
         sys.argv[1:] = _prepared(arguments)
         try:
             main()
-        except (HydraException, OmegaConfBaseException) as error:
+        except UNCOMPOSABLE as error:
+            if HydraConfig.initialized() and not isinstance(error, HYDRAS_OWN):  # composed, so it is a fault of ours
+                raise
             overrides = [word for word in sys.argv[1:] if not word.startswith("-")]
             raise explain(error, overrides) from error
 

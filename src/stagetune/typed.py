@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import field, fields, is_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from stagetune.artifacts import RENAMED
 from stagetune.errors import did_you_mean
 
 
@@ -25,6 +26,8 @@ def key_problem(key: str, kind: Any, path: str = "") -> str | None:
     if is_dataclass(kind):
         hints = get_type_hints(kind)
         if first not in hints:
+            if new := RENAMED.get(path, {}).get(first):
+                return f"{_join(path, first)}: is called {_join(path, new)} now"
             where = f" in {path}" if path else ""
             return f"{_join(path, first)}: no such key{where}; {did_you_mean(first, list(hints), _dot(path))}"
         kind = _given(hints[first])

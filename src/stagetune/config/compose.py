@@ -23,6 +23,8 @@ from stagetune.seams import running_compose, store_once, version_base
 from stagetune.shipped import CONF, own_conf
 from stagetune.typed import key_problem
 
+HYDRAS_OWN = (HydraException, OmegaConfBaseException)
+UNCOMPOSABLE = (*HYDRAS_OWN, TypeError, ValueError)  # which omegaconf raises for an index that is a word
 LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray"}
 
 
@@ -55,7 +57,7 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     run_dir = resumed_dir(words)
     try:
         values = to_plain(composed([word for word in words if not (run_dir and is_setting(word))]))
-    except (HydraException, OmegaConfBaseException) as error:
+    except UNCOMPOSABLE as error:
         raise explain(error, words) from error
     return resumed(run_dir, values, words) if run_dir else validate(values, words)
 
@@ -104,9 +106,9 @@ def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
         validate(to_plain(composed(good)), good)
     except ConfigError as rest:
         return ConfigError([*bad.values(), *rest.problems])
-    except (HydraException, OmegaConfBaseException) as rest:
+    except UNCOMPOSABLE as rest:
         if not bad:
-            return ConfigError([_first_line(rest)])
+            return ConfigError([_first_line(rest) if isinstance(rest, HYDRAS_OWN) else _plain_error(good, rest)])
     return ConfigError(list(bad.values()) or [_first_line(error)])
 
 
@@ -182,6 +184,18 @@ def _unreadable(overrides: Sequence[str], error: Exception) -> str:
                 return f"{override}: is neither an option nor key=value; write {key}=..."
             return f"{override}: cannot be read; quote the value twice, '{key}=\"{value}\"'"
     return _first_line(error)
+
+
+def _plain_error(overrides: Sequence[str], error: Exception) -> str:
+    """What Python says of an override, with the one that it says it of."""
+    for override in overrides:
+        try:
+            composed([override])
+        except (TypeError, ValueError) as own:
+            return f"{override}: {own}"
+        except (ConfigError, *HYDRAS_OWN):
+            continue
+    return str(error)
 
 
 def _first_line(error: Exception) -> str:

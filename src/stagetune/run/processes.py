@@ -86,7 +86,7 @@ def _start(config: Config, run_dir: RunDir, *, resume: bool) -> None:
     try:
         # not by the run's config.yaml, which stays as it was until the run is accepted
         with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "config.yaml"
+            file = RunDir(folder).config
             file.write_text(yaml.safe_dump(asdict(config)))
             arguments = ["-m", "stagetune.run", str(file), str(run_dir), *(["--resume"] if resume else [])]
             elastic_launch(settings, sys.executable)(*arguments)

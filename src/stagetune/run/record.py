@@ -55,9 +55,10 @@ class Run:
         return self.rank == 0
 
     def accept(self) -> None:
-        """From here on the directory says what this run does."""
+        """From here on the directory is this run's, and says what it does."""
         self.is_accepted = True
         if self.writes:
+            self.dir.remove_drafts()  # of a process that was killed
             write_text(self.dir.config, yaml.safe_dump(asdict(self.config), sort_keys=False))
 
     @contextmanager
