@@ -5,10 +5,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-fast lint format sweep report bench clean
+.PHONY: help setup train test test-fast test-cluster lint format sweep report bench clean
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## create .venv with the tested versions, if it is missing
 
@@ -30,7 +30,10 @@ test: $(READY) ## run the whole test suite
 	@$(PYTEST)
 
 test-fast: $(READY) ## run the tests that take seconds
-	@$(PYTEST) -m "not slow"
+	@$(PYTEST) -m "not slow and not cluster"
+
+test-cluster: $(READY) ## install the wheel into an environment of its own and use it there
+	@$(BIN)/python -m pytest -m cluster
 
 lint: $(READY) ## check style and types
 	@$(BIN)/ruff check .
@@ -53,5 +56,5 @@ bench: $(READY) ## run one staged job under stagetune, Lightning and finetuning-
 	@$(BIN)/python -m benchmarks.peers
 
 clean: ## remove caches and .venv; outputs/ stays
-	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build src/*.egg-info
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist docs/_build
 	@find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -95,8 +95,10 @@ def load(path: str | os.PathLike[str]) -> TrainedModel:
     Raises:
         WeightsError: for a file that is no checkpoint of this project, or of another version that cannot be read.
 
-    >>> model = load("outputs/mine")  # doctest: +SKIP
-    >>> scores = model(model.transform("5.png")[None])  # doctest: +SKIP
+    >>> model = load("outputs/mine")
+    >>> image = model.transform(np.zeros((40, 60, 3), np.uint8))
+    >>> model(image[None]).shape
+    torch.Size([1, 10])
     """
     return TrainedModel(*load_task(path))
 

@@ -61,9 +61,13 @@ def run_experiment(
         ResultError: where `run_dir` has a result already.
         StagetuneError: whatever else a person can mend, such as images that cannot be read.
 
-    >>> result = run_experiment(["+experiment=classifier_staged", "seed=1"], "outputs/mine")  # doctest: +SKIP
-    >>> result.test["test/accuracy"]  # doctest: +SKIP
-    0.9861
+    >>> small = ["model=resnet18", "model.weights=random", "data.image_size=16", "schedule=head_only"]
+    >>> result = run_experiment(["+experiment=classifier_staged", *small], "outputs/mine")  # doctest: +ELLIPSIS
+    run       classifier_staged, seed 0
+    ...
+    results   outputs/mine
+    >>> result.status, result.stages[0]["trainable_blocks"]
+    ('completed', ['head'])
     """
     config = asked if isinstance(asked, Config) else compose(asked)
     if config.resume:

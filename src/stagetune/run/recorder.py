@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -195,6 +194,8 @@ def peak_memory_mb(device: torch.device) -> float:
     try:
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) / 2**10
-    except (OSError, IndexError):
+    except (OSError, IndexError):  # not Linux
+        import psutil
+
         memory = psutil.Process().memory_info()
         return float(getattr(memory, "peak_wset", memory.rss)) / 2**20  # Windows knows the peak, others what is used

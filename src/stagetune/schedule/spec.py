@@ -34,6 +34,9 @@ class Until:
         patience: so many validations in a row without a gain end the stage.
         min_delta: a gain is an improvement by more than this, in the metric's unit.
         max_epochs: the stage ends after so many epochs at the latest.
+
+    >>> Until(monitor="val/loss", patience=2).max_epochs
+    20
     """
 
     monitor: str | None = None
@@ -70,6 +73,9 @@ class Stage:
         weight_decay: that of this stage; None for the optimizer's own. Norms and biases never decay.
         l2_sp: the strength of a penalty on the backbone's open weights, half the squared distance to those that
             training began with, in place of weight decay there (Li et al. 2018, L2-SP).
+
+    >>> Stage("head", open=["head"], epochs=2, lr=1e-3).batch_norm
+    'auto'
     """
 
     name: str = ""
@@ -103,6 +109,10 @@ class Schedule:
         stages: the stages, in order.
         monitor: the metric that its stages look at, where they name none.
         mode: `min` or `max`, which of its values are good; by the metric's name where it is not said.
+
+    >>> schedule = Schedule("mine", stages=[Stage("head", open=["head"], lr=1e-3)], leave_frozen=True)
+    >>> [stage.name for stage in schedule.stages]
+    ['head']
     """
 
     name: str = "schedule"

@@ -1,0 +1,137 @@
+"""The public face: what `import stagetune` gives, as a program, a notebook and other systems use it."""
+
+import doctest
+import importlib
+import inspect
+import logging
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+import torch
+from nbclient import NotebookClient
+
+import stagetune
+from stagetune.cli import main
+
+NAMES = [name for name in stagetune.__all__ if name != "__version__"]
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def in_new_process(code: str, cwd: Path) -> str:
+    return subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_the_object_of_its_module(name: str) -> None:
+    assert getattr(stagetune, name) is getattr(importlib.import_module(stagetune._FROM[name]), name)
+    assert name in dir(stagetune)
+
+
+def test_a_name_that_is_not_there_is_said() -> None:
+    with pytest.raises(AttributeError, match="module 'stagetune' has no attribute 'compos'"):
+        stagetune.compos  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_importing_it_imports_nothing_else(tmp_path: Path) -> None:
+    code = "import sys; before = set(sys.modules); import stagetune; print(sorted(set(sys.modules) - before))"
+    found = in_new_process(code, tmp_path)
+    assert not {"torch", "lightning", "hydra", "omegaconf", "yaml", "numpy"} & set(eval(found))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_says_what_it_takes_gives_and_raises(name: str) -> None:
+    value: Any = getattr(stagetune, name)
+    doc = inspect.getdoc(value) or ""
+    assert ">>>" in doc
+    parts = ("Args:", "Returns:", "Raises:") if inspect.isfunction(value) else ("Attributes:", "Args:")
+    if inspect.isfunction(value):
+        assert all(part in doc for part in parts)
+        taken = [parameter for parameter in inspect.signature(value).parameters if f"{parameter}:" not in doc]
+        assert not taken
+    else:
+        assert any(part in doc for part in parts)
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_face_are_true(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this order: what `load` takes is what `run_experiment` leaves."""
+    monkeypatch.chdir(tmp_path)
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    finder = doctest.DocTestFinder(recurse=False)
+    for name in sorted(NAMES, key=lambda name: name == "load"):
+        value = getattr(stagetune, name)
+        examples = finder.find(value, name, globs=dict(vars(importlib.import_module(value.__module__))))
+        assert sum(len(example.examples) for example in examples)
+        for example in examples:
+            runner.run(example)
+    assert runner.summarize(verbose=False).failed == 0, capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_notebook_composes_plans_trains_plots_and_repeats(tmp_path: Path) -> None:
+    notebook = nbformat.read(EXAMPLES / "first_steps.ipynb", as_version=4)
+    assert not [cell for cell in notebook.cells if cell.get("outputs")]  # it is kept without them
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    assert [output for output in outputs if "image/png" in output.get("data", {})]  # inline: no backend was forced
+    printed = "".join(output.get("text", "") for output in outputs)
+    assert "schedule staged: 3 stages, 4 epochs" in printed
+    assert not [output for output in outputs if output.get("name") == "stderr"]
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_a_run_leaves_the_process_as_it_was(tmp_path: Path, tiny: Any) -> None:
+    """Warnings, loggers, precision of products: a notebook goes on after it."""
+
+    def state() -> list[Any]:
+        return [
+            warnings.filters[:], logging.getLogger("lightning.pytorch").level,
+            torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32,
+        ]  # fmt: skip
+
+    torch.set_float32_matmul_precision("medium")
+    before = state()
+    try:
+        stagetune.run_experiment(tiny("+experiment=classifier_staged", stages=1), tmp_path / "run")
+        assert state() == before
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_without_posix_it_is_imported_and_plans(tmp_path: Path) -> None:
+    """As on Windows, which has neither of the two modules."""
+    code = (
+        "import sys; sys.modules['fcntl'] = sys.modules['resource'] = None\n"
+        "import stagetune; [getattr(stagetune, name) for name in stagetune.__all__]\n"
+        "from stagetune.cli import main; main(['plan', 'schedule=head_only', 'model=resnet18'])"
+    )
+    assert "schedule head_only: 1 stages" in in_new_process(code, tmp_path)
+
+
+def test_a_source_tree_runs_that_is_not_installed(tmp_path: Path) -> None:
+    """The version is not asked of metadata that only an installed package has."""
+    code = (
+        "import importlib.metadata as metadata\n"
+        "before = metadata.version\n"
+        "def version(name):\n"
+        "    if name == 'stagetune': raise metadata.PackageNotFoundError(name)\n"
+        "    return before(name)\n"
+        "metadata.version = version\n"
+        "import torch, stagetune\n"
+        "from stagetune.run.environment import environment\n"
+        "assert environment(torch.device('cpu'))['versions']['stagetune'] == stagetune.__version__\n"
+    )
+    in_new_process(code, tmp_path)
+
+
+def test_the_command_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"stagetune {stagetune.__version__}\n"
