@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 from nbclient import NotebookClient
+from PIL import Image
 
 import stagetune
 from stagetune.cli import main
+from stagetune.config.schema import DataConfig
+from stagetune.errors import ConfigError, DataError, WeightsError
+from stagetune.inference.load import Transform
 
 NAMES = [name for name in stagetune.__all__ if name != "__version__"]
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -129,6 +134,45 @@ def test_a_source_tree_runs_that_is_not_installed(tmp_path: Path) -> None:
         "assert environment(torch.device('cpu'))['versions']['stagetune'] == stagetune.__version__\n"
     )
     in_new_process(code, tmp_path)
+
+
+def test_what_a_program_gets_wrong_is_said(tiny: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'schedule=full seed=1': is one text; give a list of words, \['sch"):
+        stagetune.compose("schedule=full seed=1")
+    config = tiny("+experiment=classifier_staged")
+    config.precision, config.schedule.stages[0].epochs = "fp23", -1
+    with pytest.raises(ConfigError) as caught:
+        stagetune.run_experiment(config, tmp_path / "run")
+    assert caught.value.problems == [
+        "schedule.stages[0].epochs=-1: must be at least 1",
+        "precision=fp23: no such choice; did you mean fp32?",
+    ]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_takes_images_and_says_what_is_none(tmp_path: Path) -> None:
+    transform = Transform(DataConfig(image_size=16))
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    as_tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+    forms = [tmp_path / "x.png", str(tmp_path / "x.png"), Image.fromarray(pixels), pixels, as_tensor]
+    assert all(torch.equal(transform(form), transform(pixels)) for form in forms)
+    gray = pixels[..., 0]
+    assert torch.equal(transform(gray), transform(np.stack([gray] * 3, axis=-1)))
+    with pytest.raises(DataError, match=r"ndarray of shape \[20, 30, 3\] and float64: is no image; give a path"):
+        transform(pixels / 255)
+    (tmp_path / "torn.png").write_bytes((tmp_path / "x.png").read_bytes()[:99])
+    with pytest.raises(DataError, match=r"torn\.png: cannot be read as an image"):
+        transform(tmp_path / "torn.png")
+
+
+@pytest.mark.parametrize("content", [None, b"no checkpoint"])
+def test_a_file_that_is_no_checkpoint_is_said(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "x.ckpt"
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"x\.ckpt: (does not exist|is not a checkpoint).*give a run's"):
+        stagetune.load(path)
 
 
 def test_the_command_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,6 +53,8 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     >>> compose(["schedule=full", "data.image_size=96"]).data.image_size
     96
     """
+    if isinstance(overrides, str):
+        raise ConfigError([f"{overrides!r}: is one text; give a list of words, {overrides.split()}"])
     words = list(overrides)
     run_dir = resumed_dir(words)
     try:

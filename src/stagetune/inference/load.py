@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -112,8 +113,10 @@ def load_task(path: str | os.PathLike[str]) -> tuple[StagedTask, Config, Checkpo
         content = torch.load(file, map_location="cpu", weights_only=True)
         metadata, state = CheckpointMetadata.of(content), content["state_dict"]
     except Exception as error:  # a foreign or torn file fails in one of many ways inside torch.load
+        # whose words for a file that is not plain data end with the advice to trust it
+        why = "not plain data, or damaged" if isinstance(error, UnpicklingError) else error
         raise WeightsError(
-            f"{file}: is not a checkpoint of this project ({error}); give a run's checkpoints/best.ckpt"
+            f"{file}: is not a checkpoint of this project ({why}); give a run's checkpoints/best.ckpt"
         ) from error
     try:
         config = read_config(metadata.config)

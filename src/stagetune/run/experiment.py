@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from stagetune.artifacts import CheckpointMetadata, RunDir, new_run_dir, write_text
 from stagetune.config.compose import compose
 from stagetune.config.schema import Config
+from stagetune.config.validate import validate
 from stagetune.data.datamodule import StagedData
 from stagetune.errors import ResultError
 from stagetune.models.weights import Weights, load_into
@@ -44,12 +45,16 @@ from stagetune.tasks.staged_task import StagedTask
 
 
 def run_experiment(
-    asked: Config | Sequence[str], run_dir: str | os.PathLike[str] | None = None, *, resume: bool = False
+    overrides_or_config: Sequence[str] | Config,
+    run_dir: str | os.PathLike[str] | None = None,
+    *,
+    resume: bool = False,
 ) -> RunResult:
     """Run one experiment, or go on with one that stopped; however it ends, result.json in its directory says so.
 
     Args:
-        asked: a configuration, or the words that `python train.py` would be given, `resume=DIR` among them.
+        overrides_or_config: the words that `python train.py` would be given, `resume=DIR` among them, or what
+            `compose` makes of them, changed or not.
         run_dir: where to; by default outputs/<name>/<date_time>, or where the run that goes on lies.
         resume: go on with the run in `run_dir`.
 
@@ -69,7 +74,8 @@ def run_experiment(
     >>> result.status, result.stages[0]["trainable_blocks"]
     ('completed', ['head'])
     """
-    config = asked if isinstance(asked, Config) else compose(asked)
+    given = overrides_or_config
+    config = validate(asdict(given)) if isinstance(given, Config) else compose(given)
     if config.resume:
         run_dir, resume, config = config.resume, True, replace(config, resume=None)
     directory = RunDir(run_dir or new_run_dir(config.name))
