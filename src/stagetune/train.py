@@ -19,6 +19,7 @@ from stagetune.config.compose import (
     UNCOMPOSABLE,
     check_own,
     explain,
+    has_unread_train,
     is_one_at_a_time,
     register_schema,
     to_plain,
@@ -38,6 +39,8 @@ def train(arguments: Sequence[str]) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # hand Hydra's errors to us instead of printing them
     sys.path.append(os.getcwd())  # where a network of one's own lies, as python train.py has it
     register_schema()
+    if has_unread_train():
+        print("stagetune: conf/train.yaml is not read, ours always is; say it in conf/experiment/", file=sys.stderr)
     with shown():
         sys.argv[1:] = _prepared(arguments)
         try:

@@ -114,6 +114,13 @@ def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
     return ConfigError(list(bad.values()) or [_first_line(error)])
 
 
+def has_unread_train() -> bool:
+    """Whether ./conf has a primary configuration of its own, which is never taken for ours."""
+    own = own_conf()
+    theirs = own / "train.yaml" if own else None
+    return theirs is not None and theirs.is_file() and theirs.read_bytes() != (CONF / "train.yaml").read_bytes()
+
+
 def composed(overrides: Sequence[str]) -> DictConfig:
     """As Hydra composes them, its own part included; raises Hydra's errors and those of `check_own`."""
     register_schema()
