@@ -95,23 +95,41 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 class StageRecord(TypedDict):
-    """One stage of a run, as result.json lists them."""
+    """One stage of a run, as result.json lists them.
+
+    Attributes:
+        name: that of the stage.
+        start_epoch: counted from 0.
+        epochs: how many it took.
+        steps: how many steps of the optimizer it took.
+        trainable_params: how many numbers were trained.
+        total_params: how many numbers the model has.
+        trainable_blocks: blocks of which anything was trained.
+        seconds: of all, validation included.
+        samples_per_second: in training.
+        peak_memory_mb: the highest so far in the stage.
+        val: the metrics, as its last epoch measured them.
+        cached_depth: blocks of the frozen prefix that were read from the cache in training.
+        cache: what decided that, by part.
+        verification: of a siamese run, the whole report after the stage.
+        collapsed_in_epoch: where the embeddings fell into one point.
+    """
 
     name: str
-    start_epoch: int  # counted from 0
+    start_epoch: int
     epochs: int
-    steps: int  # of the optimizer
+    steps: int
     trainable_params: int
     total_params: int
     trainable_blocks: list[str]
-    seconds: float  # of all, validation included
-    samples_per_second: float  # in training
+    seconds: float
+    samples_per_second: float
     peak_memory_mb: float
-    val: dict[str, float]  # as its last epoch measured them
-    cached_depth: int  # blocks of the frozen prefix that were read from the cache in training
-    cache: NotRequired[dict[str, Any]]  # what decided that, by part
-    verification: NotRequired[dict[str, Any]]  # of a siamese run: the whole report after the stage
-    collapsed_in_epoch: NotRequired[int]  # where the embeddings fell into one point
+    val: dict[str, float]
+    cached_depth: int
+    cache: NotRequired[dict[str, Any]]
+    verification: NotRequired[dict[str, Any]]
+    collapsed_in_epoch: NotRequired[int]
 
 
 @dataclass(frozen=True)

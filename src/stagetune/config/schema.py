@@ -125,6 +125,8 @@ class LoggerConfig:
 
 @dataclass
 class Config:
+    """Every setting of a run, by group as on the command line; what each does is said in conf/."""
+
     name: str = "run"
     seed: int = number(0, 0, 2**32 - 1)
     task: TaskConfig = field(default_factory=TaskConfig)

@@ -16,29 +16,54 @@ NOT_OF_THE_RUN = ("sweep", "resume", "resume_with_new_schedule")
 
 @dataclass
 class RunResult:
-    """One run; the keys are those of result.json."""
+    """One run; the keys are those of result.json.
 
-    status: str  # completed | failed | interrupted | pruned
+    Attributes:
+        status: `completed`, `failed`, `interrupted` or `pruned`.
+        experiment: the run's name.
+        task: `classifier` or `siamese`.
+        seed: that of the run, not of the split.
+        config_hash: equal for configurations that mean the same run.
+        schedule: its name.
+        precision: as it became, `fp32`, `bf16` or `fp16`.
+        batch_size: images of a batch, in one process.
+        accumulation: batches of an optimizer step.
+        effective_batch_size: images of an optimizer step, over all processes.
+        weights: requested, used.
+        data: name, split, train, val, test, notes.
+        stages: a record of each stage that was trained.
+        best: epoch, stage, metric, mode, value, checkpoint.
+        test: each metric of the best model.
+        verification: of the test of a siamese run, with intervals.
+        calibration: of its threshold, fitted in validation.
+        timing: total_seconds; in them weights_seconds, fit_seconds and cache_seconds.
+        peak_memory_mb: the highest of all stages.
+        environment: versions, device, git.
+        error: type, message.
+        schema_version: of these keys.
+    """
+
+    status: str
     experiment: str
     task: str
     seed: int
     config_hash: str
     schedule: str
-    precision: str  # as it became: fp32 | bf16 | fp16
+    precision: str
     batch_size: int
     accumulation: int
     effective_batch_size: int
-    weights: dict[str, str] = field(default_factory=dict)  # requested, used
-    data: dict[str, Any] = field(default_factory=dict)  # name, split, train, val, test, notes
+    weights: dict[str, str] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
     stages: list[StageRecord] = field(default_factory=list)
-    best: dict[str, Any] | None = None  # epoch, stage, metric, mode, value, checkpoint
+    best: dict[str, Any] | None = None
     test: dict[str, float] = field(default_factory=dict)
-    verification: dict[str, Any] = field(default_factory=dict)  # of the test of a siamese run, with intervals
-    calibration: dict[str, Any] = field(default_factory=dict)  # of its threshold, fitted in validation
-    timing: dict[str, float] = field(default_factory=dict)  # total_seconds; in them weights_, fit_ and cache_seconds
+    verification: dict[str, Any] = field(default_factory=dict)
+    calibration: dict[str, Any] = field(default_factory=dict)
+    timing: dict[str, float] = field(default_factory=dict)
     peak_memory_mb: float = 0.0
-    environment: dict[str, Any] = field(default_factory=dict)  # versions, device, git
-    error: dict[str, str] | None = None  # type, message
+    environment: dict[str, Any] = field(default_factory=dict)
+    error: dict[str, str] | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -59,7 +59,7 @@ def run_experiment(
         resume: go on with the run in `run_dir`.
 
     Returns:
-        What result.json says: status, stages, best, test, timing in seconds, and more.
+        All that result.json says, such as status, stages, best, test and timing in seconds.
 
     Raises:
         ConfigError: for words or settings that cannot be run, with all problems.

@@ -55,8 +55,7 @@ def load_schedule(
         metrics: the names that `monitor` may have, where they are known.
 
     Returns:
-        Name, monitor, mode, leave_frozen and stages: all that is stored, compared and planned. Nothing in it is
-        shared with `given`.
+        All that is stored, compared and planned, with the stages written out. Nothing in it is shared with `given`.
 
     Raises:
         ScheduleError: with all problems.

@@ -15,12 +15,19 @@ _FOLLOWS = ("index", "start_epoch", "open_blocks", "frozen_prefix", "trainable_p
 
 @dataclass(frozen=True)
 class Group:
-    """A parameter group of the optimizer; the same groups exist in every stage."""
+    """A parameter group of the optimizer; the same groups exist in every stage.
 
-    name: str  # backbone.layer4, backbone.layer4/no_decay, head, ...
+    Attributes:
+        name: such as `backbone.layer4`, `backbone.layer4/no_decay` or `head`.
+        block: the block, or the head, that its parameters are of.
+        parameters: their names.
+        decays: whether weight decay applies; norms and biases are kept out of it.
+    """
+
+    name: str
     block: str
     parameters: tuple[str, ...]
-    decays: bool  # norms and biases are kept out of weight decay
+    decays: bool
 
 
 @dataclass(frozen=True)
@@ -34,30 +41,55 @@ class Length:
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """One phase of training with a fixed trainable set."""
+    """One phase of training with a fixed trainable set.
+
+    Attributes:
+        index: its place in the schedule, counted from 0.
+        name: that of the stage.
+        start_epoch: counted from 0; None after a stage whose end only training shows.
+        epochs: its length, the longest with `until`; None if it is given in steps.
+        steps: its length in optimizer steps; None if it is given in epochs.
+        until: the condition that ends it.
+        monitor: the metric that `until`, `restore_best` and plateaus look at.
+        mode: `min` or `max`, which of its values are good.
+        restore_best: the next stage begins from the weights that were best in this one.
+        open: names of the trainable parameters, in the model's order.
+        open_blocks: blocks of which anything is trainable, in forward order, the head last.
+        frozen_prefix: how many leading blocks are wholly frozen.
+        trainable_parameters: how many numbers are trained.
+        rates: the learning rate of each group by its name; 0 for a frozen group.
+        lr_scheduler: a shape by name, or a torch class by `_target_`.
+        warmup: epochs over which the rates rise from 0.
+        warmup_steps: the same in optimizer steps.
+        optimizer_state: `keep` or `reset` what the optimizer remembers of earlier stages.
+        batch_norm: `auto`, `frozen` or `train`.
+        weight_decay: None for the optimizer's own.
+        lr_scale: `relative_gradient_norm`: each tensor's rate times that, renewed in each epoch.
+        l2_sp: strength of the penalty towards the weights that training began with.
+    """
 
     index: int
     name: str
-    start_epoch: int | None  # None after a stage whose end only training shows
-    epochs: int | None  # its length, the longest if `until`; None if it is given in steps
-    steps: int | None  # optimizer steps
+    start_epoch: int | None
+    epochs: int | None
+    steps: int | None
     until: Until | None
-    monitor: str | None  # the metric that until, restore_best and plateaus look at
-    mode: str | None  # min | max
-    restore_best: bool  # the next stage begins from the weights that were best in this one
-    open: tuple[str, ...]  # names of the trainable parameters, in the model's order
-    open_blocks: tuple[str, ...]  # blocks of which anything is trainable, in forward order, the head last
-    frozen_prefix: int  # how many leading blocks are wholly frozen
+    monitor: str | None
+    mode: str | None
+    restore_best: bool
+    open: tuple[str, ...]
+    open_blocks: tuple[str, ...]
+    frozen_prefix: int
     trainable_parameters: int
-    rates: Mapping[str, float]  # group name -> learning rate; 0 for a frozen group
-    lr_scheduler: str | Mapping[str, Any]  # a shape by name, or a torch class by _target_
-    warmup: float  # epochs over which the rates rise from 0
-    warmup_steps: int | None  # the same in optimizer steps
-    optimizer_state: str  # keep | reset: what the optimizer remembers of earlier stages
-    batch_norm: str  # auto | frozen | train
-    weight_decay: float | None  # None: the optimizer's own
-    lr_scale: str | None = None  # relative_gradient_norm: each tensor's rate times that, renewed in each epoch
-    l2_sp: float = 0.0  # strength of the penalty towards the weights that training began with
+    rates: Mapping[str, float]
+    lr_scheduler: str | Mapping[str, Any]
+    warmup: float
+    warmup_steps: int | None
+    optimizer_state: str
+    batch_norm: str
+    weight_decay: float | None
+    lr_scale: str | None = None
+    l2_sp: float = 0.0
 
     @property
     def is_watched(self) -> bool:
@@ -112,14 +144,23 @@ class PlannedStage:
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages in order, over the groups that exist throughout."""
+    """The stages in order, over the groups that exist throughout.
+
+    Attributes:
+        name: that of the schedule.
+        blocks: those of the backbone, in forward order.
+        groups: the parameter groups of the optimizer.
+        stages: the stages, in order.
+        total_parameters: how many numbers the model has.
+        held: names of the parameters that came frozen and stay so.
+    """
 
     name: str
     blocks: tuple[str, ...]
     groups: tuple[Group, ...]
     stages: tuple[PlannedStage, ...]
     total_parameters: int
-    held: tuple[str, ...] = ()  # parameters that came frozen and stay so
+    held: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         from stagetune.schedule.table import plan_text  # a view of this
