@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-fast test-cluster lint format sweep report bench clean
+.PHONY: help setup train test test-fast test-cluster lint format sweep report docs bench clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ sweep: $(READY) ## compare three schedules over two seeds on small digits, and r
 
 report: $(READY) ## compare the runs of the newest sweep: report.html (ARGS="folder --baseline schedule=full")
 	@$(BIN)/stagetune report $(ARGS)
+
+docs: $(READY) ## build the documentation into docs/_build
+	@$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build
 
 bench: $(READY) ## run one staged job under stagetune, Lightning and finetuning-scheduler (an hour on two cores)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
