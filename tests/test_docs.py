@@ -121,9 +121,9 @@ def lines_of(text: str) -> list[str]:
 
 
 def is_override(text: str) -> bool:
-    """Whether inline code is words of a command line; `fused=False` is of Python."""
-    words = [re.match(r"[+~]?[a-z_][\w./]*=(.*)", word) for word in text.split()]
-    return text not in WORDS_ON_OVERRIDES and all(word and word[1] not in ("True", "False") for word in words)
+    """Whether inline code begins as words of a command line do; `fused=False` is of Python."""
+    first = re.match(r"[+~]?[a-z_][\w./]*=(\S*)", text)
+    return first is not None and first[1] not in ("True", "False") and text not in WORDS_ON_OVERRIDES
 
 
 # -------------------------------------------------------------------------------------------------- somebody's folder
@@ -237,7 +237,9 @@ def check_command(words: Sequence[str], said: Callable[[Sequence[str]], object])
 
 
 def recipes(words: Sequence[str]) -> list[list[str]]:
-    """What make would run; fails where it has no such target."""
+    """What make would run; fails where it has no such target (of a folder's name make says that it is up to date)."""
+    targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {word for word in words if "=" not in word} <= targets
     command = ["make", "--dry-run", "--silent", "--old-file=.venv/.ready", *words]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return [shlex.split(part) for line in lines_of(shown) for part in line.split(";")]
