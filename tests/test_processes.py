@@ -175,7 +175,7 @@ def _train_as_one(
     extra = [] if kind == "classifier" else ["task=siamese", f"loss={kind}"]
     size = 40 // processes
     config = load([*extra, "data.image_size=16", f"data.batch_size={size}", "data.val=0.2", "data.augment=none"])
-    data = build_data(config, (rank, processes))
+    data = build_data(config, rank=rank, world_size=processes)
     task = _task(kind)
     rate = 0.1 if kind == "classifier" else 1e-3  # hard mining on collapsed embeddings would be chaotic
     stages = [Stage("head", ["head"], lr=rate), Stage("all", ["all"], lr=rate)]
