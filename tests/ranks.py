@@ -32,5 +32,5 @@ def together(function: Callable[..., Any], *arguments: Any, folder: Path) -> lis
     processes = [call(_run, function, arguments, rank, port, folder) for rank in (0, 1)]
     for process in processes:
         process.wait(180)
-    assert [process.returncode for process in processes] == [0, 0]
+    assert [process.returncode for process in processes] == [0, 0], processes[0].stderr.read()
     return [pickle.loads((folder / f"rank_{rank}.pkl").read_bytes()) for rank in (0, 1)]

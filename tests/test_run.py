@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,40 +17,50 @@ import yaml
 from lightning.pytorch import Trainer, seed_everything
 from torch import nn
 from torch.optim import SGD
+from torchvision.models import resnet18
 
+from conftest import TINY, Watched, layer_of, watching
 from stagetune.config.compose import load
 from stagetune.config.schema import METRICS, Config
 from stagetune.data.datamodule import Batch, StagedData
 from stagetune.errors import ConfigError, DataError, Interrupted, ResultError, TrainingError, WeightsError
-from stagetune.models.backbone import build_backbone
+from stagetune.models.backbone import IMAGENET_MEAN, IMAGENET_STD, build_backbone
 from stagetune.models.weights import Weights, file_weights
 from stagetune.report.result import read_result
 from stagetune.run import experiment, pretrained, run_experiment
 from stagetune.run.build import build_data, build_task, check_unseen
 from stagetune.run.leftover import LeftoverBatches
+from stagetune.run.pictures import draw_run
 from stagetune.run.precision import device_type, resolve_precision
 from stagetune.run.screen import Screen
 from stagetune.tasks.classification import ClassificationTask
 from stagetune.tasks.staged_task import StagedTask
+
+pytestmark = pytest.mark.usefixtures("_no_pictures")
 
 SIAMESE = "+experiment=siamese_staged"
 CLASSIFIER = "+experiment=classifier_staged"
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The directory of a tiny finished run of an experiment, run once."""
-    from conftest import TINY
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Watched]]:
+    """The directory of a tiny finished run of an experiment, run once, and what it began with and trained on."""
 
-    done: dict[str, Path] = {}
-
-    def run(name: str) -> Path:
-        if name not in done:
-            done[name] = tmp_path_factory.mktemp("run") / "out"
-            run_experiment(load([name, *TINY]), done[name])
-        return done[name]
+    @cache
+    def run(name: str) -> tuple[Path, Watched]:
+        run_dir = tmp_path_factory.mktemp("run") / "out"
+        with watching() as watched, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(experiment, "draw_run", draw_run)  # whichever test wants the run first
+            run_experiment(load([name, *TINY]), run_dir)
+        return run_dir, watched
 
     return run
+
+
+@pytest.fixture
+def finished(seen: Callable[[str], tuple[Path, Watched]]) -> Callable[[str], Path]:
+    """The directory alone."""
+    return lambda name: seen(name)[0]
 
 
 @pytest.mark.slow
@@ -68,6 +79,51 @@ def test_a_seeded_run_gives_its_golden_losses(
     assert [row["stage"] for row in rows] == ["head", "layer4", "all"]
     assert [int(row["step"]) for row in rows] == [4, 8, 12]
     assert [float(row["train/loss"]) for row in rows] == pytest.approx(golden, abs=0.01)
+
+
+@pytest.mark.slow
+def test_a_run_trains_by_the_numbers_of_a_plain_loop(seen: Callable[[str], tuple[Path, Watched]]) -> None:
+    """Torchvision's own network and AdamW, on the same batches: each stage's losses, and all weights at the end."""
+    run_dir, watched = seen(CLASSIFIER)
+    assert len(watched.batches) == 12
+    network = resnet18(num_classes=10).to(memory_format=torch.channels_last)
+    own_name = {name: name.removeprefix("backbone.").replace("head.", "fc.") for name in watched.initial}
+    network.load_state_dict({own_name[name]: value for name, value in watched.initial.items() if name in own_name})
+    layers = {"stem": [network.conv1, network.bn1], "layer1": [network.layer1], "layer2": [network.layer2],
+              "layer3": [network.layer3], "layer4": [network.layer4], "head": [network.fc]}  # fmt: skip
+    groups = [
+        {"params": [p for layer in of for p in layer.parameters() if (p.ndim > 1) == decays], "block": block,
+         "lr": 0.0, "weight_decay": 0.05 if decays else 0.0}
+        for block, of in layers.items() for decays in (True, False)
+    ]  # fmt: skip
+    optimizer = torch.optim.AdamW(groups, fused=True)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    losses = []
+    for step, batch in enumerate(watched.batches):
+        stage, falling, course = (  # the blocks that are open, what is left of a rate in the block below, the rate
+            (["head"], 1.0, 1.0),
+            (["layer4", "head"], 0.5, 1.0),
+            (list(layers), 0.7, (1 + math.cos(math.pi * (step % 4) / 4)) / 2),
+        )[step // 4]
+        for block, of in layers.items():
+            for layer in of:
+                layer.train(block in stage).requires_grad_(block in stage)
+        for group in optimizer.param_groups:
+            depth = list(layers)[::-1].index(group["block"])
+            group["lr"] = 0.01 * course * falling**depth if group["block"] in stage else 0.0
+        optimizer.zero_grad()
+        images = (batch.inputs.float() / 255 - mean) / std
+        loss = nn.functional.cross_entropy(network(images), batch.target)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    rows = csv.DictReader((run_dir / "metrics.csv").open())
+    expected = [sum(losses[i : i + 4]) / 4 for i in (0, 4, 8)]
+    assert [float(row["train/loss"]) for row in rows] == pytest.approx(expected, rel=1e-4)
+    last = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    found = network.state_dict()
+    for name, value in last.items():
+        torch.testing.assert_close(value, found[own_name[name]], rtol=0, atol=1e-4, msg=name)
 
 
 @pytest.mark.slow
@@ -166,38 +222,45 @@ def test_a_task_does_not_know_whether_a_cache_served_its_batch(depth: int, tiny:
 @pytest.mark.parametrize(
     ("loss", "mining"), [("triplet", "batch_hard"), ("triplet", "semi_hard"), ("bce", "batch_hard")]
 )
-def test_the_other_siamese_losses_train(loss: str, mining: str, tiny: Callable[..., Config], tmp_path: Path) -> None:
-    config = tiny(SIAMESE, f"loss={loss}", stages=1)
+def test_the_other_siamese_losses_train(
+    loss: str, mining: str, tiny: Callable[..., Config], watched: Watched, tmp_path: Path
+) -> None:
+    config = tiny(SIAMESE, f"loss={loss}", "data.augment=none", stages=1)
     config.loss.mining = mining
     config.trainer["limit_train_batches"] = 18
     config.schedule.stages[0].epochs = 2
     run_experiment(config, tmp_path)
     first, last = (float(row["train/loss"]) for row in csv.DictReader((tmp_path / "metrics.csv").open()))
     assert last < first
+    has_scale = loss == "bce"
+    assert watched.changed(tmp_path) == {"head", "threshold", *(["loss"] if has_scale else [])}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("schedule", "lines"),
+    ("schedule", "lines", "changed"),
     [
-        ("last_n", ["head: unfroze head; ", "last_20: unfroze layer3, layer4; "]),
-        ("half", ["head: unfroze head; ", "half: unfroze part of layer3, layer4; "]),
-        ("surgical", ["head: unfroze head; ", "first: unfroze stem; froze head; "]),
+        ("last_n", ["head: unfroze head; ", "last_20: unfroze layer3, layer4; "], {"layer3", "layer4", "head"}),
+        ("half", ["head: unfroze head; ", "half: unfroze part of layer3, layer4; "], {"layer3", "layer4", "head"}),
+        ("surgical", ["head: unfroze head; ", "first: unfroze stem; froze head; "], {"conv1", "bn1", "head"}),
     ],
 )
-def test_a_run_says_what_each_stage_changes(
-    schedule: str, lines: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_run_says_what_each_stage_changes_and_changes_nothing_else(
+    schedule: str,
+    lines: list[str],
+    changed: set[str],
+    watched: Watched,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from conftest import TINY
-
     config = load([CLASSIFIER, *(s for s in TINY if "stages" not in s), f"schedule={schedule}"])
     for stage in config.schedule.stages:
         stage.epochs = 1
         stage.open = [{"last": 15} if selector == {"fraction": 0.5} else selector for selector in stage.open]
-    result = run_experiment(config, tmp_path)
+    run_experiment(config, tmp_path)
     said = [line.split(" ", 2)[2] for line in capsys.readouterr().out.splitlines() if line.startswith("stage ")]
     assert all(line.startswith(start) for line, start in zip(said, lines, strict=True))
-    assert result.status == "completed"
+    assert watched.changed(tmp_path) == changed
 
 
 def test_every_epoch_end_steps_on_what_is_left_and_as_a_mean(tiny: Callable[..., Config]) -> None:
@@ -428,14 +491,17 @@ def test_a_torn_result_is_an_error_and_not_a_crash(tmp_path: Path) -> None:
         read_result(tmp_path)
 
 
-def test_an_own_folder_of_images_runs_with_loader_processes(
-    folder: Path, tiny: Callable[..., Config], tmp_path: Path
+def test_an_own_folder_of_images_runs_with_loader_processes_by_the_same_numbers(
+    folder: Path, tiny: Callable[..., Config], watched: Watched, tmp_path: Path
 ) -> None:
     config = tiny(CLASSIFIER, "data=image_folder", f"data.root={folder}", "data.batch_size=8", "data.num_workers=2")
     config.data.image_size = 32
     result = run_experiment(config, tmp_path / "out")
-    assert result.status == "completed"
-    assert result.data["train"] == 18
+    assert [result.data[part] for part in ("train", "val", "test")] == [18, 6, 6]
+    assert watched.changed(tmp_path / "out") == set(map(layer_of, watched.initial))
+    config.data.num_workers = 0
+    alone = run_experiment(config, tmp_path / "alone")
+    assert (alone.score, alone.test) == (result.score, result.test)
 
 
 def test_data_module_shapes_siamese_batches(tiny: Callable[..., Config]) -> None:
