@@ -32,6 +32,7 @@ from stagetune.run.build import build_data, build_task, check_unseen
 from stagetune.run.leftover import LeftoverBatches
 from stagetune.run.pictures import draw_run
 from stagetune.run.precision import device_type, resolve_precision
+from stagetune.run.restore import load_task
 from stagetune.run.screen import Screen
 from stagetune.tasks.classification import ClassificationTask
 from stagetune.tasks.staged_task import StagedTask
@@ -64,66 +65,57 @@ def finished(seen: Callable[[str], tuple[Path, Watched]]) -> Callable[[str], Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "golden"),
-    [
-        (CLASSIFIER, [2.387, 2.862, 2.380]),
-        (SIAMESE, [0.444, 0.358, 0.326]),
-    ],
-    ids=["classifier", "siamese"],
-)
-def test_a_seeded_run_gives_its_golden_losses(
-    name: str, golden: list[float], finished: Callable[[str], Path]
-) -> None:
+@pytest.mark.parametrize(("name", "golden"), [(CLASSIFIER, 2.387), (SIAMESE, 0.443)], ids=["classifier", "siamese"])
+def test_a_seeded_run_begins_with_its_golden_loss(name: str, golden: float, finished: Callable[[str], Path]) -> None:
+    """Of the first stage: to the next ones AdamW carries a CPU's rounding, up to 0.05 by the third."""
     rows = list(csv.DictReader((finished(name) / "metrics.csv").open()))
     assert [row["stage"] for row in rows] == ["head", "layer4", "all"]
     assert [int(row["step"]) for row in rows] == [4, 8, 12]
-    assert [float(row["train/loss"]) for row in rows] == pytest.approx(golden, abs=0.01)
+    assert float(rows[0]["train/loss"]) == pytest.approx(golden, abs=1e-3)
 
 
 @pytest.mark.slow
-def test_a_run_trains_by_the_numbers_of_a_plain_loop(seen: Callable[[str], tuple[Path, Watched]]) -> None:
-    """Torchvision's own network and AdamW, on the same batches: each stage's losses, and all weights at the end."""
-    run_dir, watched = seen(CLASSIFIER)
+@pytest.mark.parametrize("name", [CLASSIFIER, SIAMESE], ids=["classifier", "siamese"])
+def test_a_run_trains_by_the_numbers_of_a_plain_loop(name: str, seen: Callable[[str], tuple[Path, Watched]]) -> None:
+    """Torchvision's own network under the same head, on the same batches: each stage's loss, and all weights."""
+    run_dir, watched = seen(name)
     assert len(watched.batches) == 12
-    network = resnet18(num_classes=10).to(memory_format=torch.channels_last)
-    own_name = {name: name.removeprefix("backbone.").replace("head.", "fc.") for name in watched.initial}
-    network.load_state_dict({own_name[name]: value for name, value in watched.initial.items() if name in own_name})
-    layers = {"stem": [network.conv1, network.bn1], "layer1": [network.layer1], "layer2": [network.layer2],
-              "layer3": [network.layer3], "layer4": [network.layer4], "head": [network.fc]}  # fmt: skip
-    groups = [
-        {"params": [p for layer in of for p in layer.parameters() if (p.ndim > 1) == decays], "block": block,
-         "lr": 0.0, "weight_decay": 0.05 if decays else 0.0}
-        for block, of in layers.items() for decays in (True, False)
-    ]  # fmt: skip
-    optimizer = torch.optim.AdamW(groups, fused=True)
+    task, *_ = load_task(run_dir / "checkpoints" / "best.ckpt")
+    plain = nn.ModuleDict({"backbone": resnet18(), "head": task.head}).to(memory_format=torch.channels_last)
+    network = plain["backbone"]
+    network.fc = nn.Identity()
+    plain.load_state_dict({key: value for key, value in watched.initial.items() if key in plain.state_dict()})
+    stem = [network.conv1, network.bn1]
+    blocks = [plain["head"], network.layer4, network.layer3, network.layer2, network.layer1, nn.ModuleList(stem)]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in block.parameters() if (p.ndim > 1) == decays], "weight_decay": 0.05 * decays}
+            for block in blocks
+            for decays in (True, False)
+        ],
+        fused=True,
+    )
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     losses = []
     for step, batch in enumerate(watched.batches):
-        stage, falling, course = (  # the blocks that are open, what is left of a rate in the block below, the rate
-            (["head"], 1.0, 1.0),
-            (["layer4", "head"], 0.5, 1.0),
-            (list(layers), 0.7, (1 + math.cos(math.pi * (step % 4) / 4)) / 2),
-        )[step // 4]
-        for block, of in layers.items():
-            for layer in of:
-                layer.train(block in stage).requires_grad_(block in stage)
-        for group in optimizer.param_groups:
-            depth = list(layers)[::-1].index(group["block"])
-            group["lr"] = 0.01 * course * falling**depth if group["block"] in stage else 0.0
+        cosine = (1 + math.cos(math.pi * (step % 4) / 4)) / 2
+        opened, rate, decay = ((1, 0.01, 1.0), (2, 0.01, 0.5), (6, 0.01 * cosine, 0.7))[step // 4]
+        for depth, block in enumerate(blocks):
+            block.train(depth < opened).requires_grad_(depth < opened)
+            for group in optimizer.param_groups[2 * depth : 2 * depth + 2]:
+                group["lr"] = rate * decay**depth
         optimizer.zero_grad()
-        images = (batch.inputs.float() / 255 - mean) / std
-        loss = nn.functional.cross_entropy(network(images), batch.target)
+        features = network((batch.inputs.float() / 255 - mean) / std)
+        loss = task.loss(plain["head"](features), batch.target)
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     rows = csv.DictReader((run_dir / "metrics.csv").open())
-    expected = [sum(losses[i : i + 4]) / 4 for i in (0, 4, 8)]
+    expected = [sum(losses[first : first + 4]) / 4 for first in (0, 4, 8)]
     assert [float(row["train/loss"]) for row in rows] == pytest.approx(expected, rel=1e-4)
     last = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    found = network.state_dict()
-    for name, value in last.items():
-        torch.testing.assert_close(value, found[own_name[name]], rtol=0, atol=1e-4, msg=name)
+    for key, value in plain.state_dict().items():
+        torch.testing.assert_close(last[key], value, rtol=0, atol=1e-4, msg=key)
 
 
 @pytest.mark.slow

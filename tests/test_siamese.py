@@ -125,7 +125,8 @@ def test_the_distance_of_the_loss_is_that_of_the_evaluation(
 ) -> None:
     run_experiment(tiny(SIAMESE, "loss=bce", f"loss.distance={distance}", stages=1), tmp_path / "run")
     result = read_result(tmp_path / "run")
-    assert result.verification["auc"]["value"] == pytest.approx(result.test["test/auc"], abs=0.02)
+    # the one counts distances in bins
+    assert result.verification["auc"]["value"] == pytest.approx(result.test["test/auc"], abs=0.005)
     task, _, _ = load_task(tmp_path / "run" / "checkpoints" / "best.ckpt")
     assert isinstance(task, SiameseTask)
     assert task.distance == distance
