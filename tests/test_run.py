@@ -19,7 +19,7 @@ from torch import nn
 from torch.optim import SGD
 from torchvision.models import resnet18
 
-from conftest import TINY, Watched, layer_of, watching
+from conftest import TINY, Watched, watching
 from stagetune.config.compose import load
 from stagetune.config.schema import METRICS, Config
 from stagetune.data.datamodule import Batch, StagedData
@@ -161,7 +161,9 @@ def test_a_run_leaves_its_directory(name: str, finished: Callable[[str], Path]) 
     assert all("=" not in path.name for path in out.rglob("*"))
 
 
-@pytest.mark.parametrize("name", [CLASSIFIER, SIAMESE], ids=["classifier", "siamese"])
+@pytest.mark.parametrize(
+    "name", [CLASSIFIER, pytest.param(SIAMESE, marks=pytest.mark.slow)], ids=["classifier", "siamese"]
+)
 def test_the_best_checkpoint_is_plain_and_gives_the_same_test_numbers(
     name: str, finished: Callable[[str], Path], tiny: Callable[..., Config]
 ) -> None:
@@ -182,10 +184,10 @@ def test_the_best_checkpoint_is_plain_and_gives_the_same_test_numbers(
 def test_a_directory_with_a_result_is_never_overwritten(
     finished: Callable[[str], Path], tiny: Callable[..., Config]
 ) -> None:
-    out = finished(SIAMESE)
+    out = finished(CLASSIFIER)
     before = (out / "result.json").read_bytes()
     with pytest.raises(ResultError, match=r"already holds a result\.json; choose another directory"):
-        run_experiment(tiny(SIAMESE), out)
+        run_experiment(tiny(CLASSIFIER), out)
     assert (out / "result.json").read_bytes() == before
 
 
@@ -486,11 +488,12 @@ def test_a_torn_result_is_an_error_and_not_a_crash(tmp_path: Path) -> None:
 def test_an_own_folder_of_images_runs_with_loader_processes_by_the_same_numbers(
     folder: Path, tiny: Callable[..., Config], watched: Watched, tmp_path: Path
 ) -> None:
-    config = tiny(CLASSIFIER, "data=image_folder", f"data.root={folder}", "data.batch_size=8", "data.num_workers=2")
+    settings = ("data=image_folder", f"data.root={folder}", "data.batch_size=8", "data.num_workers=2")
+    config = tiny(CLASSIFIER, *settings, stages=2)
     config.data.image_size = 32
     result = run_experiment(config, tmp_path / "out")
     assert [result.data[part] for part in ("train", "val", "test")] == [18, 6, 6]
-    assert watched.changed(tmp_path / "out") == set(map(layer_of, watched.initial))
+    assert watched.changed(tmp_path / "out") == {"layer4", "head"}
     config.data.num_workers = 0
     alone = run_experiment(config, tmp_path / "alone")
     assert (alone.score, alone.test) == (result.score, result.test)
