@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 import crashing
 from commands import start
+from programs import Sampled
 from stagetune.errors import ScheduleError
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.spec import Schedule, Stage, Until
@@ -52,7 +53,7 @@ class Module(LightningModule):
 
 def loader() -> DataLoader[Tensor]:
     images: Any = torch.rand(24, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    return DataLoader(images, 8)
+    return Sampled(images, 8)
 
 
 def train(
