@@ -1,15 +1,20 @@
 """What several tests need: a tiny configuration, and a folder of images."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
 from stagetune.config.compose import compose
 from stagetune.config.schema import Config
+from stagetune.tasks.staged_task import StagedTask
 
 # a shell that runs the tests in the background lets them ignore Ctrl-C, which some of them send
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -48,6 +53,48 @@ def tiny() -> Callable[..., Config]:
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that look at none: drawing them takes seconds of each siamese run."""
     monkeypatch.setattr("stagetune.run.experiment.draw_run", lambda *_: None)
+
+
+class Watched:
+    """What a run begins with and trains on: its first weights, and its training batches."""
+
+    def __init__(self) -> None:
+        self.initial: dict[str, Tensor] = {}
+        self.batches: list[Any] = []
+
+    def changed(self, run_dir: Path) -> set[str]:
+        """The layers of which anything, weights or statistics, is other in the run's last checkpoint."""
+        last = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        assert last.keys() == self.initial.keys()
+        return {layer_of(name) for name, value in last.items() if not torch.equal(value, self.initial[name])}
+
+
+def layer_of(name: str) -> str:
+    """backbone.layer4.1.bn2.weight -> layer4, head.bias -> head."""
+    return name.removeprefix("backbone.").partition(".")[0]
+
+
+@contextmanager
+def watching() -> Iterator[Watched]:
+    """Watch the run that goes on inside."""
+    watched = Watched()
+
+    def begin(task: StagedTask) -> None:
+        watched.initial = {name: value.clone() for name, value in task.state_dict().items()}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StagedTask, "on_train_start", begin, raising=False)
+        patch.setattr(
+            StagedTask, "on_train_batch_start", lambda _, batch, i: watched.batches.append(batch), raising=False
+        )
+        yield watched
+
+
+@pytest.fixture
+def watched() -> Iterator[Watched]:
+    """What the test's run begins with and trains on."""
+    with watching() as seen:
+        yield seen
 
 
 @pytest.fixture

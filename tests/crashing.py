@@ -3,17 +3,14 @@
 import multiprocessing
 import os
 import signal
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from commands import call
 from stagetune.config.schema import Config
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["stagetune.run", "crashing"])  # imported once, then each process is a fork
 
 
 class Net(nn.Module):
@@ -68,22 +65,19 @@ class Events:
         os.replace = watched_replace
 
 
-def _run(config: Config, run_dir: Path, resume: bool, kill_at: int | None, cache: str) -> None:
-    os.environ["STAGETUNE_CACHE"] = cache
+def _run(config: Config, run_dir: Path, resume: bool, kill_at: int | None) -> None:
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # of loader workers, which then die with this process
-    from stagetune.run import run_experiment
+    from stagetune.run import experiment, run_experiment
 
+    experiment.draw_run = lambda *_: None  # half of such a run's time
     events = Events(kill_at)
     events.watch()
     run_experiment(config, run_dir, resume=resume)
     (run_dir / "events").write_text(str(events.count))
 
 
-def run(config: Config, run_dir: Path, *, resume: bool = False, kill_at: int | None = None) -> int | None:
+def run(config: Config, run_dir: Path, *, resume: bool = False, kill_at: int | None = None) -> int:
     """Run in a process of its own; its exit code, -9 if it was killed."""
-    arguments = (config, run_dir, resume, kill_at, os.environ["STAGETUNE_CACHE"])
-    process: ForkServerProcess = CONTEXT.Process(target=_run, args=arguments)
-    process.start()
-    process.join(120)
-    return process.exitcode
+    process = call(_run, config, run_dir, resume, kill_at)
+    return process.wait(120)  # not for the loader workers, which notice its death only after seconds

@@ -1,6 +1,5 @@
 """Functions that run in two processes joined by gloo, for tests of what they do together."""
 
-import multiprocessing
 import os
 import pickle
 import socket
@@ -10,8 +9,7 @@ from typing import Any
 
 import torch
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["stagetune.run", "crashing"])
+from commands import call
 
 
 def _run(function: Callable[..., Any], arguments: tuple[Any, ...], rank: int, port: int, folder: Path) -> None:
@@ -31,10 +29,8 @@ def together(function: Callable[..., Any], *arguments: Any, folder: Path) -> lis
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     folder.mkdir(parents=True, exist_ok=True)
-    processes = [CONTEXT.Process(target=_run, args=(function, arguments, rank, port, folder)) for rank in (0, 1)]
+    processes = [call(_run, function, arguments, rank, port, folder) for rank in (0, 1)]
     for process in processes:
-        process.start()
-    for process in processes:
-        process.join(180)
-    assert [process.exitcode for process in processes] == [0, 0]
+        process.wait(180)
+    assert [process.returncode for process in processes] == [0, 0], processes[0].stderr.read()
     return [pickle.loads((folder / f"rank_{rank}.pkl").read_bytes()) for rank in (0, 1)]

@@ -1,8 +1,6 @@
 """The benchmark: its figures are in the documentation as they were measured, and its jobs run."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ from benchmarks import limits, scaling
 from benchmarks.job import write_images
 from benchmarks.table import ratio, ratio_table, tables
 
+from commands import start
 from stagetune.models.backbone import build_backbone
 
 ROOT = Path(__file__).parents[1]
@@ -39,17 +38,25 @@ def test_operations_are_counted_as_he_et_al_count_them() -> None:
     assert limits.step_flops(224, "layer4") < limits.step_flops(224, "all") / 5
 
 
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the images and weights of a job, which it only reads."""
+    folder = tmp_path_factory.mktemp("job")
+    write_images(folder / "images", 32, 40, 20)
+    state = {f"backbone.{name}": value for name, value in build_backbone("resnet50").state_dict().items()}
+    torch.save({"state_dict": state}, folder / "weights.pt")
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["stagetune", "Lightning", "Lightning, tuned"])
-def test_each_peer_does_the_same_job(variant: str, tmp_path: Path) -> None:
-    write_images(tmp_path / "images", 32, 40, 20)
-    state = {f"backbone.{name}": value for name, value in build_backbone("resnet50").state_dict().items()}
-    torch.save({"state_dict": state}, tmp_path / "weights.pt")
-    command = [
-        sys.executable, "-m", "benchmarks.job", variant, "--root", str(tmp_path / "images"), "--size", "32",
-        "--batch", "20", "--weights", str(tmp_path / "weights.pt"), "--out", str(tmp_path / "out.json"),
-    ]  # fmt: skip
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+def test_each_peer_does_the_same_job(variant: str, job: Path, tmp_path: Path) -> None:
+    process = start(
+        "-m", "benchmarks.job", variant, "--root", str(job / "images"), "--size", "32", "--batch", "20",
+        "--weights", str(job / "weights.pt"), "--out", str(tmp_path / "out.json"), cwd=ROOT,
+    )  # fmt: skip
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
     figures = json.loads((tmp_path / "out.json").read_text())
     assert (
         list(figures["seconds"])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from commands import start
 from stagetune.cli import main
 from stagetune.schedule.lr_schedulers import simulate
 from stagetune.schedule.network import describe
@@ -41,11 +42,8 @@ def test_plan_of_a_typo_is_an_error_without_torch() -> None:
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
     picture = tmp_path / "plan.png"
     words = ["plan", "+experiment=siamese_staged", "--picture", str(picture)]
-    command = [sys.executable, "-c", f"from stagetune.cli import main; main({words!r})"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
+    process = start("-m", "stagetune.cli", *words, cwd=tmp_path)
     process.stdout.close()
-    assert process.stderr is not None
     assert process.stderr.read() == ""
     assert process.wait() == 0
     assert picture.exists()

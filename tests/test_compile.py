@@ -14,6 +14,8 @@ from stagetune.errors import ConfigError
 from stagetune.report.result import read_result
 from stagetune.run import run_experiment
 
+pytestmark = pytest.mark.usefixtures("_no_pictures")
+
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile with")

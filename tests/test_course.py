@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, lr_scheduler
 from torch.utils.data import DataLoader
 
+from programs import Sampled
 from stagetune.errors import ScheduleError
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.progress import is_best, plateau_factor, shape, stalled
@@ -71,7 +72,7 @@ def fit(
         enable_model_summary=False, num_sanity_val_steps=0, enable_checkpointing=keeps, **settings,
     )  # fmt: skip
     images = torch.rand(8 * batches, 3, generator=torch.Generator().manual_seed(0))
-    trainer.fit(module, DataLoader(images, 8), DataLoader(images[:8], 8), ckpt_path=ckpt_path)
+    trainer.fit(module, Sampled(images, 8), DataLoader(images[:8], 8), ckpt_path=ckpt_path)
     return trainer, trace
 
 

@@ -1,8 +1,6 @@
 """One loss over a batch that is encoded in parts: the gradients of the whole, the memory of a part."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -14,6 +12,7 @@ from torch import nn
 from torch.optim import SGD
 
 import crashing
+from commands import start_cold
 from stagetune.config.schema import Config
 from stagetune.data.datamodule import Batch
 from stagetune.errors import ConfigError
@@ -25,6 +24,8 @@ from stagetune.run import run_experiment
 from stagetune.schedule.freezing import Freezing
 from stagetune.schedule.network import network_of
 from stagetune.tasks.siamese import SiameseTask
+
+pytestmark = pytest.mark.usefixtures("_no_pictures")
 
 
 def task(loss: nn.Module, chunks: int, width: int = 8) -> SiameseTask:
@@ -80,31 +81,31 @@ def test_it_keeps_no_more_than_the_inputs_of_the_parts() -> None:
     assert kept(4) < kept(1) / 4
 
 
-STEP = """
-import sys, torch
+STEPS = """
+import os, sys, torch
 from stagetune.run.recorder import peak_memory_mb, reset_peak_memory
 from test_exact_accumulation import ContrastiveLoss, batch, task
-count, chunks = map(int, sys.argv[1:])
-cpu, images = torch.device("cpu"), batch(count)
-task(ContrastiveLoss(1.0), 1, width=64).training_step(batch(8), 0).backward()  # what torch itself needs
-reset_peak_memory(cpu)
-before = peak_memory_mb(cpu)
-task(ContrastiveLoss(1.0), chunks, width=64).training_step(images, 0).backward()
-print(peak_memory_mb(cpu) - before)
+for words in sys.argv[1:]:  # each in a process of its own, that has imported all and computed nothing
+    if (child := os.fork()) == 0:
+        count, chunks = map(int, words.split("/"))
+        cpu, images = torch.device("cpu"), batch(count)
+        task(ContrastiveLoss(1.0), 1, width=64).training_step(batch(8), 0).backward()  # what torch itself needs
+        reset_peak_memory(cpu)
+        before = peak_memory_mb(cpu)
+        task(ContrastiveLoss(1.0), chunks, width=64).training_step(images, 0).backward()
+        print(peak_memory_mb(cpu) - before, flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
 """
 
 
 @pytest.mark.slow
 def test_its_measured_peak_is_near_that_of_a_part() -> None:
-    def peak(count: int, chunks: int) -> float:
-        words = [sys.executable, "-c", STEP, str(count), str(chunks)]
-        returned = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed leaves the process at once
-        step = subprocess.run(
-            words, cwd=Path(__file__).parent, env=returned, capture_output=True, text=True, check=True
-        )
-        return float(step.stdout)
-
-    part, whole, exact = peak(100, 1), peak(400, 1), peak(400, 4)
+    returned = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed leaves the process at once
+    steps = start_cold("-c", STEPS, "100/1", "400/1", "400/4", cwd=Path(__file__).parent, env=returned)
+    printed, err = steps.communicate()
+    assert (steps.returncode, err) == (0, "")
+    part, whole, exact = map(float, printed.split())
     assert whole > 3 * part
     assert exact < 1.25 * part
 

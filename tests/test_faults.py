@@ -15,9 +15,9 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
 from torchvision.models import resnet18, resnet50
 
+from programs import Sampled
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.spec import Stage
 
@@ -71,7 +71,7 @@ def train(unfreezing: Callback, *more: Callback, epochs: int = 4, **settings: An
     settings = {"logger": False, "enable_checkpointing": False, **QUIET, **settings}
     trainer = Trainer(max_epochs=epochs, callbacks=[unfreezing, *more], **settings)
     images: Any = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    trainer.fit(Module() if module is None else module, DataLoader(images, 4), ckpt_path=ckpt_path)
+    trainer.fit(Module() if module is None else module, Sampled(images, 4), ckpt_path=ckpt_path)
     return trainer
 
 

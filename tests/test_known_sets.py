@@ -16,6 +16,8 @@ from stagetune.errors import DataError
 from stagetune.report.result import read_result
 from stagetune.run import run_experiment
 
+pytestmark = pytest.mark.usefixtures("_no_pictures")
+
 
 def picture(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,8 @@ from stagetune.evaluation.oneshot_runs import (
 from stagetune.inference.oneshot import VIEWS, _turned, distances_of
 from stagetune.run import run_experiment
 
+pytestmark = pytest.mark.usefixtures("_no_pictures")
+
 SHAPES = [[(20, 20), (80, 80)], [(20, 80), (80, 20)], [(50, 15), (50, 90)], [(15, 50), (90, 50)],
           [(20, 20), (20, 80), (80, 80)], [(20, 20), (80, 20), (80, 80), (20, 80)]]  # fmt: skip
 

@@ -2,8 +2,6 @@
 
 import copy
 import pickle
-import subprocess
-import sys
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 from torchmetrics import MeanMetric
 
+from commands import start
 from programs import QUIET, Program, assert_equal, fit, loader, loop, unfreezing_of
 from stagetune.errors import ScheduleError
 from stagetune.schedule.network import describe, network_of
@@ -529,7 +528,10 @@ for step in range(10):
 for name, value in plain.state_dict().items():
     torch.testing.assert_close(module.state_dict()[name], value, rtol=1e-4, atol=1e-5, msg=name)
 """
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    (tmp_path / "compared.py").write_text(code)
+    process = start(str(tmp_path / "compared.py"), cwd=tmp_path)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
 
 
 class Layered(Program):

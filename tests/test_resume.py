@@ -31,7 +31,7 @@ def eventful(tiny: Callable[..., Config]) -> Config:
         "task.head=hidden",
         "task.dropout=0.3",
         "data.augment=affine",
-        "data.batch_size=8",
+        "data.batch_size=4",
     )
     config.model = ModelConfig(
         "own", network={"_target_": "crashing.Net"}, blocks=["stem", "layer2", "layer3", "layer4"]

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
-from torch.utils.data import DataLoader
 
+from programs import Sampled
 from stagetune.config.schema import Config
 from stagetune.data.datamodule import StagedData
 from stagetune.errors import ScheduleError
@@ -477,12 +477,12 @@ def test_any_schedule_does_in_each_epoch_what_its_plan_says(stages: list[Stage])
         assume(False)
     before = {name: value.clone() for name, value in module.state_dict().items()}
     watch = Watch(schedule(*stages))
-    images = [torch.randint(0, 256, (4, 3, 2, 2), dtype=torch.uint8) for _ in range(2)]
+    images = torch.randint(0, 256, (8, 3, 2, 2), dtype=torch.uint8)
     trainer = Trainer(
         accelerator="cpu", max_epochs=-1, callbacks=[watch], logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    trainer.fit(module, DataLoader(images, batch_size=None))
+    trainer.fit(module, Sampled(images, 4))
     assert [seen[0] for seen in watch.seen] == stages_by_epoch(plan)
     for stage, trainable, rates, _ in watch.seen:
         assert trainable == set(stage.open)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from conftest import Watched
 from stagetune.config.schema import Config
 from stagetune.errors import DataError, TrainingError
 from stagetune.inference.load import load_task
@@ -104,15 +105,16 @@ def test_a_collapsed_stage_ends_and_goes_back_to_its_best_weights(
         return 0 * embeddings.nan_to_num() + 128**-0.5 if is_lost else embeddings
 
     monkeypatch.setattr(EmbeddingHead, "forward", lost_where_weights_are_large)
-    rates = ("schedule.stages.1.lr=1000", "schedule.stages.1.epochs=3", "schedule.stages.2.lr=1e-5")
-    result = run_experiment(tiny(SIAMESE, "task.on_collapse=go_back", *rates), tmp_path / "run")
+    rates = ("schedule.stages.1.lr=1000", "schedule.stages.1.epochs=3")
+    still = ("schedule.stages.2.lr=1e-12", "+schedule.stages.2.batch_norm=frozen")  # shows what it began with
+    result = run_experiment(tiny(SIAMESE, "task.on_collapse=go_back", *rates, *still), tmp_path / "run")
     head, layer4, rest = result.stages
     assert result.status == "completed"
     assert layer4["collapsed_in_epoch"] == 1
     assert (layer4["epochs"], rest["start_epoch"]) == (1, 2)
     assert layer4["val"]["val/auc"] == 0.5
     assert "collapsed_in_epoch" not in rest
-    assert rest["val"]["val/auc"] == pytest.approx(head["val"]["val/auc"], abs=0.05)
+    assert rest["val"] == pytest.approx(head["val"], abs=1e-6)
 
 
 @pytest.mark.slow
@@ -123,7 +125,8 @@ def test_the_distance_of_the_loss_is_that_of_the_evaluation(
 ) -> None:
     run_experiment(tiny(SIAMESE, "loss=bce", f"loss.distance={distance}", stages=1), tmp_path / "run")
     result = read_result(tmp_path / "run")
-    assert result.verification["auc"]["value"] == pytest.approx(result.test["test/auc"], abs=0.02)
+    # the one counts distances in bins
+    assert result.verification["auc"]["value"] == pytest.approx(result.test["test/auc"], abs=0.005)
     task, _, _ = load_task(tmp_path / "run" / "checkpoints" / "best.ckpt")
     assert isinstance(task, SiameseTask)
     assert task.distance == distance
@@ -132,9 +135,19 @@ def test_the_distance_of_the_loss_is_that_of_the_evaluation(
 @pytest.mark.slow
 @pytest.mark.usefixtures("_no_pictures")
 @pytest.mark.parametrize("loss", ["supcon", "nt_xent", "multi_similarity", "arcface", "proxy_anchor"])
-def test_the_losses_of_pytorch_metric_learning_train(loss: str, tiny: Callable[..., Config], tmp_path: Path) -> None:
-    result = run_experiment(tiny(SIAMESE, f"loss={loss}", "task.images_per_identity=4", stages=1), tmp_path / "run")
-    assert result.status == "completed"
+def test_the_losses_of_pytorch_metric_learning_train(
+    loss: str, tiny: Callable[..., Config], watched: Watched, tmp_path: Path
+) -> None:
+    """The head, and the classes' vectors where the loss has them, under a backbone that stays as it was."""
+    config = tiny(SIAMESE, f"loss={loss}", "task.images_per_identity=4", "data.augment=none", stages=1)
+    config.trainer["limit_train_batches"] = 1.0
+    config.schedule.stages[0].epochs = 3
+    run_experiment(config, tmp_path / "run")
+    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
+    losses = [float(row["train/loss"]) for row in rows]
+    assert losses[0] > losses[1] > losses[2]
+    has_classes = loss in ("arcface", "proxy_anchor")
+    assert watched.changed(tmp_path / "run") == {"head", "threshold", *(["loss"] if has_classes else [])}
 
 
 def test_what_is_trained_on_is_centred_then_spliced_then_turned(tiny: Callable[..., Config]) -> None:

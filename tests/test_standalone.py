@@ -1,7 +1,5 @@
 """`StagedUnfreezing` with anybody's LightningModule and Trainer, without Hydra and without train.py."""
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,8 @@ from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader
 
 import crashing
+from commands import start
+from programs import Sampled
 from stagetune.errors import ScheduleError
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.spec import Schedule, Stage, Until
@@ -53,7 +53,7 @@ class Module(LightningModule):
 
 def loader() -> DataLoader[Tensor]:
     images: Any = torch.rand(24, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    return DataLoader(images, 8)
+    return Sampled(images, 8)
 
 
 def train(
@@ -297,8 +297,10 @@ def test_bf16_and_accumulation_across_a_boundary_are_a_plain_loops_steps() -> No
 @pytest.mark.slow
 def test_the_example_runs(tmp_path: Path) -> None:
     example = Path(__file__).parents[1] / "examples" / "own_module.py"
-    done = subprocess.run([sys.executable, example], cwd=tmp_path, capture_output=True, text=True, check=True)
-    lines = done.stdout.splitlines()
+    process = start(str(example), cwd=tmp_path)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    lines = out.splitlines()
     assert "stage head began in epoch 0, at step 0" in lines
     assert "stage top began in epoch 1, at step 6" in lines
 

@@ -18,6 +18,8 @@ from stagetune.run.pruning import open_study
 from stagetune.sweep.study import corners, space
 from test_sweep import ended, sweep, told, until
 
+pytestmark = pytest.mark.usefixtures("_no_pictures")
+
 SEARCH = (
     "hydra/sweeper=optuna", "schedule=head_only,full", "schedule.stages.0.lr=tag(log,interval(1e-4,1e-2))",
     "sweep.name=search", "checkpoint.min_seconds=0",

@@ -16,6 +16,7 @@ import yaml
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 
+from commands import Command, start
 from hydra_plugins.stagetune_sweeper import show_failures
 from stagetune.config.compose import compose, explain
 from stagetune.errors import ConfigError, ResultError
@@ -25,6 +26,7 @@ from stagetune.sweep.combinations import jobs_of
 from stagetune.sweep.job import run_job
 from stagetune.sweep.jobs import Job, alone_in, make_ready, slug, state_of, write_sweep
 from stagetune.sweep.progress import Progress, duration
+from test_train_py import numbers
 
 ROOT = Path(__file__).parents[1]
 OWN_NET = (
@@ -34,15 +36,13 @@ OWN_NET = (
 )  # fmt: skip
 
 
-def sweep(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
-    command = [sys.executable, str(ROOT / "train.py"), "-m", *OWN_NET, *arguments]
-    return subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def sweep(*arguments: str, cwd: Path) -> Command:
+    folders = [str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
+    return start(str(ROOT / "train.py"), "-m", *OWN_NET, *arguments, cwd=cwd, env=environment)
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+def ended(process: Command) -> tuple[int | None, str, str]:
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 
@@ -198,7 +198,7 @@ def test_a_line_for_each_job_says_how_far_the_sweep_is(tmp_path: Path, capsys: p
     ]
 
 
-def until(found: object, process: subprocess.Popen[str]) -> None:
+def until(found: object, process: Command) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         if found():  # type: ignore[operator]
@@ -239,14 +239,7 @@ def test_a_sweep_stopped_inside_and_between_jobs_goes_on_to_the_numbers_of_jobs_
     ended(sweep(*alone, "sweep.name=alone", cwd=tmp_path))
     for path in (tmp_path / "outputs" / "sweeps" / "alone").rglob("metrics.csv"):
         (twin,) = base.glob(f"*schedule-full*/{path.parent.name}/metrics.csv")
-        assert _numbers(twin) == _numbers(path)
-
-
-def _numbers(path: Path) -> list[str]:
-    """A run's metrics without the columns that are times."""
-    lines = [line.split(",") for line in path.read_text().splitlines()]
-    kept = [i for i, name in enumerate(lines[0]) if "second" not in name]
-    return [",".join(line[i] for i in kept) for line in lines]
+        assert numbers(twin) == numbers(path)
 
 
 def test_where_it_is_asked_for_no_job_begins_after_one_that_failed(

@@ -29,6 +29,8 @@ from stagetune.run import run_experiment
 from stagetune.run.data import build_data
 from stagetune.tasks.siamese import SiameseTask, given_pairs
 
+pytestmark = pytest.mark.usefixtures("_no_pictures")
+
 
 def table(folder: Path, text: str) -> Path:
     (folder / "table.csv").write_text(text)

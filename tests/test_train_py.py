@@ -1,5 +1,6 @@
 """train.py as a person starts it."""
 
+import csv
 import json
 import os
 import signal
@@ -10,28 +11,33 @@ from pathlib import Path
 
 import pytest
 
+from commands import start, start_cold
 from conftest import TINY
 
 ROOT = Path(__file__).parents[1]
+TRAIN = str(ROOT / "train.py")
 QUICK = (
     "schedule=head_only",
     *(setting for setting in TINY if not setting.startswith("schedule.stages.")),
 )  # 1 stage
 
 
-def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "train.py"), *arguments]
-    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def train(*arguments: str, cwd: Path) -> tuple[int | None, str, str]:
+    """From a warm process; see `train_cold`."""
+    process = start(TRAIN, *arguments, cwd=cwd)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
 
 
-def train(*arguments: str, cwd: Path) -> tuple[int, str, str]:
-    process = start(*arguments, cwd=cwd)
+def train_cold(*arguments: str, cwd: Path) -> tuple[int, str, str]:
+    """As a person starts it, with all that imports may print."""
+    process = start_cold(TRAIN, *arguments, cwd=cwd)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 
 
 def test_a_typo_is_answered_in_a_few_lines_without_torch_or_traceback(tmp_path: Path) -> None:
-    code, out, err = train("+experiment=siamese_staged", "schedule=stagedd", "data.image_sizee=3", cwd=tmp_path)
+    code, out, err = train_cold("+experiment=siamese_staged", "schedule=stagedd", "data.image_sizee=3", cwd=tmp_path)
     assert (code, out) == (1, "")
     assert err == (
         "stagetune: 2 problems in the configuration:\n"
@@ -48,21 +54,21 @@ def test_a_typo_is_answered_in_a_few_lines_without_torch_or_traceback(tmp_path: 
 
 
 def test_a_wrong_value_leaves_no_empty_run_directory(tmp_path: Path) -> None:
-    code, _, err = train("seed=x", cwd=tmp_path)
+    code, _, err = train_cold("seed=x", cwd=tmp_path)
     assert (code, err) == (1, "stagetune: 1 problem in the configuration:\n  seed: expects a whole number, got 'x'\n")
     assert [path for path in tmp_path.rglob("*") if not path.is_dir() or path.name.startswith("20")] == []
 
 
 def test_the_traceback_is_there_for_who_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAGETUNE_TRACEBACK", "1")
-    _, _, err = train("seed=x", cwd=tmp_path)
+    _, _, err = train_cold("seed=x", cwd=tmp_path)
     assert "Traceback (most recent call last)" in err
     assert err.endswith("stagetune: 1 problem in the configuration:\n  seed: expects a whole number, got 'x'\n")
 
 
 @pytest.mark.slow
 def test_an_experiment_runs_quietly_and_ends_with_numbers_and_path(tmp_path: Path) -> None:
-    code, out, err = train("+experiment=siamese_staged", *TINY, cwd=tmp_path)
+    code, out, err = train_cold("+experiment=siamese_staged", *TINY, cwd=tmp_path)
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert len(lines) <= 20
@@ -88,7 +94,7 @@ def test_a_multirun_of_two_jobs_leaves_two_results(tmp_path: Path) -> None:
 
 
 def test_a_mistake_in_any_job_of_a_multirun_is_answered_before_the_first(tmp_path: Path) -> None:
-    code, out, err = train("-m", "+experiment=siamese_staged", "data.image_size=15,32", "seed=0,1", cwd=tmp_path)
+    code, out, err = train_cold("-m", "+experiment=siamese_staged", "data.image_size=15,32", "seed=0,1", cwd=tmp_path)
     assert (code, out) == (1, "")
     assert err == (
         "stagetune: 1 problem in the configuration:\n  data.image_size=15: must be at least 16 "
@@ -100,7 +106,7 @@ def test_a_mistake_in_any_job_of_a_multirun_is_answered_before_the_first(tmp_pat
 @pytest.mark.slow
 def test_ctrl_c_ends_a_run_in_one_line(tmp_path: Path) -> None:
     long = ("schedule.stages.0.epochs=500", "checkpoint.min_seconds=0")
-    process = start("+experiment=siamese_staged", *QUICK, *long, cwd=tmp_path)
+    process = start(TRAIN, "+experiment=siamese_staged", *QUICK, *long, cwd=tmp_path)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not list(tmp_path.rglob("last.ckpt")):
         time.sleep(0.2)
@@ -135,7 +141,14 @@ OWN_NET = (
 
 @pytest.fixture
 def _own_net(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"), prepend=os.pathsep)
+
+
+def numbers(path: Path) -> list[list[str]]:
+    """A run's metrics without the columns that are times."""
+    rows = list(csv.reader(path.open()))
+    kept = [i for i, name in enumerate(rows[0]) if "second" not in name]
+    return [[row[i] for i in kept] for row in rows]
 
 
 def until_exists(name: str, folder: Path) -> Path:
@@ -151,7 +164,7 @@ def until_exists(name: str, folder: Path) -> Path:
 @pytest.mark.usefixtures("_own_net")
 def test_a_killed_run_goes_on_in_its_directory_and_nothing_else_is_made_of_it(tmp_path: Path) -> None:
     """And whatever would make it another run is refused, and leaves it as it was."""
-    process = start(*OWN_NET, "schedule.stages.0.epochs=30", "checkpoint.every_n_steps=2", cwd=tmp_path)
+    process = start(TRAIN, *OWN_NET, "schedule.stages.0.epochs=30", "checkpoint.every_n_steps=2", cwd=tmp_path)
     run_dir = until_exists("last.ckpt", tmp_path).parents[1]
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -182,43 +195,40 @@ def test_a_killed_run_goes_on_in_its_directory_and_nothing_else_is_made_of_it(tm
 
 
 def test_a_directory_without_a_run_cannot_be_resumed(tmp_path: Path) -> None:
-    code, _, err = train("resume=outputs/nothing", cwd=tmp_path)
+    code, _, err = train_cold("resume=outputs/nothing", cwd=tmp_path)
     assert code == 1
     assert "  resume=" in err
     assert f"config.yaml does not exist (looked in {tmp_path})" in err
     assert not (tmp_path / "outputs" / "nothing").exists()
-    code, _, err = train("-m", "resume=outputs/nothing", cwd=tmp_path)
+    code, _, err = train_cold("-m", "resume=outputs/nothing", cwd=tmp_path)
     assert (code, err) == (1, "stagetune: resume= goes on with one run; leave -m out\n")
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_own_net")
-def test_two_processes_leave_one_directory_one_result_and_one_log_also_in_a_multirun(tmp_path: Path) -> None:
-    code, out, err = train("-m", *OWN_NET, "trainer=ddp", "schedule.stages.0.epochs=2", "seed=0,1", cwd=tmp_path)
+def test_two_processes_leave_one_directory_one_result_and_one_log_whoever_starts_them(tmp_path: Path) -> None:
+    """The jobs of a multirun, each with processes of its own, and torchrun: it trains by the numbers of the first."""
+    words = (*OWN_NET, "trainer=ddp", "schedule.stages.0.epochs=2")
+    code, out, err = train("-m", *words, "seed=0,1", cwd=tmp_path)
     assert (code, err) == (0, "")
     assert [line for line in out.splitlines() if line.startswith("run ")] == [
         "run       classifier_staged, seed 0",
         "run       classifier_staged, seed 1",
     ]
-    results = sorted(tmp_path.rglob("result.json"))
-    assert [path.parent.name for path in results] == ["seed-0", "seed-1"]
-    for path in results:
+    torchrun = start("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", TRAIN, *words, cwd=tmp_path)
+    out, err = torchrun.communicate(timeout=120)
+    assert torchrun.returncode == 0, err
+    assert out.count("best      val/accuracy") == 1
+    first, second = sorted((tmp_path / "outputs" / "sweeps").rglob("result.json"))
+    (third,) = (tmp_path / "outputs" / "classifier_staged").rglob("result.json")
+    assert [path.parent.name for path in (first, second)] == ["seed-0", "seed-1"]
+    for path in (first, second, third):
         result = json.loads(path.read_text())
         assert result["status"] == "completed"
         assert result["effective_batch_size"] == 2 * result["batch_size"]
-        rows = (path.parent / "metrics.csv").read_text().splitlines()
-        assert len(rows) == 3
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("_own_net")
-def test_processes_that_torchrun_started_leave_one_directory_too(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += [str(ROOT / "train.py"), *OWN_NET, "trainer=ddp", "schedule.stages.0.epochs=1"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120)
-    (run_dir,) = (tmp_path / "outputs" / "classifier_staged").iterdir()
-    assert json.loads((run_dir / "result.json").read_text())["status"] == "completed"
-    assert done.stdout.count("best      val/accuracy") == 1
+        assert len(numbers(path.with_name("metrics.csv"))) == 3
+    one, other, again = (numbers(path.with_name("metrics.csv")) for path in (first, second, third))
+    assert one == again != other
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torchmetrics import MeanMetric, MetricCollection
 
-from programs import Program, fit, images, loader
+from programs import Program, Sampled, fit, images, loader
 from ranks import together
 from stagetune.errors import ScheduleError
 from stagetune.schedule import callback as callback_module
@@ -24,6 +24,11 @@ from stagetune.schedule.spec import Schedule, Stage, Until
 
 STAGES = [Stage("head", ["head"], lr=0.1), Stage("top", ["top"], lr=0.1), Stage("all", ["all"], lr=0.05)]
 LR = "torch.optim.lr_scheduler"
+
+
+@pytest.fixture(autouse=True)
+def _loaders_like_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Sampled, "sample")
 
 
 class Never(Callback):
