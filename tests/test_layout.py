@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "models": {*BASIC, "config"},
     "losses": {*BASIC, "config", "models"},
     "evaluation": {*BASIC, "config", "models"},
-    "report": {"errors", "artifacts"},
+    "report": {"errors", "artifacts", "shipped"},
     "cache": {*BASIC, "config", "data", "models", "schedule"},
     "tasks": {*BASIC, "config", "data", "models", "losses", "schedule", "evaluation", "cache"},
     "run": {*BASIC, "config", "data", "models", "losses", "schedule", "evaluation", "cache", "tasks", "report"},

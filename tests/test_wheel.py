@@ -83,6 +83,7 @@ def test_it_trains_compares_and_reports(commands: Path, empty: Path) -> None:
     said = run(commands, "python", "-m", "stagetune", "report", cwd=empty)
     (page,) = empty.rglob("report.html")
     assert page.name in said
+    assert "stagetune train +experiment=theirs" in page.read_text()  # there is no train.py
     assert "</html>" in page.read_text()
 
 

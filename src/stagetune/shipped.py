@@ -1,8 +1,9 @@
-"""Where the settings that ship lie: in the package once it is installed, else at the top of the checkout."""
+"""What ships, once it is installed or in a checkout: the settings, and the command that reads them."""
 
 from pathlib import Path
 
 _INSTALLED = Path(__file__).parent / "conf"  # the wheel puts it there
+COMMAND = "stagetune train" if _INSTALLED.is_dir() else "python train.py"  # as messages say how to run something
 CONF = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).resolve().parents[2] / "conf"
 
 

@@ -8,6 +8,7 @@ from stagetune.artifacts import RunDir, stored_config
 from stagetune.errors import ResultError
 from stagetune.report.collect import Run, is_for_stages
 from stagetune.report.summary import Summary
+from stagetune.shipped import COMMAND
 
 OF_THE_SWEEP = ("seed", "sweep")
 SETTINGS = ("ema", "came_frozen", "compile", "exact_accumulation")  # without a dot, and no groups
@@ -50,7 +51,7 @@ def experiment_yaml(summary: Summary) -> str:
     lines = [
         "# @package _global_",
         f"# Purpose: the best of {summary.collection.folder}: {summary.best.name}",
-        "# Command: python train.py +experiment=best     (with this as conf/experiment/best.yaml)",
+        f"# Command: {COMMAND} +experiment=best     (with this as conf/experiment/best.yaml)",
         f"# Expect:  {summary.metric} {summary.best.score.mean:.4f}, as over {summary.best.score.count} seeds",
         "defaults:",
         *base,

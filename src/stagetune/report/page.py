@@ -13,6 +13,7 @@ from stagetune.report.configurations import Configuration
 from stagetune.report.metrics import Row
 from stagetune.report.summary import Summary, headline, problems, shown, verdict
 from stagetune.report.sweep_figures import pictures
+from stagetune.shipped import COMMAND
 
 TEMPLATE = Path(__file__).with_name("page.html")
 WIDTH, HEIGHT = 144, 38  # of a run's small curve
@@ -105,7 +106,7 @@ def _run(summary: Summary, run: Run, is_curved: bool) -> str:
 
 def command(run: Run) -> str:
     """What to type for the same run once more, as far as a sweep has written it down."""
-    return "python train.py " + " ".join(map(shlex.quote, run.overrides)) if run.overrides else "see config.yaml"
+    return f"{COMMAND} " + " ".join(map(shlex.quote, run.overrides)) if run.overrides else "see config.yaml"
 
 
 def _course(rows: list[Row], stages: Sequence[StageRecord], metric: str) -> str:

@@ -25,6 +25,7 @@ from stagetune.config.schema import Config
 from stagetune.errors import ConfigError, Interrupted, StagetuneError
 from stagetune.report.result import RunResult, read_result, write_result
 from stagetune.run.record import Run
+from stagetune.shipped import COMMAND
 
 
 def are_started() -> bool:
@@ -91,7 +92,7 @@ def _start(config: Config, run_dir: RunDir, *, resume: bool) -> None:
             arguments = ["-m", "stagetune.run", str(file), str(run_dir), *(["--resume"] if resume else [])]
             elastic_launch(settings, sys.executable)(*arguments)
     except SignalException as stop:
-        raise Interrupted(f"interrupted; go on with python train.py resume={run_dir}") from stop
+        raise Interrupted(f"interrupted; go on with {COMMAND} resume={run_dir}") from stop
     except ChildFailedError as failed:
         kind, _, text = _message(failed.get_first_failure()[1].message).partition(": ")
         raise (Interrupted(text) if kind == "Interrupted" else StagetuneError(text or kind)) from failed

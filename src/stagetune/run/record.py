@@ -16,6 +16,7 @@ from stagetune.errors import Interrupted, Pruned
 from stagetune.report.result import RunResult, config_hash, write_result
 from stagetune.run.screen import Screen
 from stagetune.run.tracking import track_result
+from stagetune.shipped import COMMAND
 
 
 class Run:
@@ -71,8 +72,9 @@ class Run:
         except (KeyboardInterrupt, SystemExit, Interrupted) as stop:  # Lightning turns Ctrl-C into an exit
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored
-            self.end_with(Interrupted(f"interrupted; go on with python train.py resume={self.dir}"))
-            raise Interrupted(f"interrupted; go on with python train.py resume={self.dir}") from stop
+            interrupted = Interrupted(f"interrupted; go on with {COMMAND} resume={self.dir}")
+            self.end_with(interrupted)
+            raise interrupted from stop
         except Exception as error:
             self.end_with(error)
             raise
