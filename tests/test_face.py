@@ -4,9 +4,14 @@ import doctest
 import importlib
 import inspect
 import logging
+import os
+import pickle
+import random
+import re
 import subprocess
 import sys
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +23,13 @@ from nbclient import NotebookClient
 from PIL import Image
 
 import stagetune
+from stagetune.artifacts import CheckpointMetadata
 from stagetune.cli import main
 from stagetune.config.schema import DataConfig
+from stagetune.config.validate import validate
 from stagetune.errors import ConfigError, DataError, WeightsError
-from stagetune.inference.load import Transform
+from stagetune.inference.load import TrainedModel, Transform
+from stagetune.run.build import build_network, build_task
 
 NAMES = [name for name in stagetune.__all__ if name != "__version__"]
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -99,6 +107,7 @@ def test_a_run_leaves_the_process_as_it_was(tmp_path: Path, tiny: Any) -> None:
         return [
             warnings.filters[:], logging.getLogger("lightning.pytorch").level,
             torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32,
+            torch.get_rng_state().tolist(), random.getstate(), dict(os.environ),
         ]  # fmt: skip
 
     torch.set_float32_matmul_precision("medium")
@@ -150,6 +159,57 @@ def test_what_a_program_gets_wrong_is_said(tiny: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_settings_that_are_none_and_numbers_of_numpy(tiny: Any) -> None:
+    config = tiny("+experiment=classifier_staged")
+    with pytest.raises(AttributeError, match="precison"):
+        config.precison = "bf16"
+    config.schedule.stages[0].lr, config.schedule.stages[0].epochs = np.float64(1e-3), np.int64(2)
+    (stage, *_) = validate(asdict(config)).schedule.stages
+    assert (type(stage.lr), type(stage.epochs)) == (float, int)
+    config.schedule.stages[0].lr = float("inf")
+    with pytest.raises(ConfigError, match="lr=inf: must be a finite number"):
+        stagetune.make_plan(config)
+    with pytest.raises(TypeError, match="give a schedule and a model, or a configuration alone"):
+        stagetune.make_plan(config, torch.nn.Linear(1, 1))
+
+
+def test_going_on_needs_a_run(tiny: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds no run"):
+        stagetune.run_experiment(tiny("+experiment=classifier_staged"), tmp_path / "none", resume=True)
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(ConfigError, match="resume=: names nothing; give the directory of a run"):
+        stagetune.compose(["resume="])
+    with pytest.raises(ConfigError, match="'-m': is no override"):
+        stagetune.compose(["-m", "seed=1,2"])
+
+
+def test_a_model_is_pickled(tiny: Any) -> None:
+    config = tiny("+experiment=classifier_staged")
+    task = build_task(config, build_network(config.model, 32), 10)
+    model = TrainedModel(task, config, CheckpointMetadata(classes=[str(i) for i in range(10)]))
+    images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    with torch.inference_mode():
+        assert torch.equal(pickle.loads(pickle.dumps(model))(images), model(images))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"version": 9}, "x.ckpt: has metadata of version 9, this stagetune reads up to 1; update stagetune"),
+        ({"version": "1"}, "x.ckpt: holds no metadata of this project; give a run's checkpoints/best.ckpt"),
+        ([], "x.ckpt: holds no metadata of this project; give a run's checkpoints/best.ckpt"),
+        ({"config": {}}, "x.ckpt: what it says of itself does not fit this version of the project"),
+        ({"classes": None}, "x.ckpt: what it says of itself does not fit this version of the project"),
+    ],
+)
+def test_metadata_that_does_not_fit_is_said(metadata: Any, message: str, tmp_path: Path) -> None:
+    torch.save({"state_dict": {}, "stagetune": metadata}, tmp_path / "x.ckpt")
+    before = torch.get_rng_state()
+    with pytest.raises(WeightsError, match=re.escape(message)):
+        stagetune.load(tmp_path / "x.ckpt")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_model_takes_images_and_says_what_is_none(tmp_path: Path) -> None:
     transform = Transform(DataConfig(image_size=16))
     pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
@@ -162,6 +222,8 @@ def test_a_model_takes_images_and_says_what_is_none(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"ndarray of shape \[20, 30, 3\] and float64: is no image; give a path"):
         transform(pixels / 255)
     (tmp_path / "torn.png").write_bytes((tmp_path / "x.png").read_bytes()[:99])
+    with pytest.raises(DataError, match=r"ndarray of shape \[0, 0, 3\] and uint8: is no image"):
+        transform(pixels[:0, :0])
     with pytest.raises(DataError, match=r"torn\.png: cannot be read as an image"):
         transform(tmp_path / "torn.png")
 

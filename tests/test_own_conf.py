@@ -53,10 +53,26 @@ def test_a_typo_finds_options_of_both() -> None:
 def test_an_option_of_one_of_our_names_is_refused_where_it_is_chosen(own: Path) -> None:
     (own / "schedule" / "staged.yaml").write_text(SHORT)
     refusal = "schedule=staged: conf/schedule/staged.yaml has the name of an option that ships with stagetune, and "
-    for overrides in ([], ["+experiment=siamese_staged"]):
+    for overrides in ([], ["+experiment=siamese_staged"], ["schedule=staged.yaml"]):
         with pytest.raises(ConfigError, match=refusal + "says something else; rename yours"):
             compose(overrides)
     assert compose(["schedule=full"]).schedule.name == "full"
+
+
+def test_an_experiment_of_one_of_our_names_is_refused_in_a_list_too(own: Path) -> None:
+    (own / "experiment" / "classifier_staged.yaml").write_text("# @package _global_\nseed: 9\n")
+    for chosen in ("classifier_staged", "[classifier_staged]", "[theirs,classifier_staged]"):
+        with pytest.raises(ConfigError, match=r"experiment=classifier_staged: conf/experiment/classifier_sta"):
+            compose([f"+experiment={chosen}"])
+
+
+def test_a_file_that_is_no_yaml_or_lacks_its_first_line_is_said(own: Path) -> None:
+    (own / "schedule" / "torn.yaml").write_text("stages: [1, 2\nb: }")
+    with pytest.raises(ConfigError, match=r"schedule=torn: .*torn\.yaml.* line 2, column"):
+        compose(["schedule=torn"])
+    (own / "experiment" / "headless.yaml").write_text("name: headless\n")
+    with pytest.raises(ConfigError, match="conf/experiment: a file there lacks its first line, # @package _global_"):
+        compose(["+experiment=headless"])
 
 
 def test_a_copy_of_our_settings_is_ours(own: Path) -> None:

@@ -212,10 +212,25 @@ def test_what_a_job_ended_with_is_had_without_words_of_hydras(capsys: pytest.Cap
     assert capsys.readouterr() == ("", "")
 
 
-def test_hydras_compose_is_that_of_the_application_that_runs(tmp_path: Path) -> None:
-    assert seams.running_compose() is None
-    with initialize_config_dir(str(tmp_path), **seams.version_base()):
-        assert seams.running_compose() is not None
+def test_hydras_compose_is_that_of_the_application_whose_settings_are_asked_for(tmp_path: Path) -> None:
+    """Another application's Hydra is set aside, and is there again afterwards."""
+    for name in ("ours", "theirs"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.yaml").write_text(f"of: {name}\n")
+    ours = str(tmp_path / "ours")
+    with seams.composing(ours) as compose:
+        assert compose("x").of == "ours"
+        with seams.composing(ours) as again:
+            assert again("x").of == "ours"
+    with initialize_config_dir(str(tmp_path / "theirs"), **seams.version_base()):
+        with seams.composing(ours) as compose:
+            assert compose("x").of == "ours"
+        assert hydra.compose("x").of == "theirs"
+
+
+def test_overrides_are_told_from_flags_and_what_belongs_to_them() -> None:
+    words = ["--config-dir", "somewhere", "-cn", "main", "--multirun", "a=1", "+b=2"]
+    assert seams.overrides_among(words) == ["a=1", "+b=2"]
 
 
 def test_a_configuration_is_stored_once_by_its_name(tmp_path: Path) -> None:

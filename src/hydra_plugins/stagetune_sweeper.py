@@ -43,7 +43,7 @@ class _Sweeper(Sweeper):
     def compose(self, words: Sequence[str]) -> dict[str, object]:
         """The plain configuration of a job."""
         config = self.loader.load_sweep_config(self.master, list(words))
-        check_own(config.hydra.runtime.choices)
+        check_own(config.hydra)
         with open_dict(config):
             del config["hydra"]  # its interpolations are for a running job
         return to_plain(config)

@@ -48,12 +48,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _FROM:
-        raise AttributeError(f"module 'stagetune' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_FROM[name]), name)
-    return value
+if not TYPE_CHECKING:  # a checker knows the names from above, and any other is a mistake
+
+    def __getattr__(name: str) -> Any:
+        if name not in _FROM:
+            raise AttributeError(f"module 'stagetune' has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(_FROM[name]), name)
+        return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, NotRequired, TypedDict
+from uuid import uuid4
 
 import yaml
 
@@ -26,7 +27,7 @@ class RunDir(os.PathLike[str]):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self.config = self.path / "config.yaml"  # every setting, resolved
         self.result = self.path / "result.json"  # how it ended, and all numbers that a comparison needs
         self.failed = self.path / "failed.json"  # the result of an attempt that was repeated
@@ -73,10 +74,9 @@ def write_whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
     The draft is removed where writing fails. A link of that name is replaced, not followed.
     """
-    path = Path(path)
+    path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    draft.unlink(missing_ok=True)
+    draft = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
     try:
         with draft.open("xb") as file:
             yield file
@@ -162,9 +162,9 @@ class CheckpointMetadata:
             WeightsError: where there are none, or where a newer version has written them.
         """
         stored = checkpoint.get(METADATA)
-        if not isinstance(stored, Mapping):
-            raise WeightsError("holds no metadata of this project")
-        version = stored.get("version", 0)  # those of 0.1.0 do not say one
+        version = stored.get("version", 0) if isinstance(stored, Mapping) else None  # those of 0.1.0 do not say one
+        if not isinstance(stored, Mapping) or not isinstance(version, int):
+            raise WeightsError("holds no metadata of this project; give a run's checkpoints/best.ckpt")
         known = {entry.name for entry in fields(cls)}
         if version > METADATA_VERSION:
             raise WeightsError(

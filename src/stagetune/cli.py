@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["train"]:
+    with suppress(OSError):  # a folder that was removed
+        sys.path.append(os.getcwd())  # where a network of one's own lies
+    if given[:1] == ["train"] and "--version" not in given:
         from stagetune.train import train  # Hydra reads these words, and has its own --help
 
         return train(given[1:])
@@ -58,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report.add_argument(
         "--baseline", nargs="+", default=[], metavar="COLUMN=VALUE", help="what to compare with: schedule=full"
     )
-    chosen = parser.parse_args(given)
+    chosen = parser.parse_args(["--version"] if given[:1] == ["train"] else given)
     try:
         with shown():
             if chosen.command == "plan":
@@ -73,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 show_best(chosen.folder or newest_sweep())
             else:
                 show_cache(clear=chosen.action == "clear")
-        sys.stdout.flush()
+        if sys.stdout:  # none where it was closed
+            sys.stdout.flush()
     except BrokenPipeError:  # whoever reads it (head, a pager) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

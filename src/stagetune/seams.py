@@ -4,9 +4,12 @@ Nothing else in the project touches these (tests/test_layout.py says so), and te
 one of them changes. Written against lightning 2.6.6 and hydra-core 1.3.8. Torch is not imported here.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+_one_at_a_time = threading.RLock()  # Hydra is one for all threads
 
 # ---------------------------------------------------------------------------------------------------------- Lightning
 
@@ -221,12 +224,35 @@ def error_of(job: Any) -> Any:
     return job._return_value
 
 
-def running_compose() -> Callable[..., Any] | None:
-    """Hydra's `compose` within a running Hydra application, which has its own search path; None outside of one."""
-    from hydra import compose
+@contextmanager
+def composing(conf: str) -> Iterator[Callable[..., Any]]:
+    """Hydra's `compose` over the settings in `conf`, one thread at a time.
+
+    That of the application that runs, if these are its settings: it may have been told of more places. Any other
+    application, or notebook, that has started Hydra keeps its own, which is set aside meanwhile.
+    """
+    from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    return compose if GlobalHydra.instance().is_initialized() else None
+    with _one_at_a_time:
+        running = GlobalHydra.instance().hydra
+        places = running.config_loader.get_search_path().get_path() if running else []
+        if any(place.provider == "main" and place.path in (conf, f"file://{conf}") for place in places):
+            yield compose
+            return
+        GlobalHydra.instance().hydra = None
+        try:
+            with initialize_config_dir(conf, **version_base()):
+                yield compose
+        finally:
+            GlobalHydra.instance().hydra = running
+
+
+def overrides_among(arguments: Sequence[str]) -> list[str]:
+    """The overrides among the words of a command line, without Hydra's flags and what belongs to them."""
+    from hydra._internal.utils import get_args_parser
+
+    return list(get_args_parser().parse_args(list(arguments)).overrides)
 
 
 def store_once(name: str, content: dict[str, Any]) -> None:

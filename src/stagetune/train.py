@@ -27,7 +27,7 @@ from stagetune.config.compose import (
 from stagetune.config.resume import is_setting, resumed, resumed_dir
 from stagetune.config.validate import validate
 from stagetune.errors import ConfigError, StagetuneError, show, shown
-from stagetune.seams import version_base
+from stagetune.seams import overrides_among, version_base
 from stagetune.shipped import CONF
 from stagetune.sweep.job import run_job
 
@@ -37,7 +37,6 @@ kept_for_resume: list[str] = []  # settings of the command line that are for the
 def train(arguments: Sequence[str]) -> None:
     """Run what the words of a command line ask for; ends the process with exit code 1 where it fails."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # hand Hydra's errors to us instead of printing them
-    sys.path.append(os.getcwd())  # where a network of one's own lies, as python train.py has it
     register_schema()
     if has_unread_train():
         print("stagetune: conf/train.yaml is not read, ours always is; say it in conf/experiment/", file=sys.stderr)
@@ -48,8 +47,7 @@ def train(arguments: Sequence[str]) -> None:
         except UNCOMPOSABLE as error:
             if HydraConfig.initialized() and not isinstance(error, HYDRAS_OWN):  # composed, so it is a fault of ours
                 raise
-            overrides = [word for word in sys.argv[1:] if not word.startswith("-")]
-            raise explain(error, overrides) from error
+            raise explain(error, overrides_among(sys.argv[1:])) from error
 
 
 @hydra.main(**version_base(), config_path=str(CONF), config_name="train")
@@ -74,7 +72,7 @@ def _run(composed: DictConfig, run_dir: Path) -> float | None:
         config = resumed(run_dir, values, [*overrides, *kept_for_resume])
     else:
         try:
-            check_own(HydraConfig.get().runtime.choices)
+            check_own(HydraConfig.get())
             config = validate(values, overrides)
         except ConfigError:
             with suppress(OSError):  # a directory that was there before may hold something
@@ -93,9 +91,9 @@ def _prepared(arguments: Sequence[str]) -> list[str]:
     if run_dir := resumed_dir(words):
         kept_for_resume.extend(word for word in words if is_setting(word))
         words = [word for word in words if word not in kept_for_resume]
-        words.append("hydra.run.dir='{}'".format(str(run_dir).replace("'", "\\'")))
+        words.insert(0, "hydra.run.dir='{}'".format(str(run_dir).replace("'", "\\'")))  # before any flags
     if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) > 0:
         nowhere = tempfile.mkdtemp()  # of several processes one has the directory
         atexit.register(shutil.rmtree, nowhere, ignore_errors=True)
-        words += [f"hydra.run.dir={nowhere}", f"hydra.sweep.dir={nowhere}"]
+        words = [f"hydra.run.dir={nowhere}", f"hydra.sweep.dir={nowhere}", *words]
     return words

@@ -3,6 +3,8 @@
 import types
 from collections.abc import Mapping
 from dataclasses import field, fields, is_dataclass
+from math import isfinite
+from numbers import Integral, Real
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from stagetune.artifacts import RENAMED
@@ -60,8 +62,13 @@ def typed(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
             problems.append(f"{path}: expects keys and values, got {value!r}")
             return value
         return dict(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
-        return float(value)
+    if not isinstance(value, bool):
+        if kind is int and isinstance(value, Integral):
+            return int(value)  # of numpy, too: what is stored is plain
+        if kind is float and (
+            isinstance(value, float) or (isinstance(value, Real) and -(2**63) < float(value) < 2**63)
+        ):
+            return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
         problems.append(f"{path}: expects {words[kind]}, got {value!r}")
@@ -95,7 +102,9 @@ def _typed_mapping(kind: Any, value: Any, path: str, problems: list[str]) -> Any
         choices, allowed = entry.metadata.get("choices"), entry.metadata.get("range")
         if choices and item not in choices:
             problems.append(f"{where}={item}: no such choice; {did_you_mean(item, choices)}")
-        if allowed and not (allowed[0] <= item <= allowed[1] and abs(item) != float("inf")):
+        if allowed and not isfinite(item):
+            problems.append(f"{where}={item}: must be a finite number")
+        elif allowed and not allowed[0] <= item <= allowed[1]:
             upper = "" if allowed[1] == float("inf") else f" and at most {allowed[1]}"
             problems.append(f"{where}={item}: must be at least {allowed[0]}{upper}")
     return kind(**converted)

@@ -1,30 +1,29 @@
 """Hydra's side of the configuration: the schema it starts from, and its errors in our words."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Sweep
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from stagetune.config.resume import is_setting, resumed, resumed_dir
 from stagetune.config.schema import Composed, Config
 from stagetune.config.validate import validate
 from stagetune.errors import ConfigError, did_you_mean
-from stagetune.seams import running_compose, store_once, version_base
+from stagetune.seams import composing, store_once
 from stagetune.shipped import CONF, own_conf
 from stagetune.typed import key_problem
 
 HYDRAS_OWN = (HydraException, OmegaConfBaseException)
-UNCOMPOSABLE = (*HYDRAS_OWN, TypeError, ValueError)  # which omegaconf raises for an index that is a word
+UNCOMPOSABLE = (*HYDRAS_OWN, TypeError, ValueError, yaml.YAMLError)  # of omegaconf for odd indices, of files
 LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray"}
 
 
@@ -56,6 +55,10 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     if isinstance(overrides, str):
         raise ConfigError([f"{overrides!r}: is one text; give a list of words, {overrides.split()}"])
     words = list(overrides)
+    if strange := [word for word in words if not isinstance(word, str) or word.startswith("-")]:
+        raise ConfigError(
+            [f"{word!r}: is no override; give words such as seed=1, one run at a time" for word in strange]
+        )
     run_dir = resumed_dir(words)
     try:
         values = to_plain(composed([word for word in words if not (run_dir and is_setting(word))]))
@@ -71,23 +74,30 @@ def to_plain(config: DictConfig) -> dict[str, object]:
     return {str(key): value for key, value in plain.items() if key != "hydra"}
 
 
-def check_own(choices: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` where the `choices`, option by group, have one that ./conf has, too, and differently.
+def check_own(hydra: Any) -> None:
+    """Raise `ConfigError` where an option was chosen that ./conf has, too, and differently.
 
     Ours would be taken, and whoever wrote theirs would never know.
+
+    Args:
+        hydra: Hydra's own part of what was composed: its choices by group, and the overrides, which may have several.
     """
     own = own_conf()
-    problems = []
-    for group, chosen in choices.items() if own else ():
-        for option in chosen if isinstance(chosen, list | ListConfig) else [chosen]:
-            theirs, ours = Path(str(own)) / group / f"{option}.yaml", CONF / group / f"{option}.yaml"
-            if theirs.is_file() and ours.is_file() and theirs.read_bytes() != ours.read_bytes():
-                problems.append(
-                    f"{group}={option}: conf/{group}/{option}.yaml has the name of an option that ships with "
-                    "stagetune, and says something else; rename yours"
-                )
+    if own is None:
+        return
+    words = [str(word).lstrip("+").partition("=") for word in hydra.overrides.task]
+    chosen = [*hydra.runtime.choices.items(), *((key, one) for key, _, values in words for one in values.split(","))]
+    problems = {}
+    for group, option in chosen:
+        name = f"{group}/{str(option).strip('[] ').removesuffix('.yaml')}.yaml"
+        theirs, ours = own / name, CONF / name
+        if theirs.is_file() and ours.is_file() and theirs.read_bytes() != ours.read_bytes():
+            problems[name] = (
+                f"{group}={Path(name).stem}: conf/{name} has the name of an option that ships with stagetune, and "
+                "says something else; rename yours"
+            )
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(list(problems.values()))
 
 
 def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
@@ -124,13 +134,9 @@ def has_unread_train() -> bool:
 def composed(overrides: Sequence[str]) -> DictConfig:
     """As Hydra composes them, its own part included; raises Hydra's errors and those of `check_own`."""
     register_schema()
-    within = running_compose()
-    if within is not None:
-        config: DictConfig = within("train", list(overrides), return_hydra_config=True)
-    else:
-        with initialize_config_dir(str(CONF), **version_base()):
-            config = hydra_compose("train", list(overrides), return_hydra_config=True)
-    check_own(config.hydra.runtime.choices)
+    with composing(str(CONF)) as hydra_compose:
+        config: DictConfig = hydra_compose("train", list(overrides), return_hydra_config=True)
+    check_own(config.hydra)
     with open_dict(config):
         del config["hydra"]
     return config
@@ -200,11 +206,11 @@ def _plain_error(overrides: Sequence[str], error: Exception) -> str:
     for override in overrides:
         try:
             composed([override])
-        except (TypeError, ValueError) as own:
-            return f"{override}: {own}"
+        except (TypeError, ValueError, yaml.YAMLError) as own:
+            return f"{override}: {' '.join(str(own).split())}"
         except (ConfigError, *HYDRAS_OWN):
             continue
-    return str(error)
+    return " ".join(str(error).split())
 
 
 def _first_line(error: Exception) -> str:

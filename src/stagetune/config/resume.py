@@ -1,5 +1,7 @@
 """The configuration of a run that goes on: its own, with what the command line says differently. No torch."""
 
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from stagetune.artifacts import RunDir, stored_config
 from stagetune.config.schema import Composed, Config
 from stagetune.config.validate import validate
 from stagetune.errors import ConfigError, ResultError
+from stagetune.shipped import COMMAND
 from stagetune.typed import key_problem
 
 OWN = ("resume", "resume_with_new_schedule")
@@ -25,12 +28,23 @@ def check_run(run_dir: Path) -> None:
 
 def resumed_dir(overrides: Sequence[str]) -> Path | None:
     """The directory that `resume=` names on a command line, if any; raises `ConfigError` where it holds no run."""
-    named = [word.partition("=")[2].strip("'\"") for word in overrides if word.startswith("resume=")]
-    if not named or named[-1] in ("", "null"):
+    named = [word.partition("=")[2] for word in overrides if word.startswith("resume=")]
+    if not named or named[-1] == "null":
         return None
-    run_dir = Path(named[-1]).expanduser()
+    name = named[-1]
+    if len(name) > 1 and name[0] == name[-1] and name[0] in "'\"":
+        name = name[1:-1]
+    if not name:
+        raise ConfigError(["resume=: names nothing; give the directory of a run"])
+    run_dir = Path(name).expanduser()
     check_run(run_dir)
     return run_dir
+
+
+def resume_command(run_dir: str) -> str:
+    """How a run there is told to go on, to be pasted into a shell."""
+    plain = re.fullmatch(r"[\w./:-]+", run_dir) is not None
+    return f"{COMMAND} resume={run_dir}" if plain else f"{COMMAND} " + shlex.quote(f'resume="{run_dir}"')
 
 
 def is_setting(word: str) -> bool:

@@ -20,7 +20,7 @@ LOSSES = {
 }  # fmt: skip
 
 
-@dataclass
+@dataclass(slots=True)
 class TaskConfig:
     name: str = choice("classifier", "siamese")
     monitor: str = "val/accuracy"
@@ -36,7 +36,7 @@ class TaskConfig:
     on_collapse: str = choice("stop", "go_back", "go_on")
 
 
-@dataclass
+@dataclass(slots=True)
 class ModelConfig:
     arch: str = choice(
         "resnet50",
@@ -56,7 +56,7 @@ class ModelConfig:
     blocks: Any = None  # of an own network: names of layers, or lists of them by block
 
 
-@dataclass
+@dataclass(slots=True)
 class DataConfig:
     name: str = choice("digits", "glyphs", "image_folder", "identity_csv", "pairs", "omniglot", "lfw")
     root: str | None = None
@@ -81,7 +81,7 @@ class DataConfig:
     turned: bool = False
 
 
-@dataclass
+@dataclass(slots=True)
 class LossConfig:
     name: str = choice(*LOSSES["classifier"], *LOSSES["siamese"])
     label_smoothing: float = number(0.0, 0, 0.99)
@@ -93,7 +93,7 @@ class LossConfig:
     scale: float = number(32.0, 0)
 
 
-@dataclass
+@dataclass(slots=True)
 class CacheConfig:
     features: str = choice("auto", "off")
     images: str = choice("auto", "off")
@@ -104,26 +104,26 @@ class CacheConfig:
     disk_gb: float = number(20.0, 0)
 
 
-@dataclass
+@dataclass(slots=True)
 class CheckpointConfig:
     min_seconds: float = number(10.0, 0)
     every_n_steps: int | None = number(None, 1)
 
 
-@dataclass
+@dataclass(slots=True)
 class SweepConfig:
     name: str = ""
     stop_on_failure: bool = False
     trial: int | None = number(None, 0)
 
 
-@dataclass
+@dataclass(slots=True)
 class LoggerConfig:
     csv: bool = True
     lightning: dict[str, Any] | None = None
 
 
-@dataclass
+@dataclass(slots=True)
 class Config:
     """Every setting of a run, by group as on the command line; what each does is said in conf/."""
 
@@ -150,7 +150,7 @@ class Config:
     resume_with_new_schedule: bool = False
 
 
-@dataclass
+@dataclass(slots=True)
 class Composed(Config):
     """The configuration as it may be given: its schedule also by a file or a recipe, which become stages."""
 

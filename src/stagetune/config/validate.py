@@ -1,6 +1,7 @@
 """A composed configuration, checked and typed: every problem is found before the first is reported."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,13 @@ def read_config(values: Mapping[str, Any]) -> Config:
 
 def _read(values: Mapping[str, Any]) -> tuple[Config | None, list[str]]:
     problems: list[str] = []
+    if "experiment" in values:
+        values = {key: value for key, value in values.items() if key != "experiment"}
+        problems.append("conf/experiment: a file there lacks its first line, # @package _global_; add it")
     composed = typed(Composed, values, "", problems)
-    return (None if problems else Config(**vars(composed))), problems
+    return (
+        None if problems else Config(**{entry.name: getattr(composed, entry.name) for entry in fields(composed)})
+    ), problems
 
 
 def _schedule(config: Config) -> Schedule:

@@ -106,27 +106,35 @@ def load(path: str | os.PathLike[str]) -> TrainedModel:
 
 def load_task(path: str | os.PathLike[str]) -> tuple[StagedTask, Config, CheckpointMetadata]:
     """The task in eval mode, its configuration and its metadata; raises `WeightsError` as `load` does."""
-    file = RunDir(path).best if Path(path).is_dir() else Path(path)
+    given = Path(path).expanduser()
+    file = RunDir(given).best if given.is_dir() else given
     if not file.is_file():
         raise WeightsError(f"{file}: does not exist (looked in {Path.cwd()}); give a run's checkpoints/best.ckpt")
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
-        metadata, state = CheckpointMetadata.of(content), content["state_dict"]
     except Exception as error:  # a foreign or torn file fails in one of many ways inside torch.load
         # whose words for a file that is not plain data end with the advice to trust it
-        why = "not plain data, or damaged" if isinstance(error, UnpicklingError) else error
-        raise WeightsError(
-            f"{file}: is not a checkpoint of this project ({why}); give a run's checkpoints/best.ckpt"
-        ) from error
+        why = (
+            "not plain data, or damaged" if isinstance(error, UnpicklingError) else str(error) or "it ends too early"
+        )
+        raise WeightsError(f"{file}: is not a checkpoint ({why}); give a run's checkpoints/best.ckpt") from error
+    try:
+        metadata = CheckpointMetadata.of(content if isinstance(content, dict) else {})
+    except WeightsError as error:
+        raise WeightsError(f"{file}: {error}") from error
     try:
         config = read_config(metadata.config)
-    except ConfigError as error:
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # its first weights are drawn, and then those of the file take their place
+            backbone = build_network(config.model, config.data.image_size)
+            task = build_task(config, backbone, len(metadata.classes), metadata)
+        task.load_state_dict(content["state_dict"])
+    except Exception as error:  # whatever does not fit, of an edited file or one of another version
+        problems = error.problems if isinstance(error, ConfigError) else [f"{type(error).__name__}: {error}"]
         raise WeightsError(
-            f"{file}: was made by another version of this project: {'; '.join(error.problems)}"
+            f"{file}: what it says of itself does not fit this version of the project: {'; '.join(problems)[:300]}"
         ) from error
-    backbone = build_network(config.model, config.data.image_size)
-    task = build_task(config, backbone, len(metadata.classes), metadata)
-    task.load_state_dict(state)
     return task.eval(), config, metadata
 
 
@@ -134,16 +142,22 @@ def _pixels(image: Any) -> Tensor:
     """The image as uint8 [3, height, width]."""
     if isinstance(image, str | os.PathLike):
         try:
-            return read_image(Path(image))
+            return read_image(Path(image).expanduser())
         except Exception as error:  # Pillow's decoders raise many types for a damaged file
             raise DataError(f"{image}: cannot be read as an image ({error})") from error
     if isinstance(image, Image.Image):
         return rgb(image)
     if isinstance(image, np.ndarray) and image.dtype == np.uint8:
         gray_or_colour = image if image.ndim == 2 or image.shape[-1:] == (3,) else None
-        if gray_or_colour is not None and gray_or_colour.ndim in (2, 3):
+        if gray_or_colour is not None and gray_or_colour.ndim in (2, 3) and image.size:
             return rgb(Image.fromarray(gray_or_colour))
-    if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3:
+    if (
+        isinstance(image, Tensor)
+        and image.dtype == torch.uint8
+        and image.ndim == 3
+        and image.shape[0] == 3
+        and image.numel()
+    ):
         return image
     shape = f" of shape {list(image.shape)} and {image.dtype}" if hasattr(image, "shape") else ""
     raise DataError(

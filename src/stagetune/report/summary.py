@@ -90,7 +90,7 @@ def headline(summary: Summary) -> list[str]:
         costs = [(one.mean("seconds") or 0.0, one) for one in (best, *summary.equals)]
         cheapest = min(costs, key=lambda cost: cost[0])
         said.append(f"Of these {cheapest[1].name} takes the least time, {cheapest[0]:.0f} s a run.")
-    elif len(summary.ranked) > 1:
+    elif sum(one.score is not None for one in summary.ranked) > 1:
         said.append("It can be told apart from every other configuration.")
     return said
 
@@ -192,7 +192,7 @@ def problems(summary: Summary) -> dict[str, list[str]]:
     for one in summary.ranked:
         for run in one.failed:
             error = run.result.error
-            why = f": {error['type']}: {error['message'].splitlines()[0]}" if error and error["message"] else ""
+            why = f": {error['type']}: {' '.join(error['message'].split())}" if error and error["message"] else ""
             failed.append(f"{run.folder.relative_to(summary.collection.folder)} {run.result.status}{why}")
     kinds = {
         "To be held against the comparison": summary.warnings,

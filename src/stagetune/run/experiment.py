@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from stagetune.artifacts import CheckpointMetadata, RunDir, new_run_dir, write_text
 from stagetune.config.compose import compose
+from stagetune.config.resume import check_run
 from stagetune.config.schema import Config
 from stagetune.config.validate import validate
 from stagetune.data.datamodule import StagedData
@@ -30,6 +32,7 @@ from stagetune.run.precision import device_type, products, resolve_precision
 from stagetune.run.pretrained import find_weights
 from stagetune.run.record import Run
 from stagetune.run.recorder import Recorder
+from stagetune.run.repeatable import seeds_unsaid
 from stagetune.run.resume import check_same, check_unfinished
 from stagetune.run.screen import quiet_libraries
 from stagetune.run.stage_reports import report_of
@@ -80,11 +83,15 @@ def run_experiment(
         run_dir, resume, config = config.resume, True, replace(config, resume=None)
     directory = RunDir(run_dir or new_run_dir(config.name))
     if resume:
+        check_run(directory.path)
         check_unfinished(directory)
     elif directory.result.exists():
         name = directory.result.name
-        raise ResultError(f"{directory} already holds a {name}; choose another directory with hydra.run.dir=...")
-    with quiet_libraries():
+        raise ResultError(
+            f"{directory} already holds a {name}; choose another directory with hydra.run.dir=... "
+            "(in a program: run_dir), or remove it"
+        )
+    with quiet_libraries(), isolate_rng(include_cuda=False), seeds_unsaid():
         processes.check_asked(config.trainer)
         if processes.wants_several(config.trainer) and not processes.are_started():
             return processes.run_in_several(Run(config, directory), resume=resume)

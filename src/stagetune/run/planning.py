@@ -1,9 +1,12 @@
 """The plan of a schedule on a model, or of a whole configuration; nothing is read or trained."""
 
+from dataclasses import asdict
+
 import torch
 from torch import nn
 
 from stagetune.config.schema import Config
+from stagetune.config.validate import validate
 from stagetune.run.build import build_network, build_task, came_frozen, check_targets
 from stagetune.schedule.load import Given, load_schedule
 from stagetune.schedule.model import Model
@@ -33,10 +36,11 @@ def make_plan(schedule: Given | Config, model: nn.Module | Model | None = None) 
     >>> plan.stages[0].open_blocks, plan.total_parameters
     (('head',), 11181642)
     """
+    if isinstance(schedule, Config) == (model is not None):
+        raise TypeError("make_plan: give a schedule and a model, or a configuration alone, which says both")
     if isinstance(schedule, Config):
-        return plan_of(schedule)
-    if model is None:
-        raise TypeError("make_plan: a schedule is resolved against a model; give both, or a configuration")
+        return plan_of(validate(asdict(schedule)))  # a program may have changed it
+    assert model is not None
     return resolve(load_schedule(schedule), model if isinstance(model, Model) else describe(model))
 
 

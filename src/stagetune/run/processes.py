@@ -2,10 +2,13 @@
 
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,11 +24,14 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from stagetune.artifacts import RunDir
+from stagetune.config.resume import resume_command
 from stagetune.config.schema import Config
 from stagetune.errors import ConfigError, Interrupted, StagetuneError
 from stagetune.report.result import RunResult, read_result, write_result
 from stagetune.run.record import Run
-from stagetune.shipped import COMMAND
+
+AGENTS = tuple(f"torch.distributed.elastic.{name}" for name in ("agent.server.api", "multiprocessing.api"))
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
 
 
 def are_started() -> bool:
@@ -49,7 +55,8 @@ def run_in_several(run: Run, *, resume: bool) -> RunResult:
     """The run in several processes on this machine; a result is written even if they all die."""
     before = {path: _written(path) for path in (run.dir.result, run.dir.config)}
     try:
-        _start(run.config, run.dir, resume=resume)
+        with _process_kept():
+            _start(run.config, run.dir, resume=resume)
     except StagetuneError as error:
         is_accepted = not resume or _written(run.dir.config) != before[run.dir.config]
         if is_accepted and _written(run.dir.result) == before[run.dir.result]:
@@ -69,7 +76,9 @@ def _start(config: Config, run_dir: RunDir, *, resume: bool) -> None:
     """Run the configuration on this machine's processes, and wait; raises the first one's error."""
     count = int(config.trainer["devices"])
     if int(config.trainer.get("num_nodes", 1)) > 1:
-        raise ConfigError(["trainer.num_nodes: several machines are started by torchrun or srun; see the README"])
+        raise ConfigError(
+            ["trainer.num_nodes: several machines are started by torchrun or srun; see docs/schedules.md"]
+        )
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     _let_import_stagetune()
     settings = LaunchConfig(
@@ -82,8 +91,8 @@ def _start(config: Config, run_dir: RunDir, *, resume: bool) -> None:
         max_restarts=0,
         monitor_interval=0.2,
     )
-    for name in ("agent.server.api", "multiprocessing.api"):  # how the run ended is shown by us
-        logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.CRITICAL)
+    for name in AGENTS:  # how the run ended is shown by us
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         # not by the run's config.yaml, which stays as it was until the run is accepted
         with tempfile.TemporaryDirectory() as folder:
@@ -92,10 +101,27 @@ def _start(config: Config, run_dir: RunDir, *, resume: bool) -> None:
             arguments = ["-m", "stagetune.run", str(file), str(run_dir), *(["--resume"] if resume else [])]
             elastic_launch(settings, sys.executable)(*arguments)
     except SignalException as stop:
-        raise Interrupted(f"interrupted; go on with {COMMAND} resume={run_dir}") from stop
+        raise Interrupted(f"interrupted; go on with {resume_command(str(run_dir))}") from stop
     except ChildFailedError as failed:
         kind, _, text = _message(failed.get_first_failure()[1].message).partition(": ")
         raise (Interrupted(text) if kind == "Interrupted" else StagetuneError(text or kind)) from failed
+
+
+@contextmanager
+def _process_kept() -> Iterator[None]:
+    """Put back what starting ranks changes of this process: handlers of signals, loggers, environment."""
+    environment, is_main = dict(os.environ), threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    levels = {name: logging.getLogger(name).level for name in AGENTS}
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        for number, handler in handlers.items() if is_main else ():
+            signal.signal(number, handler)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def _let_import_stagetune() -> None:

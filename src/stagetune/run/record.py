@@ -11,12 +11,12 @@ import yaml
 from lightning.pytorch.loggers import Logger
 
 from stagetune.artifacts import RunDir, write_text
+from stagetune.config.resume import resume_command
 from stagetune.config.schema import Config
 from stagetune.errors import Interrupted, Pruned
 from stagetune.report.result import RunResult, config_hash, write_result
 from stagetune.run.screen import Screen
 from stagetune.run.tracking import track_result
-from stagetune.shipped import COMMAND
 
 
 class Run:
@@ -72,7 +72,7 @@ class Run:
         except (KeyboardInterrupt, SystemExit, Interrupted) as stop:  # Lightning turns Ctrl-C into an exit
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored
-            interrupted = Interrupted(f"interrupted; go on with {COMMAND} resume={self.dir}")
+            interrupted = Interrupted(f"interrupted; go on with {resume_command(str(self.dir))}")
             self.end_with(interrupted)
             raise interrupted from stop
         except Exception as error:

@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.plan import PlannedStage
@@ -25,10 +26,8 @@ class Screen:
 
     def line(self, about: str, text: str) -> None:
         first, *rest = text.splitlines()
-        self.console.print(f"[bold]{about:<9}[/bold] ", end="")
-        self.console.print(first, markup=False)
-        for more in rest:
-            self.console.print(f"{'':<10}{more}", markup=False)
+        lines = "\n".join([first, *(f"{'':<10}{more}" for more in rest)])
+        self.console.print(Text.assemble((f"{about:<9}", "bold"), " ", lines))  # at once: a notebook shows each apart
 
 
 LOUD = ("lightning.pytorch", "lightning.fabric")

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -44,10 +45,11 @@ def build(settings: Mapping[str, Any], **more: Any) -> Callable[..., Any]:
     target = get_object(str(settings["_target_"]))
     arguments = {key: value for key, value in settings.items() if key != "_target_"} | more
 
-    def make(*positional: Any) -> Any:
-        try:
-            return target(*positional, **arguments)
-        except (TypeError, ValueError, ImportError) as error:  # ImportError: an optional package is missing
-            raise ConfigError([f"{settings['_target_']}: {error}"]) from error
+    return partial(_make, target, str(settings["_target_"]), arguments)
 
-    return make
+
+def _make(target: Callable[..., Any], name: str, arguments: Mapping[str, Any], *positional: Any) -> Any:
+    try:
+        return target(*positional, **arguments)
+    except (TypeError, ValueError, ImportError) as error:  # ImportError: an optional package is missing
+        raise ConfigError([f"{name}: {error}"]) from error

@@ -20,7 +20,7 @@ from stagetune.typed import typed
 PRESETS = CONF / "schedule"
 
 
-@dataclass
+@dataclass(slots=True)
 class ScheduleSource(Schedule):
     """A schedule as it may be given: with its stages, or with what stands for them.
 
@@ -69,6 +69,8 @@ def load_schedule(
         schedule = _expanded(_source(given))
     except RecursionError:
         raise ScheduleError("the schedule contains itself; write it out") from None
+    if mode not in (None, "min", "max") or not isinstance(monitor, str | None):
+        raise ScheduleError(f"monitor={monitor}, mode={mode}: give the name of a metric, and min or max")
     schedule = replace(schedule, monitor=monitor or schedule.monitor, mode=mode or schedule.mode)
     if problems := list(schedule_rules(schedule, blocks=blocks, metrics=metrics)):
         raise ScheduleError(f"schedule {schedule.name}:", *problems)
@@ -139,7 +141,8 @@ def _from_mapping(content: Mapping[Any, Any], name: str, where: str = "schedule"
     if not is_phases(content):
         return _typed({"name": name, **content}, where)
     try:
-        return ScheduleSource(**vars(from_phases(content, name)))
+        phases = from_phases(content, name)
+        return ScheduleSource(**{entry.name: getattr(phases, entry.name) for entry in fields(phases)})
     except ScheduleError as error:
         raise ScheduleError(f"{where}, {error}") from error
 

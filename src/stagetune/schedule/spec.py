@@ -24,7 +24,7 @@ def mode_of(metric: str) -> str | None:
     return "max" if any(word in HIGHER_IS_BETTER for word in words) else None
 
 
-@dataclass
+@dataclass(slots=True)
 class Until:
     """The condition that ends a stage: its metric stalls. It is looked at when an epoch ends.
 
@@ -46,7 +46,7 @@ class Until:
     max_epochs: int = number(20, 1)
 
 
-@dataclass
+@dataclass(slots=True)
 class Stage:
     """One phase of training with a fixed trainable set.
 
@@ -99,7 +99,7 @@ class Stage:
     l2_sp: float = number(0.0, 0)
 
 
-@dataclass
+@dataclass(slots=True)
 class Schedule:
     """The ordered list of stages.
 
