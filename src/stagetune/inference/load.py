@@ -113,11 +113,12 @@ def load_task(path: str | os.PathLike[str]) -> tuple[StagedTask, Config, Checkpo
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign or torn file fails in one of many ways inside torch.load
-        # whose words for a file that is not plain data end with the advice to trust it
-        why = (
-            "not plain data, or damaged" if isinstance(error, UnpicklingError) else str(error) or "it ends too early"
-        )
-        raise WeightsError(f"{file}: is not a checkpoint ({why}); give a run's checkpoints/best.ckpt") from error
+        why = str(error) or "it ends too early"
+        if isinstance(error, UnpicklingError):  # torch's words for it end with the advice to trust the file
+            why = "not plain data, or damaged"
+        raise WeightsError(
+            f"{file}: is not a checkpoint of this project ({why}); give a run's checkpoints/best.ckpt"
+        ) from error
     try:
         metadata = CheckpointMetadata.of(content if isinstance(content, dict) else {})
     except WeightsError as error:
