@@ -125,9 +125,7 @@ def load_task(path: str | os.PathLike[str]) -> tuple[StagedTask, Config, Checkpo
         raise WeightsError(f"{file}: {error}") from error
     try:
         config = read_config(metadata.config)
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # its first weights are drawn, and then those of the file take their place
+        with torch.random.fork_rng(devices=[]):  # first weights are drawn, and replaced by those of the file
             backbone = build_network(config.model, config.data.image_size)
             task = build_task(config, backbone, len(metadata.classes), metadata)
         task.load_state_dict(content["state_dict"])
