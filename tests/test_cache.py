@@ -163,6 +163,21 @@ def test_a_full_disk_is_said_in_one_line_and_costs_nothing_else(
     assert capsys.readouterr().out.count("cannot be written to (No space left on device); going on without") == 1
 
 
+def test_a_file_that_fails_as_it_is_given_its_name_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, said = store(tmp_path), []
+    monkeypatch.setattr(made, "_tell", said.append)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    made.put("key", torch.arange(1000))
+    assert said == [f"{made.folder} cannot be written to (No space left on device); going on without a cache file"]
+    assert os.listdir(made.folder) == []
+
+
 def test_a_disk_too_full_for_a_table_larger_than_memory_means_computing(
     tiny: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

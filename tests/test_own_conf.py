@@ -100,8 +100,12 @@ def test_another_application_does_not_get_it(own: Path, tmp_path: Path) -> None:
     (theirs / "schedule").mkdir(parents=True)
     (theirs / "main.yaml").write_text("defaults: [_self_]\n")
     (own / "schedule" / "only_here.yaml").write_text("a: 1\n")
-    with initialize_config_dir(str(theirs), **version_base()), pytest.raises(Exception, match="only_here"):
-        hydra_compose("main", ["+schedule=only_here"])
+    (theirs / "train.yaml").write_text("seed: 77\n")
+    with initialize_config_dir(str(theirs), **version_base()):
+        with pytest.raises(Exception, match="only_here"):
+            hydra_compose("main", ["+schedule=only_here"])
+        assert compose(["schedule=short"]).seed == 0  # ours, within theirs
+        assert hydra_compose("train").seed == 77
 
 
 def test_its_options_can_be_swept(own: Path) -> None:

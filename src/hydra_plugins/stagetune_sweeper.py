@@ -1,4 +1,4 @@
-"""Our sweeper where Hydra looks for one."""
+"""Our sweepers, where Hydra looks for one."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +28,7 @@ class _Sweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.master, self.loader = config, hydra_context.config_loader
-        self.jobs = Plugins.instance().instantiate_launcher(
+        self._launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
@@ -81,12 +81,12 @@ class StagedSweeper(_Sweeper):
         ]
         if is_one_at_a_time(self.master.hydra):
             for number, job in enumerate(words):
-                show_failures(self.jobs.launch([job], initial_job_idx=number))
+                show_failures(self._launcher.launch([job], initial_job_idx=number))
                 progress.tell()
         elif words:
             with progress.watched():
                 try:
-                    show_failures(self.jobs.launch(words, initial_job_idx=0))
+                    show_failures(self._launcher.launch(words, initial_job_idx=0))
                 except Exception as error:  # such as a process that the system has killed: the others' results count
                     show(StagetuneError(f"the launcher stopped: {type(error).__name__}: {error}"))
 
@@ -122,7 +122,7 @@ class OptunaSweeper(_Sweeper):
         print(f"sweep     a search of {self.trials} trials in {self.folder}; {search.finished} are done", flush=True)
         while (job := search.next_trial(self.trials)) is not None:
             with job as words:
-                show_failures(self.jobs.launch([words], initial_job_idx=0))
+                show_failures(self._launcher.launch([words], initial_job_idx=0))
         return search.best_value
 
 

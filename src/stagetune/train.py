@@ -89,7 +89,7 @@ def _prepared(arguments: Sequence[str]) -> list[str]:
     if {"-m", "--multirun"} & set(words) and any(word.startswith("resume=") for word in words):
         raise StagetuneError("resume= goes on with one run; leave -m out")
     if run_dir := resumed_dir(words):
-        kept_for_resume.extend(word for word in words if is_setting(word))
+        kept_for_resume[:] = [word for word in words if is_setting(word)]
         words = [word for word in words if word not in kept_for_resume]
         words.insert(0, "hydra.run.dir='{}'".format(str(run_dir).replace("'", "\\'")))  # before any flags
     if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) > 0:

@@ -63,12 +63,11 @@ def typed(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
             return value
         return dict(value)
     if not isinstance(value, bool):
+        number: Any = value  # of numpy, too: what is stored is plain
         if kind is int and isinstance(value, Integral):
-            return int(value)  # of numpy, too: what is stored is plain
-        if kind is float and (
-            isinstance(value, float) or (isinstance(value, Real) and -(2**63) < float(value) < 2**63)
-        ):
-            return float(value)
+            return int(number)
+        if kind is float and (isinstance(value, float) or (isinstance(value, Real) and abs(number) < 2**63)):
+            return float(number)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
         problems.append(f"{path}: expects {words[kind]}, got {value!r}")

@@ -192,11 +192,13 @@ class _Draft:
             self.file.truncate(nbytes)
 
     def publish(self, path: Path) -> None:
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
-        os.replace(self.path, path)
-        self.drop()
+        try:
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.file.close()
+            os.replace(self.path, path)
+        finally:
+            self.drop()
 
     def drop(self) -> None:
         with suppress(OSError):

@@ -77,9 +77,9 @@ def _read(values: Mapping[str, Any]) -> tuple[Config | None, list[str]]:
         values = {key: value for key, value in values.items() if key != "experiment"}
         problems.append("conf/experiment: a file there lacks its first line, # @package _global_; add it")
     composed = typed(Composed, values, "", problems)
-    return (
-        None if problems else Config(**{entry.name: getattr(composed, entry.name) for entry in fields(composed)})
-    ), problems
+    if problems:
+        return None, problems
+    return Config(**{entry.name: getattr(composed, entry.name) for entry in fields(composed)}), problems
 
 
 def _schedule(config: Config) -> Schedule:
