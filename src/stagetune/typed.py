@@ -22,6 +22,16 @@ def number(default: float | None, low: float, high: float = float("inf")) -> Any
     return field(default=default, metadata={"range": (low, high)})
 
 
+class Settings:
+    """What a part can be told, as a dataclass derived from this. A name that is no setting cannot be set either."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        known = [entry.name for entry in fields(self)]  # type: ignore[arg-type]
+        if name not in known:
+            raise AttributeError(f"{name}: no such setting of {type(self).__name__}; {did_you_mean(name, known)}")
+        object.__setattr__(self, name, value)
+
+
 def key_problem(key: str, kind: Any, path: str = "") -> str | None:
     """What is wrong with the dotted `key`, such as `data.image_sizee`; None if it names a setting."""
     first, _, rest = key.partition(".")

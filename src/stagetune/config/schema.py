@@ -1,11 +1,15 @@
 """The whole vocabulary of the configuration, as dataclasses. What a key does is said in conf/."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stagetune.schedule.load import ScheduleSource
 from stagetune.schedule.spec import Schedule
-from stagetune.typed import choice, number
+from stagetune.typed import Settings, choice, number
+
+if TYPE_CHECKING:
+    from stagetune.models.backbone import Backbone
+    from stagetune.models.weights import Weights
 
 BLOCKS = ("stem", "layer1", "layer2", "layer3", "layer4")
 METRICS = {
@@ -18,6 +22,43 @@ LOSSES = {
         "contrastive", "triplet", "bce", "supcon", "nt_xent", "multi_similarity", "arcface", "proxy_anchor",
     ),
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Input:
+    """The images that a backbone's weights were trained on; mean and std of channels between 0 and 1."""
+
+    size: int = 224  # pixels per side
+    interpolation: str = "bilinear"  # | bicubic | nearest
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+
+@dataclass
+class ModelSettings(Settings):
+    """What every backbone can be told. A part of models/backbones adds its own, and says the rest below."""
+
+    name: str = "resnet"
+    weights: str = "auto"
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    head: str = choice("new", "keep")
+
+    def input(self) -> Input:
+        """What its pretrained weights want of images."""
+        raise NotImplementedError
+
+    def build(self, image_size: int) -> "Backbone":
+        """The backbone with random weights (or, of a network of one's own, with those that its class gives it)."""
+        raise NotImplementedError
+
+    def pretrained(self) -> "Weights | None":
+        """ImageNet's weights; None where they are neither at hand nor can be had."""
+        raise NotImplementedError
+
+    def pretrained_at(self) -> str:
+        """Where their file is looked for, in words."""
+        raise NotImplementedError
 
 
 @dataclass(slots=True)
