@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,8 +38,8 @@ def find_weights(config: Config, screen: Screen, pretrain: Pretrain) -> Weights:
 
     Raises `WeightsError` where they cannot be had.
     """
-    model = config.model
-    if model.network and model.weights in ("auto", "random"):
+    model: Any = config.model
+    if model.name == "own" and model.weights in ("auto", "random"):
         return Weights(f"as {model.network['_target_']} builds them", None)
     if model.weights == "random":
         return random_weights()
@@ -55,11 +56,12 @@ def find_weights(config: Config, screen: Screen, pretrain: Pretrain) -> Weights:
 
 def _glyph_weights(config: Config, screen: Screen, pretrain: Pretrain) -> Weights:
     """A backbone pretrained on rendered characters, trained once per architecture and kept."""
-    overrides = ["+experiment=pretrain_glyphs", f"model.arch={config.model.arch}", f"model.stem={config.model.stem}"]
+    model: Any = config.model
+    overrides = ["+experiment=pretrain_glyphs", f"model.arch={model.arch}", f"model.stem={model.stem}"]
     source = compose(overrides)
     settings = {key: value for key, value in asdict(source).items() if key in DECISIVE}
     key = config_hash({"config": settings, "images": renderer_fingerprint()})
-    kept = cache_folder() / "backbones" / f"glyphs-{config.model.arch}-{key}.pt"
+    kept = cache_folder() / "backbones" / f"glyphs-{model.arch}-{key}.pt"
     weights = _kept_weights(kept)
     if weights is None:
         screen.line("weights", "no ImageNet weights at hand: pretraining a backbone on printed letters, once")
