@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from stagetune.config.earlier import translated
 from stagetune.config.parts import OWN, PACKAGES, TARGETS, Parts, names, of_data, part
 from stagetune.config.schema import BLOCKS, Composed, Config
 from stagetune.errors import ConfigError, ScheduleError, did_you_mean
@@ -55,7 +56,7 @@ def validate(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config
 
 def read_config(values: Mapping[str, Any]) -> Config:
     """The configuration that a run has kept, with the types of its values alone checked; raises `ConfigError`."""
-    config, problems = _read(values)
+    config, problems = _read(translated(values))
     if config is None:
         raise ConfigError(problems)
     config.schedule = load_schedule(config.schedule)
