@@ -37,7 +37,7 @@ class Callbacks:
     """
 
     def __init__(self, run: Run, task: StagedTask, data: StagedData, store: Store) -> None:
-        config, monitor = run.config, run.config.task.monitor
+        config, monitor, mode = run.config, run.config.task.monitor, str(run.config.task.mode)
         on_collapse = config.task.on_collapse if isinstance(config.task, Siamese) else "go_on"
         self.unfreezing = StagedUnfreezing(
             config.schedule,
@@ -52,10 +52,11 @@ class Callbacks:
         self.guard = CollapseGuard(
             self.unfreezing,
             monitor,
+            mode,
             goes_back=on_collapse == "go_back",
             say=lambda text: run.screen.line("collapse", text),
         )
-        self.best = BestCheckpoint(run.dir.best, monitor, self.unfreezing)
+        self.best = BestCheckpoint(run.dir.best, monitor, mode, self.unfreezing)
         self.all: list[Callback] = [
             self.unfreezing,
             self.caching,
