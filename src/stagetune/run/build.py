@@ -20,28 +20,30 @@ from stagetune.models.own import OwnBackbone, own_backbone
 from stagetune.run.checkpoints import AtomicCheckpoints
 from stagetune.run.data import chunks_of
 from stagetune.run.precision import LIGHTNING
-from stagetune.run.targets import build, check_target
 from stagetune.run.tracking import build_logger
 from stagetune.schedule.network import CameFrozen, describe
 from stagetune.schedule.plan import Plan
+from stagetune.targets import build, check_target
 from stagetune.tasks.classification import ClassificationTask
 from stagetune.tasks.siamese import SiameseTask
 from stagetune.tasks.staged_task import StagedTask
 
+STAGE_KNOWS = ("optimizer", "total_steps", "T_max", "max_lr", "mode")  # what a torch scheduler is told by its stage
+
 
 def check_targets(config: Config) -> None:
     """Raise `ConfigError` for anything that the configuration names and that does not exist or fit."""
-    problems = check_target("optimizer", config.optimizer)
+    problems = check_target("optimizer", config.optimizer, positional=1)
     if config.model.network:
         problems += check_target("model.network", config.model.network)
     if config.logger.lightning:
-        problems += check_target("logger.lightning", config.logger.lightning)
+        problems += check_target("logger.lightning", config.logger.lightning, ("save_dir",))
     for i, stage in enumerate(config.schedule.stages):
         if isinstance(stage.lr_scheduler, Mapping):
             settings = {
                 key: value for key, value in stage.lr_scheduler.items() if key not in ("interval", "frequency")
             }
-            problems += check_target(f"schedule.stages[{i}].lr_scheduler", settings)
+            problems += check_target(f"schedule.stages[{i}].lr_scheduler", settings, STAGE_KNOWS)
     if problems:
         raise ConfigError(problems)
 
