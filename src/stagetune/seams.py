@@ -180,6 +180,23 @@ def sanity_checking(trainer: Any) -> Iterator[None]:
         trainer.state.stage = before
 
 
+def clipping_bf16(device: str) -> Any:
+    """Lightning's plugin for bf16 that also clips the gradients of a fused optimizer.
+
+    Its own refuses them in fp16 and bf16 alike, since a fused optimizer unscales within its step; in bf16 nothing is
+    scaled, so that its base class's way of clipping is right.
+
+    Args:
+        device: the type of the device that computes: cpu, cuda or mps.
+    """
+    from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+
+    class ClippingBf16(MixedPrecision):
+        clip_gradients = Precision.clip_gradients
+
+    return ClippingBf16("bf16-mixed", device)
+
+
 def epochs_in(checkpoint: Mapping[str, Any]) -> int:
     """The epochs that were over where a checkpoint was written; its `epoch` counts one more within an epoch."""
     return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])

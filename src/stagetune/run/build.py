@@ -1,6 +1,7 @@
 """The model, the task and the trainer of a run, built from its configuration."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
@@ -19,10 +20,11 @@ from stagetune.models.heads import EmbeddingHead, hidden_head, linear_head
 from stagetune.models.own import OwnBackbone, own_backbone
 from stagetune.run.checkpoints import AtomicCheckpoints
 from stagetune.run.data import chunks_of
-from stagetune.run.precision import LIGHTNING
+from stagetune.run.precision import LIGHTNING, device_type
 from stagetune.run.tracking import build_logger
 from stagetune.schedule.network import CameFrozen, describe
 from stagetune.schedule.plan import Plan
+from stagetune.seams import clipping_bf16
 from stagetune.targets import build, check_target
 from stagetune.tasks.classification import ClassificationTask
 from stagetune.tasks.siamese import SiameseTask
@@ -130,16 +132,19 @@ def build_trainer(config: Config, *, precision: str, callbacks: list[Callback], 
     loggers: list[Logger] = []
     if config.logger.lightning:
         loggers.append(build_logger(config.logger.lightning, run_dir))
+    plugins: list[Any] = [AtomicCheckpoints()]
+    if precision == "bf16":
+        plugins.append(clipping_bf16(device_type(str(config.trainer.get("accelerator", "auto")))))
     try:
         return Trainer(
             **config.trainer,
             max_epochs=-1,  # the schedule's
-            precision=LIGHTNING[precision],  # type: ignore[arg-type]
+            precision=None if precision == "bf16" else LIGHTNING[precision],  # type: ignore[arg-type]
             accumulate_grad_batches=1 if config.exact_accumulation else config.accumulation,
             callbacks=callbacks,
             logger=loggers or False,
             default_root_dir=run_dir.path,
-            plugins=[AtomicCheckpoints()],
+            plugins=plugins,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,  # our samplers say themselves which images come
             enable_progress_bar=False,  # StageLines draws it
