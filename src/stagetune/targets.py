@@ -54,7 +54,7 @@ def check_target(path: str, settings: Any, supplied: Collection[str] = (), *, po
             problems.append(f"{path}._target_={name}: is not a class or function")
         elif (accepted := _parameters(target)) is not None:
             may_lack = None if settings.get("_partial_") else supplied
-            problems += _misfits(path, _called(target), accepted, list(given), positional + len(args), may_lack)
+            problems += _misfits(path, target, accepted, list(given), positional + len(args), may_lack)
     for where, nested in _nested(f"{path}._args_", args):
         problems += check_target(where, nested, supplied)
     for key, value in given.items():
@@ -158,7 +158,7 @@ def _parameters(target: Any) -> Mapping[str, Parameter] | None:
 
 def _misfits(
     path: str,
-    called: str,
+    target: Callable[..., Any],
     accepted: Mapping[str, Parameter],
     given: list[str],
     positional: int,
@@ -166,40 +166,33 @@ def _misfits(
 ) -> Iterator[str]:
     """Arguments that are unknown, given twice, too many or lacking; with `may_lack` None any may lack."""
     kinds = {parameter.kind for parameter in accepted.values()}
-    by_position = [
-        name for name, p in accepted.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]  # fmt: skip
+    first = [name for name, p in accepted.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     by_name = [name for name, p in accepted.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    if positional > len(by_position) and Parameter.VAR_POSITIONAL not in kinds:
-        yield f"{path}._args_: are too many for {_words(called, accepted)}"
-    taken = by_position[:positional]
+    taken = first[:positional]
+    called = str(getattr(target, "__name__", target))
+    plain = [parameter.replace(annotation=Parameter.empty) for parameter in accepted.values()]
+    words = f"{called}{inspect.Signature(plain)}"  # as MyLoss(margin, scale=1)
+    if positional > len(first) and Parameter.VAR_POSITIONAL not in kinds:
+        yield f"{path}._args_: are too many for {words}"
     for key in given:
         if key in by_name and key in taken:
-            yield f"{path}.{key}: is given by position already, to {_words(called, accepted)}"
+            yield f"{path}.{key}: is given by position already, to {words}"
         elif key not in by_name and Parameter.VAR_KEYWORD not in kinds:
             valid = [name for name in by_name if name not in taken]
             near = did_you_mean(key, valid, f"{path}.") if valid else "it takes none"
             yield f"{path}.{key}: is no argument of {called}; {near}"
-    if may_lack is not None:
-        lacking = [
-            name
-            for name, parameter in accepted.items()
-            if parameter.default is Parameter.empty
-            and parameter.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
-            and name not in {*taken, *given, *may_lack}
-        ]
-        if lacking:
-            yield f"{path}: lacks {' and '.join(lacking)}: {_words(called, accepted)}"
-
-
-def _words(called: str, accepted: Mapping[str, Parameter]) -> str:
-    """A signature without its types, as MyLoss(margin, scale=1)."""
-    plain = [parameter.replace(annotation=Parameter.empty) for parameter in accepted.values()]
-    return f"{called}{inspect.Signature(plain)}"
-
-
-def _called(target: Any) -> str:
-    return str(getattr(target, "__name__", target))
+    lacking = [
+        name
+        for name, parameter in accepted.items()
+        if parameter.default is Parameter.empty
+        and parameter.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+        and name not in {*taken, *given, *(accepted if may_lack is None else may_lack)}
+    ]
+    if lacking:
+        later = (
+            "" if inspect.isclass(target) else f"; if it is to be called with that later, add {path}._partial_=true"
+        )
+        yield f"{path}: lacks {' and '.join(lacking)}: {words}{later}"
 
 
 def _nested(path: str, value: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:

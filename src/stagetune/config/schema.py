@@ -120,6 +120,7 @@ class DataConfig:
     centred: bool = False
     spliced: int = number(0, 0)
     turned: bool = False
+    transform: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -176,6 +177,8 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     schedule: Schedule = field(default_factory=Schedule)
     optimizer: dict[str, Any] = field(default_factory=dict)
+    callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     precision: str = choice("auto", "fp32", "tf32", "bf16", "fp16")
     compile: bool = False
     ema: float | None = number(None, 0.0001, 0.999999)

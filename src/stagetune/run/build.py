@@ -36,6 +36,10 @@ STAGE_KNOWS = ("optimizer", "total_steps", "T_max", "max_lr", "mode")  # what a 
 def check_targets(config: Config) -> None:
     """Raise `ConfigError` for anything that the configuration names and that does not exist or fit."""
     problems = check_target("optimizer", config.optimizer, positional=1)
+    if config.data.transform:
+        problems += check_target("data.transform", config.data.transform)
+    for name, given in config.callbacks.items():
+        problems += check_target(f"callbacks.{name}", given)
     if config.model.network:
         problems += check_target("model.network", config.model.network)
     if config.logger.lightning:

@@ -26,6 +26,7 @@ from stagetune.data.pairs_csv import Pairs, pairs_csv
 from stagetune.data.source import Source
 from stagetune.data.spliced import splice
 from stagetune.data.splits import Split, check_explicit_pairs, check_pairs, make_split
+from stagetune.data.transforms import own_transform
 from stagetune.data.turned import turned
 from stagetune.errors import DataError
 from stagetune.evaluation.pairs import evaluation_pairs
@@ -99,6 +100,7 @@ def build_data(config: Config, *, rank: int = 0, world_size: int = 1) -> StagedD
         views=config.cache.views,
         chunks=chunks_of(config),
         pairs=pairs,
+        transform=own_transform(data.transform) if data.transform else None,
     )
 
 
