@@ -159,3 +159,21 @@ class Pairs(Metric):
 
     def compute(self) -> Tensor:
         return torch.tensor(float(sum(map(len, self.target))))
+
+
+class Doubled(Metric):
+    """Another metric within, twice its value."""
+
+    def __init__(self, metric: Metric) -> None:
+        super().__init__()
+        self.metric = metric
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        self.metric.update(preds, target)
+
+    def compute(self) -> Any:
+        return 2 * self.metric.compute()
+
+    def reset(self) -> None:
+        super().reset()
+        self.metric.reset()
