@@ -27,6 +27,7 @@ from stagetune.schedule.plan import Plan
 from stagetune.seams import clipping_bf16
 from stagetune.targets import build, check_target
 from stagetune.tasks.classification import ClassificationTask
+from stagetune.tasks.metrics import own_metrics
 from stagetune.tasks.siamese import SiameseTask
 from stagetune.tasks.staged_task import StagedTask
 
@@ -38,8 +39,12 @@ def check_targets(config: Config) -> None:
     problems = check_target("optimizer", config.optimizer, positional=1)
     if config.data.transform:
         problems += check_target("data.transform", config.data.transform)
-    for name, given in config.callbacks.items():
-        problems += check_target(f"callbacks.{name}", given)
+    told = ("task", "num_classes") if config.task.name == "classifier" else ("task",)
+    for group, parts, supplied in (("callbacks", config.callbacks, ()), ("metrics", config.metrics, told)):
+        for name, given in parts.items():
+            if not name.isidentifier():
+                problems.append(f"{group}.{name}: cannot be a name; use letters, digits and _")
+            problems += check_target(f"{group}.{name}", given, supplied)
     if config.model.network:
         problems += check_target("model.network", config.model.network)
     if config.logger.lightning:
@@ -67,8 +72,13 @@ def build_task(
     classes: int,
     metadata: CheckpointMetadata | None = None,
     pairs: Pairs | None = None,
+    metrics: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> StagedTask:
-    """The LightningModule: the backbone under the head that the task asks for, with its loss."""
+    """The LightningModule: the backbone under the head that the task asks for, with its loss.
+
+    `metrics` are the user's own, which take part where something is measured: a plan has none, and no trained model,
+    whose file does not say what is run.
+    """
     task, loss = config.task, config.loss
     shared = {"make_optimizer": build(config.optimizer, lr=0.0), "metadata": metadata, "chunks": chunks_of(config)}
     if task.name == "siamese":
@@ -88,6 +98,7 @@ def build_task(
             calibration=(task.calibrate, task.far),
             eval_pairs=task.eval_pairs,
             pairs=pairs,
+            metrics=own_metrics(metrics or {}, task="binary"),
             **shared,
         )
     if task.head == "linear":
@@ -95,7 +106,8 @@ def build_task(
     else:
         head = hidden_head(backbone.out_features, classes, hidden=task.hidden, dropout=task.dropout)
     cost = nn.CrossEntropyLoss(label_smoothing=loss.label_smoothing)
-    return ClassificationTask(backbone, head, cost, classes=classes, **shared)
+    own = own_metrics(metrics or {}, task="multiclass", num_classes=classes)
+    return ClassificationTask(backbone, head, cost, classes=classes, metrics=own, **shared)
 
 
 def came_frozen(config: Config) -> CameFrozen:
@@ -154,5 +166,5 @@ def build_trainer(config: Config, *, precision: str, callbacks: list[Callback], 
             enable_progress_bar=False,  # StageLines draws it
             enable_model_summary=False,
         )
-    except (MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise ConfigError([f"trainer: {error}"]) from error

@@ -63,7 +63,8 @@ def own_callbacks(settings: Mapping[str, Mapping[str, Any]], run_dir: RunDir) ->
                 )
             kept[callback.state_key] = path
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-            callback.dirpath = str(run_dir.of_callback(name))  # beside ours its files could take their names
+            # beside ours its files could take their names; it goes on in no other folder than the one it knows
+            callback.dirpath = str((run_dir.callbacks / name).resolve())
         found[name] = callback
     if problems:
         raise ConfigError(problems)
