@@ -118,7 +118,8 @@ def test_what_is_no_callback_or_cannot_be_restored_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         own_callbacks({"a": diary, "b": {"_target_": "outside.Focal"}, "c": diary}, RunDir("run"))
     assert caught.value.problems == [
-        "callbacks.b._target_=outside.Focal: gives Focal, which is no lightning.pytorch.Callback; derive it from that",
+        "callbacks.b._target_=outside.Focal: gives Focal, which is no lightning.pytorch.Callback; derive it from "
+        "that",
         "callbacks.c and callbacks.a: keep their state under one name in a checkpoint, Diary; leave one out, or give "
         "the class a state_key that tells them apart",
     ]

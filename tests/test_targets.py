@@ -1,5 +1,6 @@
 """What a configuration names by `_target_` is checked before anything is built, then built, nested ones first."""
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ def test_what_names_nothing_is_refused(settings: Any) -> None:
         ("x = 1\ny = x + z\n", "own_part.py, line 2: NameError: name 'z' is not defined"),
         ("x = 1\n\nimport gone\n", "own_part.py, line 3: ModuleNotFoundError: No module named 'gone'"),
         ("class Loss\n    pass\n", "own_part.py, line 1: SyntaxError: expected ':'"),
+        ("def __getattr__(name):\n    raise OSError('gone')\n", "own_part.py, line 2: OSError: gone"),
         ("import sys\nsys.exit('used as a program')\n", "own_part.py, line 2: SystemExit: used as a program"),
     ],
 )
@@ -72,6 +74,7 @@ def test_a_module_of_ones_own_that_fails_is_said_as_its_error(
 ) -> None:
     (tmp_path / "own_part.py").write_text(source)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "own_part", raising=False)
     (problem,) = check_target("loss", {"_target_": "own_part.Loss"})
     assert problem == f"loss._target_=own_part.Loss: {tmp_path}/{failure}"
 

@@ -98,27 +98,33 @@ def find(name: str) -> Any:
         ConfigError: if there is no such thing, with the nearest name; or if a module of one's own fails as it is
             imported, with its file and line.
     """
-    found: Any = None
     path, *rest = parts = name.split(".")
     if not all(part.isidentifier() for part in parts):
         raise ConfigError([f"{name}: cannot be imported; it is no dotted name, as my_package.MyClass"])
-    if (found := _module(name, path)) is None:
+    found: Any = _module(name, path)
+    if found is None:
         near = get_close_matches(path, [module.name for module in pkgutil.iter_modules()], n=1, cutoff=0.8)
         hint = f"did you mean {near[0]}?" if near else "install it, or put its folder on PYTHONPATH"
         raise ConfigError([f"{name}: cannot be imported; there is no module {path}; {hint}"])
     for part in rest:
-        inner = f"{path}.{part}"
-        if hasattr(found, part):
-            found = getattr(found, part)
-        elif not isinstance(found, ModuleType) or (submodule := _module(name, inner)) is None:
+        inner = _inner(name, found, path, part)
+        if inner is None:
             known = [key for key in dir(found) if not key.startswith("_")]
             known += [module.name for module in pkgutil.iter_modules(getattr(found, "__path__", []))]
             near_name = did_you_mean(part, list(dict.fromkeys(known)), f"{path}.")
             raise ConfigError([f"{name}: cannot be imported; {near_name}"])
-        else:
-            found = submodule
-        path = inner
+        found, path = inner, f"{path}.{part}"
     return found
+
+
+def _inner(name: str, found: Any, path: str, part: str) -> Any:
+    """What is called `part` in what stands at `path`, None if nothing is."""
+    try:
+        return getattr(found, part)
+    except AttributeError:
+        return _module(name, f"{path}.{part}") if isinstance(found, ModuleType) else None
+    except Exception as error:  # of a module that imports its parts as they are asked for
+        raise ConfigError([f"{name}: {_failure(error)}"]) from error
 
 
 def _module(name: str, path: str) -> ModuleType | None:
@@ -138,8 +144,9 @@ def _failure(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         where = f"{error.filename}, line {error.lineno}"
     else:
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == "<module>"]
-        where = f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else "its module"
+        frames = traceback.extract_tb(error.__traceback__)
+        innermost = [frame for frame in frames if frame.name == "<module>"] or frames
+        where = f"{innermost[-1].filename}, line {innermost[-1].lineno}"
     return f"{where}: {_in_one_line(error)}"
 
 
