@@ -393,7 +393,7 @@ def test_targets_and_arguments_are_checked_before_anything_is_built(
     config.schedule.stages[1].lr_scheduler = {"_target_": "torch.optim.lr_scheduler.StepLR", "gama": 1}
     with pytest.raises(ConfigError) as caught:
         run_experiment(config, tmp_path)
-    first, second, third = caught.value.problems
+    first, second, third, fourth = caught.value.problems
     assert first == "optimizer.weight_decai: is no argument of AdamW; did you mean optimizer.weight_decay?"
     assert second == (
         "logger.lightning._target_=lightning.pytorch.loggers.TensorBordLogger: cannot be imported; "
@@ -403,6 +403,7 @@ def test_targets_and_arguments_are_checked_before_anything_is_built(
         "schedule.stages[1].lr_scheduler.gama: is no argument of StepLR; "
         "did you mean schedule.stages[1].lr_scheduler.gamma?"
     )
+    assert fourth.startswith("schedule.stages[1].lr_scheduler: lacks step_size: StepLR(optimizer, step_size, gamma=")
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match=r"accelerator=cuda: torch finds no CUDA GPU here; use trainer=auto"):
             device_type("cuda")

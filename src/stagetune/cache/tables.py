@@ -129,6 +129,7 @@ class Tables:
             "augment": images.augment,
             "views": images.distinct_views,
             "seed": images.seed if images.augment != "none" else None,
+            "transform": images.transform_key,
             "normal": self.backbone.normal,
             "precision": [self.trainer.precision, torch.get_float32_matmul_precision(), self.config.dtype],
             "device": self.device.type,

@@ -180,7 +180,7 @@ def _task(config: Config, data: StagedData, weights: Weights | None, last: Mappi
     else:
         assert last is not None
         metadata = replace(CheckpointMetadata.of(last), config=asdict(config))
-    return build_task(config, backbone, len(data.source.classes), metadata, data.pairs)
+    return build_task(config, backbone, len(data.source.classes), metadata, data.pairs, config.metrics)
 
 
 def _fit(
