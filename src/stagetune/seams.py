@@ -201,7 +201,7 @@ def forget_loader(checkpoint: Mapping[str, Any]) -> None:
 #   RuntimeError, which is why `ConfigError` says how it is made.
 # - `instantiate` takes a whitelist of targets (`execution_whitelist`), and will need one in 1.5. We do not call it:
 #   targets are looked up by `get_object`, which it does not bind and which protects from nothing, and built by
-#   run/targets.py.
+#   targets.py.
 # - Tuples of Python become tuples again in omegaconf 2.4, no longer lists. Neither YAML nor the command line has
 #   any, and no default of ours is one: a tuple in the schema would fail `isinstance(value, list)` in
 #   config/resume.py.

@@ -14,16 +14,16 @@ from stagetune.errors import ConfigError
 from stagetune.losses.metric_learning import MetricLearningLoss
 from stagetune.losses.pairs import BCELoss, ContrastiveLoss
 from stagetune.losses.triplet import TripletLoss
-from stagetune.models.backbone import Backbone, build_backbone
+from stagetune.models.backbone import Backbone
+from stagetune.models.backbones import own, resnet, vgg
 from stagetune.models.heads import EmbeddingHead, hidden_head, linear_head
-from stagetune.models.own import OwnBackbone, own_backbone
 from stagetune.run.checkpoints import AtomicCheckpoints
 from stagetune.run.data import chunks_of
 from stagetune.run.precision import LIGHTNING
-from stagetune.run.targets import build, check_target
 from stagetune.run.tracking import build_logger
 from stagetune.schedule.network import CameFrozen, describe
 from stagetune.schedule.plan import Plan
+from stagetune.targets import build, check_target
 from stagetune.tasks.classification import ClassificationTask
 from stagetune.tasks.siamese import SiameseTask
 from stagetune.tasks.staged_task import StagedTask
@@ -46,16 +46,18 @@ def check_targets(config: Config) -> None:
         raise ConfigError(problems)
 
 
-def build_network(model: ModelConfig, image_size: int) -> Backbone | OwnBackbone:
+def build_network(model: ModelConfig, image_size: int) -> Backbone:
     """The backbone with its initial weights; raises `ConfigError` for an own network that does not fit."""
-    if model.network is None:
-        return build_backbone(model.arch, stem=model.stem, pooled=model.pooled)
-    return own_backbone(build(model.network)(), model.blocks, image_size)
+    if model.network is not None:
+        return own.Settings(network=model.network, blocks=model.blocks).build(image_size)
+    if model.arch.startswith("vgg"):
+        return vgg.Settings(arch=model.arch, pooled=model.pooled).build(image_size)
+    return resnet.Settings(arch=model.arch, stem=model.stem, pooled=model.pooled).build(image_size)
 
 
 def build_task(
     config: Config,
-    backbone: Backbone | OwnBackbone,
+    backbone: Backbone,
     classes: int,
     metadata: CheckpointMetadata | None = None,
     pairs: Pairs | None = None,
