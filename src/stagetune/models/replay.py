@@ -61,16 +61,19 @@ def beginning(network: nn.Module, cut: Cut, hidden: Tensor) -> Iterator[Tensor]:
         hidden = hidden.contiguous(memory_format=cut.memory_format)
     is_reached = False
     counts: dict[str, int] = {}
-
-    def handed(given: Any) -> Any:
-        if is_learning:
-            _refuse_recomputed(cut.layer)
-        return hidden
+    handed: list[FrameType] = []  # what computes again the call that gives `hidden`
 
     def reach(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         nonlocal is_reached
         is_first, is_reached = not is_reached, True
-        return (handed(args[0]), *args[1:]) if is_first and cut.source is None else None
+        if not is_first:
+            return None
+        if is_learning and any(cut.source is None or frame in handed for frame in _recomputed()):
+            raise TrainingError(
+                f"the network cannot begin at {cut.layer} in training: it lies within what torch.utils.checkpoint "
+                "computes again in backward; checkpoint each block by itself, or set cache.features=off"
+            )
+        return (hidden, *args[1:]) if cut.source is None else None
 
     def skipping(name: str, own: Any) -> Any:
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -79,7 +82,8 @@ def beginning(network: nn.Module, cut: Cut, hidden: Tensor) -> Iterator[Tensor]:
                 return own(*args, **kwargs)
             counts[name] = index + 1
             if (name, index) == cut.source:
-                return handed(args)
+                handed.extend(_recomputed())
+                return hidden
             return _filled(cut.skipped[name][index], count, hidden.device)
 
         return forward
@@ -92,6 +96,7 @@ def beginning(network: nn.Module, cut: Cut, hidden: Tensor) -> Iterator[Tensor]:
             vars(layer)["forward"] = skipping(name, layer.forward)
         yield cut.images.filled(count, hidden.device)
     finally:
+        handed.clear()
         handle.remove()
         for name, layer in layers.items():
             vars(layer).pop("forward", None)
@@ -110,18 +115,19 @@ def _filled(value: Any, images: int, device: torch.device) -> Any:
     return value
 
 
-def _refuse_recomputed(layer: str) -> None:
-    """Raise within what `torch.utils.checkpoint` calls again in backward, when nothing stands in any more."""
-    frame: FrameType | None = sys._getframe()
-    while frame is not None and not (frame.f_code.co_name == "_in_part" and frame.f_globals["__name__"] == PARTS):
-        if frame.f_globals.get("__name__") == torch.utils.checkpoint.__name__:
-            raise TrainingError(
-                f"the network cannot begin at {layer} in training: it lies within what torch.utils.checkpoint "
-                "computes again in backward; checkpoint each block by itself, or set cache.features=off"
-            )
+def _recomputed() -> list[FrameType]:
+    """The calls of `torch.utils.checkpoint` that are going on within ours: in backward they call the network again,
+    when nothing stands in any more."""
+    found, frame = [], sys._getframe()
+    while frame.f_back is not None and not (frame.f_code.co_name == "_in_part" and _module(frame) == PARTS):
+        if _module(frame) == torch.utils.checkpoint.__name__:
+            found.append(frame)
         frame = frame.f_back
+    return found
 
 
-PARTS = (
-    "stagetune.models.whole"  # whose `_in_part` is where a call begins; what encloses that is called again with us
-)
+def _module(frame: FrameType) -> Any:
+    return frame.f_globals.get("__name__")
+
+
+PARTS = "stagetune.models.whole"  # whose `_in_part` is where a call begins; what is around it calls all of it again

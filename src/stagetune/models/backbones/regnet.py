@@ -28,7 +28,9 @@ class Settings(TorchvisionSettings):
 
         from stagetune.models.layers import Layers
 
-        network = get_model(self.arch, weights=None)
+        device = torch.get_default_device()
+        with torch.device("cpu"):  # its widths are computed in tensors, which must have values
+            network = get_model(self.arch, weights=None).to(device)
         layers = {"stem": network.stem, "trunk_output": network.trunk_output}
         blocks = {"stem": ("stem",), **{f"layer{i}": (f"trunk_output.block{i}",) for i in range(1, 5)}}
         made = Layers(layers, blocks, normal=normal_of(self), image_size=image_size, network_key=self.key())
