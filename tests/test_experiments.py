@@ -10,6 +10,7 @@ from PIL import Image
 
 from conftest import TINY
 from stagetune.config.compose import compose
+from stagetune.data.sources import glyphs
 from stagetune.report.result import read_result
 from stagetune.run.experiment import run_experiment
 
@@ -46,7 +47,9 @@ def test_every_experiment_takes_its_first_steps(
         replace(stage, epochs=1) for stage in (stages if len(stages) < 3 else [stages[0], stages[-1]])
     ]
     config.trainer["limit_train_batches"] = 2
-    config.data.batch_size, config.data.images_per_identity = 12, 6  # the last of rendered letters
+    config.data.batch_size = 12
+    if isinstance(config.data, glyphs.Settings):
+        config.data.images_per_identity = 6
     run_experiment(config, tmp_path)
     result = read_result(tmp_path)
     assert (result.status, result.precision) == ("completed", precision)

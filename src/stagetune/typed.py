@@ -48,6 +48,9 @@ class Chosen(Protocol):
     def foreign(self, path: str, key: str) -> str | None:
         """What is wrong with a key that the one chosen there does not read; None where nothing is chosen."""
 
+    def meant(self, path: str, value: Any) -> str | None:
+        """How a value goes in that is no choice at a path; None where that is not known."""
+
 
 class _Annotated:
     """What stands where is said by annotations alone."""
@@ -56,6 +59,9 @@ class _Annotated:
         return None
 
     def foreign(self, path: str, key: str) -> str | None:
+        return None
+
+    def meant(self, path: str, value: Any) -> str | None:
         return None
 
 

@@ -78,14 +78,14 @@ def rows_of_rank(total: int, batch_size: int, rank: int, world_size: int) -> Ite
         yield rows, [min(first + rank * own + i, total - 1) for i in range(own)]
 
 
-def decode(source: Source, size: int, table: Tensor) -> None:
+def decode(source: Source, size: int, interpolation: str, table: Tensor) -> None:
     """Fill `table`, uint8 [images, 3, size, size], with all images, decoded and resized.
 
     Files are read in parallel.
     """
 
     def fill(i: int) -> None:
-        table[i] = prepare(source.image(i), size)
+        table[i] = prepare(source.image(i), size, interpolation)
 
     with ThreadPoolExecutor() as threads:
         list(threads.map(fill, range(len(source))))

@@ -124,7 +124,9 @@ class Tables:
     def _key(self, images: Images, depth: int) -> str:
         if depth not in self._prefixes:
             self._prefixes[depth] = weights_key(_prefix(self.backbone, depth))
-        source = images_key((images.source.contents[i] for i in images.indices.tolist()), images.size)
+        source = images_key(
+            (images.source.contents[i] for i in images.indices.tolist()), images.size, images.interpolation
+        )
         how = {
             "augment": images.augment,
             "views": images.distinct_views,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from stagetune.config.parts import PACKAGES, names, part
+from stagetune.config.parts import PACKAGES, archs, names, part
 
 
 def translated(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -23,8 +23,4 @@ def translated(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _family(arch: str) -> str:
     """The family that has an architecture of that name; the name itself where none has."""
-    for name in names(PACKAGES["model"]):
-        for entry in fields(part("model", name)):  # type: ignore[arg-type]
-            if entry.name == "arch" and arch in entry.metadata.get("choices", ()):
-                return name
-    return arch
+    return next((name for name in names(PACKAGES["model"]) if arch in archs(name)), arch)

@@ -113,6 +113,17 @@ class Parts:
         remedy = "" if typed or not self._words else f"; leave it out with ~{path}.{key}"
         return f"{path}={name} does not read it, {do}{like}{remedy}"
 
+    def meant(self, path: str, value: Any) -> str | None:
+        if path != "model.arch" or not any(value in archs(name) for name in names(PACKAGES["model"])):
+            return None
+        return f"it is of another family, choose model={value}"
+
+
+def archs(family: str) -> tuple[str, ...]:
+    """The architectures of a family of backbones, where there is a list of them."""
+    choices = [entry.metadata.get("choices", ()) for entry in fields(part("model", family)) if entry.name == "arch"]  # type: ignore[arg-type]
+    return tuple(choices[0]) if choices else ()
+
 
 def unknown(group: str, name: str) -> str:
     """That there is no such part, and what there is."""

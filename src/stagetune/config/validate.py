@@ -72,7 +72,8 @@ def named_own(values: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(values)
     for group, holder in TARGETS.items():
         given = values.get(group)
-        if isinstance(given, Mapping) and ("_target_" in given or given.get("name") == OWN):
+        is_own = isinstance(given, Mapping) and given.get("name") == OWN and holder == "target"
+        if isinstance(given, Mapping) and ("_target_" in given or is_own):
             read = {entry.name for entry in fields(part(group, OWN))}  # type: ignore[arg-type]
             more = {key: value for key, value in given.items() if key not in read}
             kept = {key: value for key, value in given.items() if key in read}

@@ -63,13 +63,15 @@ class Images(Dataset[Batch]):
         indices: IntArray,
         *,
         size: int,
+        interpolation: str = "bilinear",
         augment: str,
         seed: int,
         views: int = 0,
         transform: OwnTransform | None = None,
     ) -> None:
         self.source, self.indices, self.transform = source, indices, transform
-        self.size, self.augment, self.seed, self.views = size, augment, seed, views
+        self.size, self.interpolation = size, interpolation
+        self.augment, self.seed, self.views = augment, seed, views
         self.decoded: Tensor | None = None
 
     def __len__(self) -> int:
@@ -109,7 +111,10 @@ class Images(Dataset[Batch]):
         return self.transform(changed, seed=self.seed, key=key) if self.transform else changed
 
     def _decoded(self, i: int) -> Tensor:
-        return prepare(self.source.image(i), self.size) if self.decoded is None else self.decoded[i]
+        return self._prepared(i) if self.decoded is None else self.decoded[i]
+
+    def _prepared(self, i: int) -> Tensor:
+        return prepare(self.source.image(i), self.size, self.interpolation)
 
 
 class StagedLoader:
@@ -152,6 +157,7 @@ class StagedData(LightningDataModule):
         split: Split,
         *,
         image_size: int,
+        interpolation: str = "bilinear",
         batch_size: int,
         augment: str = "none",
         images_per_identity: int | None = None,
@@ -170,7 +176,8 @@ class StagedData(LightningDataModule):
         if world_size > 1 and smallest < 2 * world_size:
             raise DataError(f"{smallest} images in a part of the split are too few for {world_size} processes")
         self.source, self.split, self.seed = source, split, seed
-        self.image_size, self.batch_size, self.augment = image_size, batch_size, augment
+        self.image_size, self.interpolation = image_size, interpolation
+        self.batch_size, self.augment = batch_size, augment
         self.train_batch_size = batch_size * chunks
         self.num_workers, self.rank, self.world_size = num_workers, rank, world_size
         self.parts = {
@@ -178,6 +185,7 @@ class StagedData(LightningDataModule):
                 source,
                 indices,
                 size=image_size,
+                interpolation=interpolation,
                 augment=augment if part == "train" else "none",
                 seed=seed,
                 views=views if part == "train" else 0,
@@ -186,7 +194,8 @@ class StagedData(LightningDataModule):
             for part, indices in split.parts().items()
         }
         if transform is not None:
-            transform.check(prepare(source.image(int(split.train[0])), image_size), seed=seed)
+            example = prepare(source.image(int(split.train[0])), image_size, interpolation)
+            transform.check(example, seed=seed)
         self.served: dict[str, Serve] = {}  # parts whose batches come from the feature cache
         self.shape: tuple[int, int] | None = None
         self.pairs = pairs

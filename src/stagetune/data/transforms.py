@@ -26,10 +26,11 @@ TRIES = 8  # what is done to some images alone is seen by then
 OWN = 1  # mixed into the seed of somebody's transform, which would draw the numbers of `augment` again
 
 
-def prepare(image: Tensor, size: int) -> Tensor:
+def prepare(image: Tensor, size: int, interpolation: str = "bilinear") -> Tensor:
     """The deterministic part: shorter side to `size`, then the centre; uint8 [3, size, size]."""
     if image.shape[-1] != size or image.shape[-2] != size:
-        image = F.center_crop(F.resize(image, [size], antialias=True), [size, size])
+        how = v2.InterpolationMode(interpolation)
+        image = F.center_crop(F.resize(image, [size], how, antialias=True), [size, size])
     return image
 
 

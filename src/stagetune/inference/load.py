@@ -34,7 +34,8 @@ class Transform:
     """
 
     def __init__(self, config: Config) -> None:
-        self.data, self.image_size = config.data, config.input().size
+        wanted = config.input()
+        self.data, self.image_size, self.interpolation = config.data, wanted.size, wanted.interpolation
 
     def __call__(self, image: str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor) -> Tensor:
         """Prepare one image.
@@ -52,7 +53,7 @@ class Transform:
         pixels = _pixels(image)
         for wrapper in wrappers_of(self.data):
             pixels = wrapper.prepare(self.data, pixels)
-        return prepare(pixels, self.image_size)
+        return prepare(pixels, self.image_size, self.interpolation)
 
 
 class TrainedModel(nn.Module):

@@ -37,6 +37,7 @@ def build_data(config: Config, *, rank: int = 0, world_size: int = 1) -> StagedD
         source,
         split,
         image_size=wanted.size,
+        interpolation=wanted.interpolation,
         batch_size=data.batch_size,
         augment=data.augment,
         images_per_identity=images_per_identity,
@@ -70,14 +71,14 @@ def build_store(config: Config, say: Callable[[str], None], *, writes: bool) -> 
 
 def decode_once(data: StagedData, store: Store) -> None:
     """Decode all images now, or take what an earlier run has decoded, if they fit into the cache's budget."""
-    key = images_key(data.source.contents, data.image_size)
+    key = images_key(data.source.contents, data.image_size, data.interpolation)
     with store.lock(key):
         table = store.get(key)
         if table is None:
             table = store.new(key, [len(data.source), 3, data.image_size, data.image_size], torch.uint8)
             if table is None:
                 return
-            decode(data.source, data.image_size, table)
+            decode(data.source, data.image_size, data.interpolation, table)
             store.put(key, table)
     for images in data.parts.values():
         images.decoded = table

@@ -75,7 +75,11 @@ def _draw_verification(task: SiameseTask, data: StagedData, folder: Path) -> Non
     }
 
     def picture(position: int) -> Any:
-        return prepare(data.source.image(int(index[position])), data.image_size).permute(1, 2, 0).numpy()
+        return (
+            prepare(data.source.image(int(index[position])), data.image_size, data.interpolation)
+            .permute(1, 2, 0)
+            .numpy()
+        )
 
     images = {
         title: [(picture(int(first[pair])), picture(int(second[pair])), float(apart[pair])) for pair in chosen]

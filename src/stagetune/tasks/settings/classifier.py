@@ -27,6 +27,9 @@ class Settings(TaskSettings):
     told = ("task", "num_classes")
 
     def problems(self, config: Config) -> Iterator[str]:
+        for key in ("hidden", "dropout"):
+            if self.head == "linear" and self.differs(key):
+                yield f"task.{key}={getattr(self, key)}: has no effect with task.head=linear; add task.head=hidden"
         data = config.data
         if not data.has_identities:
             yield f"data={data.name}: task=classifier needs classes, which pairs do not have; use task=siamese"

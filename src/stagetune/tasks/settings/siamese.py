@@ -1,12 +1,12 @@
 """Same identity or not: every image is encoded once, pairs are formed inside the batch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stagetune.config.schema import LossSettings, TaskSettings
+from stagetune.config.schema import Config, LossSettings, TaskSettings
 from stagetune.data.source import Source
 from stagetune.data.sources.pairs import Pairs
 from stagetune.data.splits import Split, check_pairs
@@ -38,6 +38,19 @@ class Settings(TaskSettings):
 
     metrics = ("val/loss", "val/auc", "val/eer", "val/accuracy")
     told = ("task",)
+
+    def problems(self, config: Config) -> Iterator[str]:
+        idle = {
+            "hidden": self.embedding is None and "task.embedding=null",
+            "dropout": self.embedding is None and "task.embedding=null",
+            "far": self.calibrate != "far" and f"task.calibrate={self.calibrate}",
+            "images_per_identity": self.batches == "uniform" and "task.batches=uniform",
+        }
+        for key in ("images_per_identity", "batches", "eval_pairs"):
+            idle[key] = idle.get(key) or (not config.data.has_identities and f"data={config.data.name}")
+        for key, beside in idle.items():
+            if beside and self.differs(key):
+                yield f"task.{key}={getattr(self, key)}: has no effect with {beside}; leave one of them out"
 
     def batches_of(self) -> tuple[int | None, bool]:
         return None if self.batches == "uniform" else self.images_per_identity, self.batches == "by_group"

@@ -1,0 +1,334 @@
+"""Parts bring their own settings: what the chosen ones do not read cannot be given, and all of them run."""
+
+import subprocess
+import sys
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import outside
+import stagetune
+from conftest import TINY
+from stagetune.config.compose import compose
+from stagetune.config.parts import PACKAGES, WRAPPERS, names, part, wrappers
+from stagetune.config.validate import read_config, validate
+from stagetune.data.sources.own import OwnImages
+from stagetune.errors import ConfigError, DataError
+from stagetune.report.result import read_result
+from stagetune.run import run_experiment
+from stagetune.run.build import check_targets
+
+ALL = [(group, name) for group in PACKAGES for name in names(PACKAGES[group])]
+
+
+def settings_of(group: str, name: str) -> set[str]:
+    kind: Any = part(group, name)
+    return {entry.name for entry in fields(kind)}
+
+
+def test_no_part_imports_torch() -> None:
+    modules = [f"{package}.{name}" for package in (*PACKAGES.values(), WRAPPERS) for name in names(package)]
+    code = "import sys, importlib; [importlib.import_module(name) for name in sys.argv[1:]]; "
+    code += "assert not {'torch', 'lightning', 'torchvision', 'timm'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code, *modules], check=True)
+    assert len(modules) > 35
+
+
+@pytest.mark.parametrize(("group", "name"), ALL, ids=lambda value: value)
+def test_a_setting_that_a_part_does_not_read_cannot_be_given_to_it(group: str, name: str) -> None:
+    """Every setting of all others; those of one's own stand in its target, where they are checked."""
+    every = set().union(*(settings_of(group, other) for other in names(PACKAGES[group])))
+    foreign = sorted(every - settings_of(group, name))
+    if name == "own" and group != "model":
+        foreign = []
+    values: dict[str, Any] = {group: {"name": name, **dict.fromkeys(foreign, 1)}}
+    try:
+        validate({**values, "schedule": {"stages": [{"name": "a", "open": ["head"], "lr": 1}]}})
+        problems = []
+    except ConfigError as error:
+        problems = error.problems
+    for key in foreign:
+        (said,) = [problem for problem in problems if problem.startswith(f"{group}.{key}: ")]
+        assert f"{group}={name} does not read it, {group}=" in said
+    assert not [problem for problem in problems if "does not read" in problem and ": " not in problem]
+
+
+@pytest.mark.parametrize(
+    "wrapper", [kind for kind in wrappers() if kind.needs_identities], ids=lambda kind: kind.__module__
+)
+def test_a_wrapper_that_needs_identities_is_no_setting_of_pairs(wrapper: Any) -> None:
+    own = {entry.name for entry in fields(wrapper)}
+    assert own <= settings_of("data", "image_folder")
+    assert not own & (settings_of("data", "pairs") | settings_of("data", "lfw"))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (
+            ["task=siamese", "loss=bce", "loss.margin=3"],
+            "loss.margin: loss=bce does not read it, loss=arcface, contrastive, proxy_anchor, triplet do",
+        ),
+        (
+            ["task=siamese", "loss=contrastive", "loss.mining=semi_hard"],
+            "loss.mining: loss=contrastive does not read it, loss=triplet does; did you mean loss.margin?",
+        ),
+        (["task.embedding=64"], "task.embedding: task=classifier does not read it, task=siamese does"),
+        (
+            ["data.on_error=skip"],
+            "data.on_error: data=digits does not read it, data=identity_csv, image_folder, lfw, omniglot, pairs do",
+        ),
+        (["task.hidden=64"], "task.hidden=64: has no effect with task.head=linear; add task.head=hidden"),
+        (
+            ["+experiment=siamese_unseen", "data=digits"],
+            "data.groups: data=digits does not read it, data=glyphs, omniglot do; leave it out with ~data.groups",
+        ),
+        (
+            ["lr=0.1"],
+            "lr: no such key or group; every stage has its own, write schedule.stages.0.lr=0.1 for the first",
+        ),
+        (
+            ["epochs=3"],
+            "epochs: no such key or group; every stage has its own, write schedule.stages.0.epochs=3 for the first",
+        ),
+        (["batch_size=8"], "batch_size: no such key or group; write data.batch_size=8"),
+        (["min_seconds=8"], "min_seconds: no such key or group; write checkpoint.min_seconds=8"),
+        (
+            ["loss=focal"],
+            "loss=focal: no such loss; valid: arcface, bce, contrastive, cross_entropy, multi_similarity, nt_xent, "
+            "own, proxy_anchor, supcon, triplet. One of your own or of a library goes in as loss._target_=package.Loss",
+        ),
+        (
+            ["data.augment=randaugment"],
+            "data.augment=randaugment: no such choice; valid: none, affine, strong_affine, crop_flip. Any other goes "
+            "in as data.transform._target_=torchvision.transforms.v2.RandAugment",
+        ),
+        (["model=convnext_tny"], "model=convnext_tny: no such model; did you mean convnext_tiny?"),
+        (
+            ["model.arch=convnext_tiny"],
+            "model.arch=convnext_tiny: no such choice; it is of another family, choose model=convnext_tiny",
+        ),
+        (["model.mean=[0.5]"], "model.mean=[0.5]: expects three numbers between 0 and 1, one per channel"),
+        (["model.head=keep"], "model.head=keep: keeps the head of a run; name it, model.weights=outputs/..."),
+        (
+            ["metrics.accuracy._target_=torchmetrics.Accuracy"],
+            "metrics.accuracy: classifier measures a val/accuracy already; give yours another name",
+        ),
+        (
+            ["callbacks.x.patience=3"],
+            "callbacks.x._target_: is missing; name a class, +callbacks.x._target_=package.Class",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_a_person_meant_is_said(words: list[str], expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose(words)
+    assert expected in caught.value.problems
+
+
+def test_an_own_part_takes_what_is_not_ours_as_its_arguments_and_nothing_of_the_option_it_replaces() -> None:
+    config = compose(
+        [
+            "data._target_=outside.Shapes",
+            "data.count=9",
+            "data.size=20",
+            "data.batch_size=8",
+            "loss._target_=outside.Focal",
+        ]
+    )
+    assert config.data.name == config.loss.name == "own"
+    assert asdict(config.data)["target"] == {"_target_": "outside.Shapes", "count": 9, "size": 20}
+    assert (config.data.batch_size, config.data.image_size, config.data.augment) == (8, None, "crop_flip")
+    assert asdict(validate(asdict(config))) == asdict(config)
+    check_targets(config)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (
+            ["loss._target_=outside.Focall"],
+            "loss._target_=outside.Focall: cannot be imported; did you mean outside.Focal?",
+        ),
+        (
+            ["loss._target_=outside.Focal", "loss.gama=1"],
+            "loss.gama: is no argument of Focal; did you mean loss.gamma?",
+        ),
+        (["data._target_=outside.Shapes"], "data: lacks count: Shapes(count, size=32, pil=False)"),
+        (
+            ["data.transform._target_=outside.Speckle", "data.transform.shar=1"],
+            "data.transform.shar: is no argument of Speckle; did you mean data.transform.share?",
+        ),
+        (
+            ["callbacks.d._target_=outside.Diary", "callbacks.d.prefx=a"],
+            "callbacks.d.prefx: is no argument of Diary; did you mean callbacks.d.prefix?",
+        ),
+        (
+            ["task=siamese", "data=pairs", f"data.pairs={__file__}", "loss._target_=outside.Cosine", "loss.margin=1"],
+            "loss._target_=outside.Cosine: has no of_pairs(distance, is_same), which data=pairs needs; add one, or "
+            "use loss=contrastive",
+        ),
+        (
+            ["model._target_=outside.Gone", "model.blocks=[a,b]", "schedule=full"],
+            "model.network._target_=outside.Gone: cannot be imported; valid: outside.",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_an_own_part_cannot_be_told_is_said_before_anything_is_built(words: list[str], expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_targets(compose(words))
+    assert any(problem.startswith(expected) for problem in caught.value.problems), caught.value.problems
+
+
+class Items:
+    """A data set of the items that it is given."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.items[index]
+
+
+def test_an_own_data_set_gives_images_of_any_kind_and_names_its_classes() -> None:
+    gray = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    items = [(Image.fromarray(gray), 7), (gray, 3), {"image": torch.from_numpy(gray)[None], "label": torch.tensor(7)}]
+    source = OwnImages(Items(items), "a.Items")
+    assert all(torch.equal(source.image(i), source.image(0)) for i in range(3))
+    assert source.contents[0] == source.contents[1] == source.contents[2]
+    assert (source.classes, source.labels.tolist()) == (["3", "7"], [1, 0, 1])
+    named = OwnImages(Items([(gray, "b"), (gray + 1, "a")]), "a.Items")
+    assert (named.classes, named.labels.tolist(), named.describe(1)) == (["a", "b"], [1, 0], "Items[1]")
+    shapes = OwnImages(outside.Shapes(2), "outside.Shapes")
+    assert (shapes.classes, shapes.labels.tolist()) == (["square", "disc", "cross"], [0, 0, 1, 1, 2, 2])
+
+
+@pytest.mark.parametrize(
+    ("dataset", "expected"),
+    [
+        (iter([]), "is no map-style dataset; it needs __len__ and __getitem__"),
+        (Items([]), "is empty"),
+        (
+            Items([(torch.rand(3, 4, 4), 0)]),
+            r"item 0 has a Tensor \[3, 4, 4\] of torch.float32 as its image; give a PIL",
+        ),
+        (
+            Items([(np.zeros((4, 4), np.uint8), [1, 2])]),
+            r"item 0 has \[1, 2\] as its label; give a whole number or a name",
+        ),
+        (Items([1]), "item 0: TypeError: cannot unpack non-iterable int object"),
+    ],
+)
+def test_an_own_data_set_that_is_none_is_said(dataset: Any, expected: str) -> None:
+    with pytest.raises(DataError, match=rf"^data\._target_=a\.B: {expected}"):
+        OwnImages(dataset, "a.B")
+
+
+def test_an_own_data_set_that_augments_by_itself_is_refused() -> None:
+    class Noise(Items):
+        def __getitem__(self, index: int) -> Any:
+            return torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8), index % 2
+
+    with pytest.raises(DataError, match="gives another image when it is asked for one again; leave augmentation to"):
+        OwnImages(Noise([0] * 4), "a.Noise")
+
+
+def test_a_configuration_of_an_earlier_version_is_read() -> None:
+    """There every group had every setting of every option, and no family."""
+    now = asdict(compose(["task=siamese", "loss=triplet", "model=resnet18"]))
+    before = {**now, "model": {key: value for key, value in now["model"].items() if key != "name"}}
+    before["model"] |= {"network": None, "blocks": None}
+    before["loss"] = {**now["loss"], "temperature": 0.1, "scale": 32.0, "label_smoothing": 0.0}
+    before["data"] = {**now["data"], "root": None, "csv": None, "on_error": "raise", "groups": None}
+    before["task"] = {**now["task"], "head": "linear"}
+    assert asdict(read_config(before)) == now
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Digits as files: root/<digit>/<n>.png, table.csv of them, and pairs.csv."""
+    bunch = load_digits()
+    rows, pairs = ["path,identity"], ["a,b,is_same"]
+    for digit in range(4):
+        (tmp_path / "root" / str(digit)).mkdir(parents=True)
+        for i, pixels in enumerate(bunch.images[bunch.target == digit][:16]):
+            name = f"root/{digit}/{i}.png"
+            Image.fromarray((pixels * 15).astype(np.uint8)).save(tmp_path / name)
+            rows.append(f"{name},{digit}")
+            if i % 4:
+                pairs.append(f"{name},root/{digit}/{i - 1}.png,1")
+            if digit:
+                pairs.append(f"{name},root/{digit - 1}/{i}.png,0")
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    (tmp_path / "pairs.csv").write_text("\n".join(pairs))
+    return tmp_path
+
+
+RUNS = {  # together every loss, source, wrapper, task and family of backbones that needs nothing from elsewhere
+    "classifier": ["loss=cross_entropy", "task.head=hidden", "model=resnet18", "data=image_folder", "data.root=root"],
+    "contrastive": ["task=siamese", "loss=contrastive", "model=mobilenet_v3_small", "data=digits"],
+    "bce": ["task=siamese", "loss=bce", "model=efficientnet_b0", "data=pairs", "data.pairs=pairs.csv", "data.val=0.3",
+            "data.test=0.3", "data.centred=true"],
+    "triplet": ["task=siamese", "loss=triplet", "model=regnet_y_400mf", "data=identity_csv", "data.csv=table.csv"],
+    "supcon": ["task=siamese", "loss=supcon", "model=convnext_tiny", "data=glyphs", "data.groups=[greek]",
+               "data.turned=true"],
+    "nt_xent": ["task=siamese", "loss=nt_xent", "model=densenet121", "data=digits"],
+    "multi_similarity": ["task=siamese", "loss=multi_similarity", "model=swin_t", "data=digits"],
+    "arcface": ["task=siamese", "loss=arcface", "task.batches=uniform", "model=vit_b_32", "data=digits",
+                "data.centred=true", "data.spliced=1"],
+    "proxy_anchor": ["task=siamese", "loss=proxy_anchor", "model=vgg11", "data=digits"],
+    "timm": ["model=timm", "model.arch=test_convnext", "data=digits"],
+    "lite": ["model=efficientnet_lite0", "data=digits"],
+    "own": ["loss._target_=outside.Focal", "data._target_=outside.Shapes", "data.count=24", "data.pil=true",
+            "model._target_=crashing.Net", "model.blocks=[stem,layer2,layer3,layer4]", "model.mean=[0.5,0.5,0.5]",
+            "data.transform._target_=outside.Speckle", "data.transform.share=0.1"],
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_no_pictures")
+@pytest.mark.parametrize("name", RUNS)
+def test_every_part_trains(name: str, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(images)
+    small = [word for word in TINY if not word.startswith(("model=", "schedule."))]
+    words = [
+        *small,
+        *RUNS[name],
+        "schedule=lp_ft",
+        "data.batch_size=16",
+        "data.num_workers=0",
+        "+trainer.limit_train_batches=2",
+    ]
+    config = compose(words)
+    for stage in config.schedule.stages:
+        stage.epochs = 1
+    run_experiment(config, "run")
+    result = read_result(Path("run"))
+    assert result.status == "completed"
+    assert [stage["steps"] for stage in result.stages] == [2, 2]
+    model = stagetune.load("run")
+    outputs = model(torch.stack([model.transform("root/1/1.png")] * 2))
+    assert outputs.isfinite().all()
+
+
+def test_every_part_is_among_those_that_train() -> None:
+    words = {word for run in RUNS.values() for word in run}
+    known = {compose([f"model={word.partition('=')[2]}"]).model.name for word in words if word.startswith("model=")}
+    assert known | {"own"} == set(names(PACKAGES["model"]))
+    losses = {word.partition("=")[2] for word in words if word.startswith("loss=")}
+    assert losses | {"own"} == set(names(PACKAGES["loss"]))
+    sources = {word.partition("=")[2] for word in words if word.startswith("data=")}
+    assert sources | {"own", "lfw", "omniglot"} == set(names(PACKAGES["data"]))  # those two in test_known_sets.py
+    keys = {word.partition("=")[0] for word in words}
+    assert all(f"data.{entry.name}" in keys for kind in wrappers() for entry in fields(kind))
