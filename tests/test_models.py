@@ -13,11 +13,12 @@ from torchvision import models
 
 from stagetune.config.compose import CONF, compose
 from stagetune.errors import ConfigError, WeightsError
-from stagetune.models import weights as weights_module
+from stagetune.models import imagenet
 from stagetune.models.backbone import IMAGENET_MEAN, IMAGENET_STD, build_backbone
 from stagetune.models.heads import EmbeddingHead, Similarity
+from stagetune.models.imagenet import torchvision_file, torchvision_weights
 from stagetune.models.own import own_backbone
-from stagetune.models.weights import file_weights, imagenet_file, imagenet_weights, load_into
+from stagetune.models.weights import file_weights, load_into
 from stagetune.schedule.freezing import Freezing
 from stagetune.schedule.network import describe, network_of
 from stagetune.schedule.resolve import make_plan
@@ -130,12 +131,12 @@ def test_embeddings_have_unit_length_and_distance_zero_can_be_probably_same() ->
 
 def test_imagenet_weights_come_from_torch_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    path = imagenet_file("resnet50")
+    path = torchvision_file("resnet50")
     assert path == tmp_path / "checkpoints" / "resnet50-11ad3fa6.pth"
     path.parent.mkdir()
     state = models.resnet50(weights=None).state_dict()
     torch.save(state, path)
-    found = imagenet_weights("resnet50")
+    found = torchvision_weights("resnet50")
     assert found is not None
     assert found.used == "imagenet (ResNet50_Weights.IMAGENET1K_V2)"
     backbone = build_backbone("resnet50")
@@ -147,7 +148,7 @@ def test_imagenet_weights_come_from_torch_hubs_cache(tmp_path: Path, monkeypatch
 
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(WeightsError, match=r"cannot be read .* delete it and try again"):
-        imagenet_weights("resnet50")
+        torchvision_weights("resnet50")
 
 
 def test_without_cache_and_network_there_are_no_imagenet_weights(
@@ -157,8 +158,8 @@ def test_without_cache_and_network_there_are_no_imagenet_weights(
         raise URLError("no network")
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(weights_module, "urlopen", refuse)
-    assert imagenet_weights("resnet18") is None
+    monkeypatch.setattr(imagenet, "urlopen", refuse)
+    assert torchvision_weights("resnet18") is None
 
 
 @pytest.mark.parametrize("kind", ["pt", "safetensors", "checkpoint"])
@@ -182,10 +183,12 @@ def test_weights_come_from_a_file_of_any_usual_kind(kind: str, tmp_path: Path) -
 
 def test_weights_of_another_shape_or_kind_are_refused(tmp_path: Path) -> None:
     torch.save(build_backbone("resnet18").state_dict(), tmp_path / "w.pt")
-    with pytest.raises(WeightsError, match=r"do not fit this backbone: .* choose the model\.arch and model\.stem"):
+    with pytest.raises(
+        WeightsError, match=r"do not fit this backbone: .* choose the model and its settings that they"
+    ):
         load_into(build_backbone("resnet50"), file_weights(tmp_path / "w.pt"))
     (tmp_path / "w.pt").write_text("hello")
-    with pytest.raises(WeightsError, match=r"w\.pt: cannot be read .* give a torchvision-named state dict"):
+    with pytest.raises(WeightsError, match=r"w\.pt: cannot be read .* give a state dict"):
         file_weights(tmp_path / "w.pt")
     torch.save([1, 2], tmp_path / "w.pt")
     with pytest.raises(WeightsError, match=r"holds no state dict; expected names such as layer1\.0\.conv1\.weight"):

