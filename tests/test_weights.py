@@ -254,6 +254,9 @@ def test_a_vits_position_embeddings_follow_the_image_size() -> None:
     same = vit(32)
     assert load_into(same, Weights("vit.pt", theirs.state_dict())).used == "vit.pt"
     assert torch.equal(same.encoder.pos_embedding, theirs.encoder.pos_embedding)
+    odd = theirs.state_dict() | {"encoder.pos_embedding": torch.zeros(1, 12, 8)}  # no square of patches
+    with pytest.raises(WeightsError, match=r"encoder\.pos_embedding is \[1, 12, 8\] instead of \[1, 37, 8\]"):
+        load_into(vit(48), Weights("vit.pt", odd))
 
 
 @pytest.fixture
@@ -294,6 +297,8 @@ def test_timms_weights_come_from_the_hugging_face_cache(name: str, hub: Path) ->
     assert larger is not None
     load_into(timm.create_model("test_vit", num_classes=0, img_size=192), larger)
 
+    with pytest.raises(TypeError, match="no_such_argument"):  # nothing is wrong with the file
+        timm_weights("test_vit", {"no_such_argument": 1})
     file.resolve().write_bytes(b"torn")
     with pytest.raises(WeightsError, match=r"cannot be read .* delete it and try again"):
         timm_weights("test_vit", {"num_classes": 0})
@@ -307,3 +312,13 @@ def test_without_cache_and_network_there_are_no_weights_of_timm(hub: Path) -> No
     )
     assert timm_weights("gcvit_base", {}) is None
     assert timm_weights_at("gcvit_base") == "on the Hugging Face hub, where timm has none of gcvit_base"
+
+
+def test_weights_that_timm_reads_from_jax_otherwise_are_those_of_the_hub(hub: Path) -> None:
+    network = timm.create_model("vit_tiny_patch16_224", num_classes=1000)
+    state = {key: value.contiguous() for key, value in network.state_dict().items()}
+    cached(hub, "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k", lambda path: save_file(state, path))
+    weights = timm_weights("vit_tiny_patch16_224", {"num_classes": 0})
+    assert weights is not None
+    assert weights.state is not None
+    assert torch.equal(weights.state["blocks.3.mlp.fc1.weight"], state["blocks.3.mlp.fc1.weight"])

@@ -24,7 +24,7 @@ class Fit:
 
     Args:
         state: those that the network has, by its own names.
-        where: below which keys and prefix they stand, as `state_dict: module.`; empty if below none.
+        where: below which keys and prefix they stand, as `state_dict module.*`; empty if below none.
         left_out: what stands beside them and is no part of the network, such as `fc`.
         problems: in words, why they are not the network's; none if they are.
         resized: what was fitted to another image size, in words.
@@ -132,9 +132,10 @@ def _positions_resized(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> t
     """With a ViT's position embeddings as its image size has them, and what was done, in words."""
     if _POSITIONS not in state or _POSITIONS not in own or "conv_proj.weight" not in own:
         return state, ""
-    patch = own["conv_proj.weight"].shape[-1]
-    before, after = (isqrt(tensor.shape[1] - 1) for tensor in (state[_POSITIONS], own[_POSITIONS]))  # one is no patch
-    if before == after:
+    shapes = state[_POSITIONS].shape, own[_POSITIONS].shape
+    before, after = (isqrt(max(shape[1] - 1, 0)) if len(shape) == 3 else 0 for shape in shapes)
+    if before == after or shapes[0][:2] != (1, before**2 + 1):  # a class token, and a square of patches
         return state, ""
+    patch = own["conv_proj.weight"].shape[-1]
     fitted = interpolate_embeddings(after * patch, patch, OrderedDict(state))
     return dict(fitted), f"position embeddings resized from {before}x{before} to {after}x{after}"

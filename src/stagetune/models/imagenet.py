@@ -86,14 +86,11 @@ def timm_weights(arch: str, network_kwargs: Mapping[str, Any]) -> Weights | None
     if file is None:
         return None
     try:
-        network = timm.create_model(
-            arch,
-            pretrained=True,
-            pretrained_cfg_overlay={"file": str(file), "custom_load": False},
-            **network_kwargs,
-        )
-    except Exception as error:  # a torn file fails in one of many ways inside timm
+        state = read_tensors(file)
+    except Exception as error:  # a torn file fails in one of many ways
         raise _damaged(file, error) from error
+    source = {"state_dict": state, "custom_load": False}  # else of some the file must be JAX's
+    network = timm.create_model(arch, pretrained=True, pretrained_cfg_overlay=source, **network_kwargs)
     return Weights(str(repository), network.state_dict())
 
 
@@ -132,7 +129,7 @@ def _timm_file(repository: str) -> Path | None:
         if _reachable(hf_hub_url(repository, name)):
             try:
                 return Path(hf_hub_download(repository, name))
-            except OSError:  # no network after all, or HF_HUB_OFFLINE
+            except Exception:  # no network after all, or HF_HUB_OFFLINE: in one of many ways
                 return None
     return None
 
