@@ -314,7 +314,7 @@ def test_without_cache_and_network_there_are_no_weights_of_timm(hub: Path) -> No
     assert timm_weights_at("gcvit_base") == "on the Hugging Face hub, where timm has none of gcvit_base"
 
 
-def test_weights_that_timm_reads_from_jax_otherwise_are_those_of_the_hub(hub: Path) -> None:
+def test_weights_that_timm_knows_as_a_file_of_jax_are_those_of_the_hub(hub: Path) -> None:
     network = timm.create_model("vit_tiny_patch16_224", num_classes=1000)
     state = {key: value.contiguous() for key, value in network.state_dict().items()}
     cached(hub, "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k", lambda path: save_file(state, path))

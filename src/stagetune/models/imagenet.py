@@ -89,8 +89,7 @@ def timm_weights(arch: str, network_kwargs: Mapping[str, Any]) -> Weights | None
         state = read_tensors(file)
     except Exception as error:  # a torn file fails in one of many ways
         raise _damaged(file, error) from error
-    source = {"state_dict": state, "custom_load": False}  # else of some the file must be JAX's
-    network = timm.create_model(arch, pretrained=True, pretrained_cfg_overlay=source, **network_kwargs)
+    network = timm.create_model(arch, pretrained=True, pretrained_cfg_overlay={"state_dict": state}, **network_kwargs)
     return Weights(str(repository), network.state_dict())
 
 
