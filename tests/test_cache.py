@@ -22,8 +22,9 @@ from stagetune.cache.key import images_key, prefix_key, weights_key
 from stagetune.cache.store import Store, forget
 from stagetune.cache.tables import Tables
 from stagetune.cli import main
-from stagetune.config.schema import CacheConfig, Config, ModelConfig
+from stagetune.config.schema import CacheConfig, Config
 from stagetune.models.backbone import build_backbone
+from stagetune.models.backbones import own
 from stagetune.report.result import read_result
 from stagetune.run import run_experiment
 from stagetune.run.data import build_data
@@ -400,7 +401,7 @@ def test_a_network_that_changed_otherwise_than_in_its_weights_is_not_served_old_
         forget()
         config = tiny(TASKS[0], "data.augment=none", stages=1)
         network = {"_target_": "crashing.Net", "gain": gain}
-        config.model = ModelConfig("own", network=network, blocks=["stem", "layer2", "layer3", "layer4"])
+        config.model = own.Settings("own", network=network, blocks=["stem", "layer2", "layer3", "layer4"])
         run_experiment(replace(config, cache=CacheConfig(features=features)), tmp_path / name)
         return weights(tmp_path / name)
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from stagetune.config.schema import Config, ModelConfig
+from stagetune.config.schema import Config
 from stagetune.errors import ConfigError
+from stagetune.models.backbones import own
 from stagetune.report.result import read_result
 from stagetune.run import run_experiment
 
@@ -24,7 +25,7 @@ def test_each_stage_is_compiled_once_and_gives_the_numbers_of_the_network_as_it_
 ) -> None:
     """Batches of another length at an epoch's end, validation and the pass of the cache compile nothing more."""
     config = tiny("+experiment=classifier_staged", "optimizer=sgd", "data.augment=none", "data.batch_size=50")
-    config.model = ModelConfig(
+    config.model = own.Settings(
         "own", network={"_target_": "crashing.Net"}, blocks=["stem", "layer2", "layer3", "layer4"]
     )
     config.trainer["limit_train_batches"] = 1.0  # to the last, shorter batch

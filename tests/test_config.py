@@ -1,12 +1,16 @@
 """Config errors are found all at once and said in words that help."""
 
+import re
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from stagetune.config.compose import CONF, compose, explain
-from stagetune.config.schema import TaskConfig
+from stagetune.config.parts import PACKAGES, part, settings_in, wrappers
+from stagetune.config.schema import GroupSettings, LossSettings, ModelSettings, TaskSettings
 from stagetune.config.validate import validate
 from stagetune.errors import ConfigError
 
@@ -74,6 +78,7 @@ def test_every_key_of_a_group_file_says_its_effect() -> None:
             lines = path.read_text().splitlines()
             assert lines[0].startswith("#"), path
             values = yaml.safe_load(path.read_text())
+            # the library's own, or said by the header; what all data can be told stands in train.yaml
             silent = {
                 "name",
                 "_target_",
@@ -85,34 +90,88 @@ def test_every_key_of_a_group_file_says_its_effect() -> None:
                 "precision",
                 "accumulation",
             }
-            silent |= {
-                "version",
-                "save_dir",
-                "momentum",
-                "nesterov",
-                "betas",
-            }  # the library's own, or said by the header
+            silent |= {"version", "save_dir", "momentum", "nesterov", "betas"} | set(train_yaml().get(group.name, {}))
             for line in lines[1:]:
                 key = line.strip().split(":")[0]
                 if key in values and key not in silent:
                     assert "  # " in line, f"{path}: {line}"
 
 
+SETTING = re.compile(r"^(?:# ?)?( *)(\w+): ?(.*?)(?:  # (.+))?$")
+
+
+def listed(lines: list[str]) -> dict[str, tuple[str, str]]:
+    """The settings that lines of a file list, also behind a #: of each its value and its effect."""
+    found = (SETTING.match(line) for line in lines)
+    return {match[2]: (match[3], match[4] or "") for match in found if match}
+
+
+def train_yaml() -> dict[str, dict[str, tuple[str, str]]]:
+    """What conf/train.yaml lists, of each group, that all its options can be told."""
+    groups: dict[str, list[str]] = {}
+    for line in (CONF / "train.yaml").read_text().splitlines():
+        if heading := re.match(r"# (\w+):$", line):
+            inside = groups.setdefault(heading[1], [])
+        elif line.startswith("#   "):
+            inside.append(line)
+    return {group: listed(lines) for group, lines in groups.items()}
+
+
+def assert_as_declared(entries: dict[str, tuple[str, str]], declared: dict[str, Field[Any]], path: object) -> None:
+    """Each setting is listed with its default where it stands behind a #, an effect, and all its choices."""
+    assert set(entries) == set(declared), path
+    for key, (value, effect) in entries.items():
+        assert effect, f"{path}: {key} has no effect"
+        default = declared[key].default if declared[key].default is not MISSING else declared[key].default_factory()
+        assert yaml.safe_load(value) == default, f"{path}: {key} is {default} by default"
+        missing = [
+            c for c in declared[key].metadata.get("choices", ()) if not re.search(rf"\b{c}\b", f"{value} {effect}")
+        ]
+        assert not missing, f"{path}: {key} does not speak of {missing}"
+
+
+BASES = {"task": TaskSettings, "model": ModelSettings, "data": GroupSettings, "loss": LossSettings}
+
+
+@pytest.mark.parametrize("group", BASES)
+def test_train_yaml_lists_what_all_options_of_a_group_can_be_told(group: str) -> None:
+    declared = {entry.name: entry for entry in fields(BASES[group]) if entry.name != "name"}
+    if group == "data":
+        declared |= {entry.name: entry for wrapper in wrappers() for entry in fields(wrapper)}
+    assert_as_declared(train_yaml().get(group, {}), declared, "conf/train.yaml")
+
+
+@pytest.mark.parametrize("group", BASES)
+def test_the_file_of_an_option_lists_what_its_part_can_be_told(group: str) -> None:
+    """With its defaults behind a #, and what differs as a key: yaml files say nothing twice."""
+    for path in sorted((CONF / group).glob("*.yaml")):
+        given = yaml.safe_load(path.read_text())
+        kind = settings_in(PACKAGES[group], given["name"])
+        declared = {entry.name: entry for entry in fields(kind)}
+        own = {key: entry for key, entry in declared.items() if key not in {e.name for e in fields(BASES[group])}}
+        entries = listed(path.read_text().splitlines()[1:])
+        assert set(given) <= set(declared), path
+        for key in set(given) - {"name", "network"}:
+            assert given[key] != declared[key].default or key == "arch", f"{path}: {key} is that by default"
+        assert set(own) <= set(entries) | {"arch"}, path
+        behind = {key: entry for key, entry in entries.items() if key in own and key not in given}
+        assert_as_declared(behind, {key: own[key] for key in behind}, path)
+        assert set(entries) <= set(declared) | {"_target_", "Command"}, path
+
+
 def test_typos_of_every_kind_are_reported_together() -> None:
     assert problems("data.image_sizee=3", "schedule=stagedd", "seed=abc", "dta.x=1", "precision=fp17") == [
-        "data.image_sizee: no such key in data; did you mean data.image_size?",
         "schedule=stagedd: no such schedule; did you mean staged?",
         "dta: no such key; did you mean data?",
         "precision=fp17: no such precision; did you mean fp16?",
         "seed: expects a whole number, got 'abc'",
+        "data.image_sizee: no such key in data; did you mean data.image_size?",
     ]
 
 
 def test_a_typo_of_a_single_setting_and_a_choice_that_the_model_does_not_know_are_told_apart() -> None:
     assert problems("emaa=0.9") == ["emaa: no such key or group; did you mean ema?"]
-    assert problems("came_frozen=open") == [
-        "came_frozen=open: nothing of model=resnet50 comes frozen; it goes with model=own"
-    ]
+    assert problems("came_frozen=open") == ["came_frozen=open: it goes with model=own; no others come frozen"]
 
 
 def test_an_experiment_that_does_not_exist_is_answered_with_the_nearest() -> None:
@@ -165,8 +224,8 @@ def test_a_value_typo_of_a_sweep_is_found_among_its_values() -> None:
         ),
         (
             ["task=siamese"],
-            "loss=cross_entropy: does not fit task=siamese; choose loss=contrastive, loss=triplet, loss=bce, "
-            "loss=supcon, loss=nt_xent, loss=multi_similarity, loss=arcface, loss=proxy_anchor",
+            "loss=cross_entropy: does not fit task=siamese; choose loss=arcface, loss=bce, loss=contrastive, "
+            "loss=multi_similarity, loss=nt_xent, loss=proxy_anchor, loss=supcon, loss=triplet",
         ),
         (
             ["task.monitor=val/acuracy"],
@@ -178,11 +237,11 @@ def test_a_value_typo_of_a_sweep_is_found_among_its_values() -> None:
         ),
         (
             ["data.turned=true"],
-            "data.turned: makes identities of turned images; it takes task=siamese and data with identities",
+            "data.turned: makes identities of turned images, no classes to be named; use task=siamese",
         ),
         (
             ["data.spliced=2", "data.centred=true"],
-            "data.spliced: makes identities of spliced images; it takes task=siamese and data with identities",
+            "data.spliced: makes identities of spliced images, no classes to be named; use task=siamese",
         ),
         (
             ["task=siamese", "loss=triplet", "data=omniglot", "data.root=.", "data.spliced=2"],
@@ -195,7 +254,7 @@ def test_a_value_typo_of_a_sweep_is_found_among_its_values() -> None:
         ),
         (
             ["model=own", "model.network._target_=a.B", "model.blocks=[a,layer4]", "+model.pooled=[layer4]"],
-            "model.pooled: a network of one's own pools its features itself; leave it out",
+            "model.pooled: model=own does not read it, model=resnet, vgg do",
         ),
         (
             ["data.split=identities"],
@@ -216,17 +275,17 @@ def test_a_value_typo_of_a_sweep_is_found_among_its_values() -> None:
             "trainer.strategy=fsdp: FSDP binds parameters together that stages free singly; use trainer=ddp",
         ),
         (["seed=5000000000"], "seed=5000000000: must be at least 0 and at most 4294967295"),
-        (["data.root=images"], "data.root=images: data=digits does not read it; add data=image_folder"),
-        (["data.pairs=p.csv"], "data.pairs=p.csv: data=digits does not read it; add data=pairs"),
+        (["data.root=images"], "data.root: data=digits does not read it, data=image_folder, lfw, omniglot do"),
+        (["data.pairs=p.csv"], "data.pairs: data=digits does not read it, data=pairs does"),
         (
             ["data=identity_csv"],
             "data.csv: is missing; give the table with columns path and identity, data.csv=path/to/images.csv",
         ),
         (
             ["task=siamese", "loss=triplet", "data=pairs", f"data.pairs={__file__}"],
-            "data=pairs: loss=triplet needs identities; use loss=contrastive or loss=bce",
+            "data=pairs: loss=triplet needs identities; use loss=bce or loss=contrastive",
         ),
-        (["data.identity_depth=2"], "data.identity_depth=2: data=digits has no folders; add data=image_folder"),
+        (["data.identity_depth=2"], "data.identity_depth: data=digits does not read it, data=image_folder does"),
         (
             ["data=image_folder", "data.root=~/images"],
             "data.root=~/images: cannot be read; quote the value twice, 'data.root=\"~/images\"'",
@@ -275,7 +334,7 @@ def test_a_value_typo_of_a_sweep_is_found_among_its_values() -> None:
         ),
         (
             ["+model.blocks=[layer4]"],
-            "model.network and model.blocks: model=resnet50 has its own; choose model=own",
+            "model.blocks: model=resnet does not read it, model=own does",
         ),
         (["+trainer.max_epochs=3"], "trainer.max_epochs: is decided by the schedule's epochs; remove it"),
         (["+optimizer.lr=0.1"], "optimizer.lr: learning rates belong to the stages; set lr in schedule.stages"),
@@ -295,7 +354,7 @@ def test_paths_that_do_not_exist_are_named(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     assert problems("data=image_folder", "data.root=nowhere", "model.weights=gone.pt") == [
         f"data.root=nowhere: is not there, seen from {tmp_path}; give the folder that holds one folder per class",
-        f"model.weights=gone.pt: neither auto, imagenet or random nor a file (looked in {tmp_path})",
+        f"model.weights=gone.pt: neither auto, imagenet or random nor a file or run (looked in {tmp_path})",
     ]
 
 
@@ -311,9 +370,6 @@ def test_problems_inside_a_yaml_file_are_reported_together() -> None:
 
 
 def test_defaults_are_of_their_own_types() -> None:
-    assert (
-        validate(
-            {"schedule": {"stages": [{"name": "a", "open": ["head"], "lr": 1}]}, "optimizer": {"_target_": "x"}}
-        ).task
-        == TaskConfig()
-    )
+    assert validate(
+        {"schedule": {"stages": [{"name": "a", "open": ["head"], "lr": 1}]}, "optimizer": {"_target_": "x"}}
+    ).task == part("task", "classifier")(mode="max")

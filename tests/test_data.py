@@ -9,16 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from stagetune.data.centred import Centred, centred
 from stagetune.data.datamodule import StagedData
-from stagetune.data.digits import Digits
 from stagetune.data.image_files import read_image
-from stagetune.data.image_folder import image_folder
 from stagetune.data.samplers import batch_shape, grouped_batches, identity_batches, shuffled_batches
-from stagetune.data.spliced import Spliced, splice
+from stagetune.data.sources.digits import Digits
+from stagetune.data.sources.image_folder import image_folder
 from stagetune.data.splits import check_pairs, check_split, make_split
 from stagetune.data.transforms import augment, prepare
-from stagetune.data.turned import turned
+from stagetune.data.wrappers.centred import Centred, centred
+from stagetune.data.wrappers.spliced import Spliced, splice
+from stagetune.data.wrappers.turned import turned
 from stagetune.errors import DataError
 
 SHARES = {"val": 0.2, "test": 0.2, "seed": 0}

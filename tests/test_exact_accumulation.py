@@ -16,8 +16,7 @@ from commands import start_cold
 from stagetune.config.schema import Config
 from stagetune.data.datamodule import Batch
 from stagetune.errors import ConfigError
-from stagetune.losses.pairs import ContrastiveLoss
-from stagetune.losses.triplet import TripletLoss
+from stagetune.losses import contrastive, triplet
 from stagetune.models.own import own_backbone
 from stagetune.report.result import read_result
 from stagetune.run import run_experiment
@@ -26,6 +25,8 @@ from stagetune.schedule.network import network_of
 from stagetune.tasks.siamese import SiameseTask
 
 pytestmark = pytest.mark.usefixtures("_no_pictures")
+
+CONTRASTIVE = contrastive.Settings().build(10, 8)
 
 
 def task(loss: nn.Module, chunks: int, width: int = 8) -> SiameseTask:
@@ -42,7 +43,7 @@ def batch(count: int = 36) -> Batch:
     return Batch(torch.arange(count), images, 0, torch.arange(count) % 6)
 
 
-@pytest.mark.parametrize("loss", [ContrastiveLoss(1.0), TripletLoss(0.3, "batch_hard")], ids=["pairs", "triplets"])
+@pytest.mark.parametrize("loss", [CONTRASTIVE, triplet.Settings().build(10, 8)], ids=["pairs", "triplets"])
 @pytest.mark.parametrize("chunks", [4, 5])
 def test_its_gradients_are_those_of_one_large_batch(loss: nn.Module, chunks: int) -> None:
     """Ordinary accumulation has other ones: it never compares images of two parts."""
@@ -68,7 +69,7 @@ def test_it_keeps_no_more_than_the_inputs_of_the_parts() -> None:
     """Bytes that autograd holds between forward and backward; a part's own are made when its turn comes."""
 
     def kept(chunks: int) -> int:
-        made, seen = task(ContrastiveLoss(1.0), chunks, width=32), {}
+        made, seen = task(CONTRASTIVE, chunks, width=32), {}
 
         def note(tensor: torch.Tensor) -> torch.Tensor:
             seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
@@ -84,15 +85,15 @@ def test_it_keeps_no_more_than_the_inputs_of_the_parts() -> None:
 STEPS = """
 import os, sys, torch
 from stagetune.run.recorder import peak_memory_mb, reset_peak_memory
-from test_exact_accumulation import ContrastiveLoss, batch, task
+from test_exact_accumulation import CONTRASTIVE, batch, task
 for words in sys.argv[1:]:  # each in a process of its own, that has imported all and computed nothing
     if (child := os.fork()) == 0:
         count, chunks = map(int, words.split("/"))
         cpu, images = torch.device("cpu"), batch(count)
-        task(ContrastiveLoss(1.0), 1, width=64).training_step(batch(8), 0).backward()  # what torch itself needs
+        task(CONTRASTIVE, 1, width=64).training_step(batch(8), 0).backward()  # what torch itself needs
         reset_peak_memory(cpu)
         before = peak_memory_mb(cpu)
-        task(ContrastiveLoss(1.0), chunks, width=64).training_step(images, 0).backward()
+        task(CONTRASTIVE, chunks, width=64).training_step(images, 0).backward()
         print(peak_memory_mb(cpu) - before, flush=True)
         os._exit(0)
     os.waitpid(child, 0)

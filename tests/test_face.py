@@ -25,11 +25,10 @@ from PIL import Image
 import stagetune
 from stagetune.artifacts import CheckpointMetadata
 from stagetune.cli import main
-from stagetune.config.schema import DataConfig
 from stagetune.config.validate import validate
 from stagetune.errors import ConfigError, DataError, WeightsError
 from stagetune.inference.load import TrainedModel, Transform
-from stagetune.run.build import build_network, build_task
+from stagetune.run.build import build_task
 
 NAMES = [name for name in stagetune.__all__ if name != "__version__"]
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -185,7 +184,7 @@ def test_going_on_needs_a_run(tiny: Any, tmp_path: Path) -> None:
 
 def test_a_model_is_pickled(tiny: Any) -> None:
     config = tiny("+experiment=classifier_staged")
-    task = build_task(config, build_network(config.model, 32), 10)
+    task = build_task(config, config.model.build(32), 10)
     model = TrainedModel(task, config, CheckpointMetadata(classes=[str(i) for i in range(10)]))
     images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
     with torch.inference_mode():
@@ -211,7 +210,7 @@ def test_metadata_that_does_not_fit_is_said(metadata: Any, message: str, tmp_pat
 
 
 def test_a_model_takes_images_and_says_what_is_none(tmp_path: Path) -> None:
-    transform = Transform(DataConfig(image_size=16))
+    transform = Transform(stagetune.compose(["data.image_size=16"]))
     pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "x.png")
     as_tensor = torch.from_numpy(pixels).permute(2, 0, 1)

@@ -10,8 +10,8 @@ from PIL import Image
 from torchvision import datasets
 
 from stagetune.config.schema import Config
-from stagetune.data.lfw import lfw
-from stagetune.data.omniglot import omniglot
+from stagetune.data.sources.lfw import lfw
+from stagetune.data.sources.omniglot import omniglot
 from stagetune.errors import DataError
 from stagetune.report.result import read_result
 from stagetune.run import run_experiment

@@ -2,6 +2,7 @@
 
 import itertools
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,23 +13,24 @@ from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from stagetune.losses.metric_learning import LOSSES as ADAPTED
-from stagetune.losses.metric_learning import MetricLearningLoss
-from stagetune.losses.pairs import BCELoss, ContrastiveLoss, batch_pairs
-from stagetune.losses.triplet import MINERS, TripletLoss
+from stagetune.config.parts import PACKAGES, names, part
+from stagetune.losses.shared.pairs import batch_pairs
+from stagetune.losses.triplet import MINERS
 from stagetune.models.distances import measure
 
-SETTINGS = {"temperature": 0.1, "margin": 0.1, "scale": 32.0}
+
+def built(name: str, **settings: Any) -> nn.Module:
+    """A loss as a run has it, of 100 identities and 6 dimensions."""
+    kind: Any = part("loss", name)
+    loss: nn.Module = kind(**settings).build(100, 6)
+    return loss
+
 
 LOSSES = {
-    "contrastive": ContrastiveLoss(1.0),
-    "contrastive cosine": ContrastiveLoss(1.0, "cosine"),
-    "contrastive squared": ContrastiveLoss(1.0, "squared"),
-    "contrastive l1": ContrastiveLoss(1.0, "weighted_l1"),
-    "bce": BCELoss(),
-    **{mining: TripletLoss(0.3, mining) for mining in MINERS},
-    "soft margin": TripletLoss(0.3, "batch_hard", soft_margin=True),
-    **{name: MetricLearningLoss(name, identities=100, dimensions=6, **SETTINGS) for name in ADAPTED},
+    **{name: built(name) for name in names(PACKAGES["loss"]) if part("loss", name).task == "siamese"},
+    **{f"contrastive {kind}": built("contrastive", distance=kind) for kind in ("cosine", "squared", "weighted_l1")},
+    **{mining: built("triplet", mining=mining) for mining in MINERS},
+    "soft margin": built("triplet", soft_margin=True),
 }
 each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 IDENTITY = torch.tensor([0, 0, 1, 1, 2, 2, 2, 3])
@@ -52,7 +54,7 @@ def test_contrastive_is_the_mean_over_its_same_and_over_its_different_pairs() ->
             d**2 if IDENTITY[i] == IDENTITY[j] else F.relu(1 - d) ** 2
         )
     expected = 0.5 * (torch.stack(pull).mean() + torch.stack(push).mean())
-    torch.testing.assert_close(ContrastiveLoss(1.0)(e, IDENTITY), expected)
+    torch.testing.assert_close(built("contrastive")(e, IDENTITY), expected)
 
 
 def test_batch_hard_takes_the_farthest_same_and_the_nearest_different() -> None:
@@ -63,7 +65,7 @@ def test_batch_hard_takes_the_farthest_same_and_the_nearest_different() -> None:
         different = [distance(e[a], e[n]) for n in range(len(e)) if IDENTITY[n] != IDENTITY[a]]
         if same:
             costs.append(F.relu(max(same) - min(different) + 0.3))
-    torch.testing.assert_close(TripletLoss(0.3, "batch_hard")(e, IDENTITY), torch.stack(costs).mean())
+    torch.testing.assert_close(built("triplet", mining="batch_hard")(e, IDENTITY), torch.stack(costs).mean())
 
 
 def test_semi_hard_takes_the_nearest_different_that_is_farther_than_the_same() -> None:
@@ -76,7 +78,7 @@ def test_semi_hard_takes_the_nearest_different_that_is_farther_than_the_same() -
             farther = [d for d in farther if d > near]
             if farther:
                 costs.append(F.relu(near - min(farther) + 0.3))
-    torch.testing.assert_close(TripletLoss(0.3, "semi_hard")(e, IDENTITY), torch.stack(costs).mean())
+    torch.testing.assert_close(built("triplet", mining="semi_hard")(e, IDENTITY), torch.stack(costs).mean())
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -134,17 +136,17 @@ def hard_triplets(margin: float) -> nn.Module:
 def test_triplets_are_those_of_pytorch_metric_learning() -> None:
     e = embeddings().float()
     everywhere = hard_triplets(0.3)(e, IDENTITY)  # a mean over the triplets that cost anything
-    torch.testing.assert_close(TripletLoss(0.3, "batch_all")(e, IDENTITY), everywhere)
+    torch.testing.assert_close(built("triplet", mining="batch_all")(e, IDENTITY), everywhere)
     oracle = miners.BatchHardMiner(distance=distances.LpDistance(normalize_embeddings=False))
     anchors, positives, negatives = oracle(e, IDENTITY)
     expected = F.relu((e[anchors] - e[positives]).norm(dim=1) - (e[anchors] - e[negatives]).norm(dim=1) + 0.3).mean()
-    torch.testing.assert_close(TripletLoss(0.3, "batch_hard")(e, IDENTITY), expected)
+    torch.testing.assert_close(built("triplet", mining="batch_hard")(e, IDENTITY), expected)
     easy = miners.BatchEasyHardMiner("easy", "hard", distance=distances.LpDistance(normalize_embeddings=False))
     anchors, positives, others, negatives = easy(e, IDENTITY)
     near = {a: (e[a] - e[p]).norm() for a, p in zip(anchors.tolist(), positives.tolist(), strict=True)}
     far = {a: (e[a] - e[n]).norm() for a, n in zip(others.tolist(), negatives.tolist(), strict=True)}
     expected = torch.stack([F.relu(near[a] - far[a] + 0.3) for a in near]).mean()
-    torch.testing.assert_close(TripletLoss(0.3, "easy_positive")(e, IDENTITY), expected)
+    torch.testing.assert_close(built("triplet", mining="easy_positive")(e, IDENTITY), expected)
 
 
 def test_a_soft_margin_never_stops_pulling_hermans_et_al_equation_6() -> None:
@@ -154,16 +156,17 @@ def test_a_soft_margin_never_stops_pulling_hermans_et_al_equation_6() -> None:
         same = [distance(e[a], e[p]) for p in range(len(e)) if IDENTITY[p] == IDENTITY[a] and p != a]
         different = [distance(e[a], e[n]) for n in range(len(e)) if IDENTITY[n] != IDENTITY[a]]
         gaps.append(F.softplus(max(same) - min(different)))
-    torch.testing.assert_close(TripletLoss(soft_margin=True)(e, IDENTITY), torch.stack(gaps).mean())
+    torch.testing.assert_close(built("triplet", soft_margin=True)(e, IDENTITY), torch.stack(gaps).mean())
 
 
 def test_the_share_of_triplets_that_cost_anything_is_kept_and_is_nan_where_there_are_none() -> None:
-    loss = TripletLoss(0.3, "batch_all")
+    loss = built("triplet", mining="batch_all")
     loss(embeddings(), IDENTITY)
-    assert loss.active is not None
-    assert 0 < loss.active < 1
+    figures: Any = loss.figures
+    assert 0 < figures["active_triplets"] < 1
     loss(embeddings(), torch.arange(8))
-    assert loss.active.isnan()
+    figures = loss.figures
+    assert figures["active_triplets"].isnan()
 
 
 @pytest.mark.parametrize(

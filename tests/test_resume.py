@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import crashing
-from stagetune.config.schema import CheckpointConfig, Config, ModelConfig
+from stagetune.config.schema import CheckpointConfig, Config
+from stagetune.models.backbones import own
 from stagetune.report.result import read_result
 from stagetune.schedule.spec import Stage, Until
 
@@ -33,7 +34,7 @@ def eventful(tiny: Callable[..., Config]) -> Config:
         "data.augment=affine",
         "data.batch_size=4",
     )
-    config.model = ModelConfig(
+    config.model = own.Settings(
         "own", network={"_target_": "crashing.Net"}, blocks=["stem", "layer2", "layer3", "layer4"]
     )
     config.schedule.stages = STAGES

@@ -21,11 +21,12 @@ from torchvision.models import resnet18
 
 from conftest import TINY, Watched, watching
 from stagetune.config.compose import compose
-from stagetune.config.schema import METRICS, Config, ModelConfig
+from stagetune.config.schema import METRICS, Config
 from stagetune.data.datamodule import Batch, StagedData
 from stagetune.errors import ConfigError, DataError, Interrupted, ResultError, TrainingError, WeightsError
 from stagetune.inference.load import load_task
 from stagetune.models.backbone import IMAGENET_MEAN, IMAGENET_STD, build_backbone
+from stagetune.models.backbones.resnet import Settings as Resnet
 from stagetune.models.weights import Weights, file_weights
 from stagetune.report.result import read_result
 from stagetune.run import experiment, pretrained, run_experiment
@@ -414,7 +415,7 @@ def test_auto_weights_are_pretrained_once_and_kept(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STAGETUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(ModelConfig, "pretrained", lambda _: None)
+    monkeypatch.setattr(Resnet, "pretrained", lambda _: None)
     runs: list[Config] = []
 
     def quickly(config: Config, run_dir: Path) -> object:
@@ -442,7 +443,7 @@ def test_auto_weights_are_pretrained_once_and_kept(
 def test_imagenet_that_cannot_be_had_is_an_error_that_says_where_to_put_it(
     tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ModelConfig, "pretrained", lambda _: None)
+    monkeypatch.setattr(Resnet, "pretrained", lambda _: None)
     config = tiny(SIAMESE)
     config.model.weights = "imagenet"
     with pytest.raises(

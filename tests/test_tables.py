@@ -16,13 +16,13 @@ from torch.optim import SGD
 import crashing
 from stagetune.config.schema import Config
 from stagetune.data.datamodule import Batch
-from stagetune.data.identity_csv import identity_csv
-from stagetune.data.image_folder import image_folder
-from stagetune.data.pairs_csv import Pairs, pairs_csv
 from stagetune.data.samplers import pair_batches
+from stagetune.data.sources.identity_csv import identity_csv
+from stagetune.data.sources.image_folder import image_folder
+from stagetune.data.sources.pairs import Pairs, pairs_csv
 from stagetune.data.splits import Split, check_explicit_pairs
 from stagetune.errors import DataError
-from stagetune.losses.pairs import ContrastiveLoss
+from stagetune.losses import contrastive
 from stagetune.models.own import own_backbone
 from stagetune.report.result import read_result
 from stagetune.run import run_experiment
@@ -167,7 +167,9 @@ def test_a_step_learns_from_given_pairs_and_from_no_other() -> None:
     pairs = Pairs(np.array([0, 3]), np.array([1, 2]), np.array([1, 0]), np.array([-1, -1]))
     backbone = own_backbone(crashing.Net(), ["stem", "layer2", "layer3", "layer4"], 32)
     make = partial(SGD, lr=0.1)
-    task = SiameseTask(backbone, nn.Linear(8, 4), ContrastiveLoss(2.0), make_optimizer=make, pairs=pairs)
+    task = SiameseTask(
+        backbone, nn.Linear(8, 4), contrastive.Settings(margin=2.0).build(10, 4), make_optimizer=make, pairs=pairs
+    )
     images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
     task.eval()
     cost = task.training_step(Batch(torch.tensor([4, 3, 2, 1, 0]), images, 0, torch.zeros(5).long()), 0)

@@ -57,13 +57,19 @@ class ResultError(StagetuneError):
     """A result that cannot be written or read."""
 
 
-def did_you_mean(word: str, valid: Sequence[str], prefix: str = "") -> str:
-    """The end of an error message: the nearest valid name, else all of them."""
-    near = get_close_matches(word, valid, n=1, cutoff=0.5)
-    if near:
-        return f"did you mean {prefix}{near[0]}?"
+def did_you_mean(word: str, valid: Sequence[str], prefix: str = "", otherwise: str = "") -> str:
+    """The end of an error message: the nearest valid name, else all of them, and what there is `otherwise`."""
+    alike = near(word, valid)
     more = f" and {len(valid) - LISTED} more" if len(valid) > LISTED else ""
-    return f"valid: {', '.join(f'{prefix}{name}' for name in valid[:LISTED])}{more}"
+    listed = ", ".join(f"{prefix}{name}" for name in valid[:LISTED])
+    if alike:
+        return f"did you mean {prefix}{alike}?"
+    return f"valid: {listed}{more}" + (f". {otherwise}" if otherwise else "")
+
+
+def near(word: str, valid: Sequence[str]) -> str | None:
+    """The valid name that is most like a word; None if none is like it."""
+    return next(iter(get_close_matches(word, valid, n=1, cutoff=0.5)), None)
 
 
 def show(error: StagetuneError) -> None:

@@ -255,7 +255,7 @@ def overrides_among(arguments: Sequence[str]) -> list[str]:
     return list(get_args_parser().parse_args(list(arguments)).overrides)
 
 
-def store_once(name: str, content: dict[str, Any]) -> None:
+def store_once(name: str, content: Any) -> None:
     """Make a configuration known by name. Hydra 1.4 warns where one is stored again, 1.5 will refuse."""
     from hydra.core.config_store import ConfigStore
 

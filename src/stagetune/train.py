@@ -23,6 +23,7 @@ from stagetune.config.compose import (
     is_one_at_a_time,
     register_schema,
     to_plain,
+    with_own,
 )
 from stagetune.config.resume import is_setting, resumed, resumed_dir
 from stagetune.config.validate import validate
@@ -85,7 +86,7 @@ def _run(composed: DictConfig, run_dir: Path) -> float | None:
 
 def _prepared(arguments: Sequence[str]) -> list[str]:
     """The words for Hydra, which is told where the run's directory is where it may not make a new one."""
-    words = list(arguments)
+    words = with_own(arguments)
     if {"-m", "--multirun"} & set(words) and any(word.startswith("resume=") for word in words):
         raise StagetuneError("resume= goes on with one run; leave -m out")
     if run_dir := resumed_dir(words):

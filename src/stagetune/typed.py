@@ -5,16 +5,16 @@ from collections.abc import Mapping
 from dataclasses import field, fields, is_dataclass
 from math import isfinite
 from numbers import Integral, Real
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Protocol, Union, get_args, get_origin, get_type_hints
 
 from stagetune.artifacts import RENAMED
 from stagetune.errors import did_you_mean
 
 
-def choice(default: str | None, *others: str) -> Any:
-    """A string field that takes one of the given values."""
+def choice(default: str | None, *others: str, otherwise: str = "") -> Any:
+    """A string field that takes one of the given values; `otherwise` says how what is not among them goes in."""
     given = others if default is None else (default, *others)
-    return field(default=default, metadata={"choices": given})
+    return field(default=default, metadata={"choices": given, "otherwise": otherwise})
 
 
 def number(default: float | None, low: float, high: float = float("inf")) -> Any:
@@ -28,37 +28,69 @@ class Settings:
     def __setattr__(self, name: str, value: Any) -> None:
         known = [entry.name for entry in fields(self)]  # type: ignore[arg-type]
         if name not in known:
-            raise AttributeError(f"{name}: no such setting of {type(self).__name__}; {did_you_mean(name, known)}")
+            raise AttributeError(
+                f"{name}: no such setting of {getattr(self, 'name', '')}; {did_you_mean(name, known)}"
+            )
         object.__setattr__(self, name, value)
 
+    def differs(self, name: str) -> bool:
+        """Whether a setting has another value than its default."""
+        entry = next(entry for entry in fields(self) if entry.name == name)  # type: ignore[arg-type]
+        return bool(getattr(self, name) != entry.default)
 
-def key_problem(key: str, kind: Any, path: str = "") -> str | None:
+
+class Chosen(Protocol):
+    """Which of several dataclasses stands at a place, where one is chosen by name."""
+
+    def __call__(self, path: str) -> type | None:
+        """The class that stands at a dotted path; None where the annotation says it."""
+
+    def foreign(self, path: str, key: str) -> str | None:
+        """What is wrong with a key that the one chosen there does not read; None where nothing is chosen."""
+
+
+class _Annotated:
+    """What stands where is said by annotations alone."""
+
+    def __call__(self, path: str) -> type | None:
+        return None
+
+    def foreign(self, path: str, key: str) -> str | None:
+        return None
+
+
+ANNOTATED: Chosen = _Annotated()
+
+
+def key_problem(key: str, kind: Any, path: str = "", chosen: Chosen = ANNOTATED) -> str | None:
     """What is wrong with the dotted `key`, such as `data.image_sizee`; None if it names a setting."""
     first, _, rest = key.partition(".")
+    where = _join(path, first)
     if is_dataclass(kind):
-        hints = get_type_hints(kind)
-        if first not in hints:
+        known = [entry.name for entry in fields(kind)]
+        if first not in known:
             if new := RENAMED.get(path, {}).get(first):
-                return f"{_join(path, first)}: is called {_join(path, new)} now"
-            where = f" in {path}" if path else ""
-            return f"{_join(path, first)}: no such key{where}; {did_you_mean(first, list(hints), _dot(path))}"
-        kind = _given(hints[first])
+                return f"{where}: is called {_join(path, new)} now"
+            inside = f" in {path}" if path else ""
+            wrong = f"no such key{inside}; {did_you_mean(first, known, _dot(path))}"
+            return f"{where}: {chosen.foreign(path, first) or wrong}"
+        kind = chosen(where) or _given(get_type_hints(kind)[first])
     elif get_origin(kind) is list:
         kind = get_args(kind)[0]
     else:  # a free mapping, or a plain value below which nothing can stand
         return None
-    return key_problem(rest, kind, _join(path, first)) if rest else None
+    return key_problem(rest, kind, where, chosen) if rest else None
 
 
-def typed(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
-    """`value` as the annotated type `kind`; what does not fit is added to `problems`."""
+def typed(kind: Any, value: Any, path: str, problems: list[str], chosen: Chosen = ANNOTATED) -> Any:
+    """`value` as the annotated type `kind`, or as what is `chosen`; what does not fit is added to `problems`."""
     if value is None and kind is not _given(kind):
         return None
-    kind = _given(kind)
+    kind = chosen(path) or _given(kind)
     if kind is Any:
         return value
     if is_dataclass(kind):
-        return _typed_mapping(kind, value, path, problems)
+        return _typed_mapping(kind, value, path, problems, chosen)
     if get_origin(kind) is list:
         if not isinstance(value, list | tuple):
             problems.append(f"{path}: expects a list, got {value!r}")
@@ -66,12 +98,13 @@ def typed(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
         (item,) = get_args(kind)
         if item is Any:
             return list(value)
-        return [typed(item, entry, f"{path}[{i}]", problems) for i, entry in enumerate(value)]
+        return [typed(item, entry, f"{path}[{i}]", problems, chosen) for i, entry in enumerate(value)]
     if get_origin(kind) is dict:
         if not isinstance(value, Mapping):
             problems.append(f"{path}: expects keys and values, got {value!r}")
             return value
-        return dict(value)
+        inner = get_args(kind)[1]
+        return {str(key): typed(inner, item, _join(path, str(key)), problems, chosen) for key, item in value.items()}
     if not isinstance(value, bool):
         number: Any = value  # of numpy, too: what is stored is plain
         if kind is int and isinstance(value, Integral):
@@ -91,26 +124,28 @@ def _given(kind: Any) -> Any:
     return kind
 
 
-def _typed_mapping(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
+def _typed_mapping(kind: Any, value: Any, path: str, problems: list[str], chosen: Chosen) -> Any:
     if not isinstance(value, Mapping):
         problems.append(f"{path or 'configuration'}: expects keys and values, got {value!r}")
         return value
     hints = get_type_hints(kind)
     for key in value:
-        if problem := key_problem(str(key), kind, path):
+        if problem := key_problem(str(key), kind, path, chosen):
             problems.append(problem)
     converted = {}
     for entry in fields(kind):
         if entry.name not in value:
             continue
         where, before = _join(path, entry.name), len(problems)
-        item = typed(hints[entry.name], value[entry.name], where, problems)
+        item = typed(hints[entry.name], value[entry.name], where, problems, chosen)
         converted[entry.name] = item
         if len(problems) > before or item is None:
             continue
         choices, allowed = entry.metadata.get("choices"), entry.metadata.get("range")
         if choices and item not in choices:
-            problems.append(f"{where}={item}: no such choice; {did_you_mean(item, choices)}")
+            problems.append(
+                f"{where}={item}: no such choice; {did_you_mean(item, choices, '', entry.metadata['otherwise'])}"
+            )
         if allowed and not isfinite(item):
             problems.append(f"{where}={item}: must be a finite number")
         elif allowed and not allowed[0] <= item <= allowed[1]:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, is_dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from stagetune.config.parts import OWN, PACKAGES, TARGETS, elsewhere, readers
 from stagetune.config.resume import is_setting, resumed, resumed_dir
 from stagetune.config.schema import Composed, Config
 from stagetune.config.validate import validate
@@ -22,6 +23,13 @@ from stagetune.seams import composing, store_once
 from stagetune.shipped import CONF, own_conf
 from stagetune.typed import key_problem
 
+OPEN = (*PACKAGES, "callbacks", "metrics")  # groups in which any key may be given; `validate` looks at them
+# what people write for a setting that every stage has of its own
+OF_STAGES = {
+    "lr": "lr", "learning_rate": "lr", "epochs": "epochs", "max_epochs": "epochs", "num_epochs": "epochs",
+    "steps": "steps", "max_steps": "steps", "warmup": "warmup", "patience": "until.patience",
+    "lr_scheduler": "lr_scheduler", "scheduler": "lr_scheduler", "weight_decay": "weight_decay",
+}  # fmt: skip
 HYDRAS_OWN = (HydraException, OmegaConfBaseException)
 UNCOMPOSABLE = (*HYDRAS_OWN, TypeError, ValueError, yaml.YAMLError)  # of omegaconf for odd indices, of files
 LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray"}
@@ -31,9 +39,13 @@ def register_schema() -> None:
     """Make the dataclasses' keys and defaults the start of every composition.
 
     They are stored untyped on purpose: Hydra would stop at the first value of a wrong type, where
-    `validate` reports all of them.
+    `validate` reports all of them. Of groups whose options are parts nothing is stored and every key is taken: which
+    there are, and their defaults, is known once the part is.
     """
-    store_once("stagetune_schema", asdict(Composed()))
+    schema = OmegaConf.create(asdict(Composed()) | {group: {} for group in OPEN})
+    for group in OPEN:
+        OmegaConf.set_struct(schema[group], False)
+    store_once("stagetune_schema", schema)
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:
@@ -54,7 +66,7 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     """
     if isinstance(overrides, str):
         raise ConfigError([f"{overrides!r}: is one text; give a list of words, {overrides.split()}"])
-    words = list(overrides)
+    words = with_own(overrides)
     if strange := [word for word in words if not isinstance(word, str) or word.startswith("-")]:
         raise ConfigError(
             [f"{word!r}: is no override; give words such as seed=1, one run at a time" for word in strange]
@@ -65,6 +77,16 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     except UNCOMPOSABLE as error:
         raise explain(error, words) from error
     return resumed(run_dir, values, words) if run_dir else validate(values, words)
+
+
+def with_own(words: Sequence[str]) -> list[str]:
+    """The words of a command line, with the option `own` of a group where one of a person's own is named there.
+
+    So that what the file of another option says does not hold for it.
+    """
+    keys = [str(word).lstrip("+").partition("=")[0] for word in words]
+    chosen = [f"{group}={OWN}" for group in TARGETS if f"{group}._target_" in keys and group not in keys]
+    return [*chosen, *words]
 
 
 def to_plain(config: DictConfig) -> dict[str, object]:
@@ -162,13 +184,28 @@ def _override_problems(override: Override) -> Iterator[str]:
         options = sorted({path.stem for folder in _folders() for path in (folder / key).glob("*.yaml")})
         for option in _values(override):
             if option not in options:
-                yield f"{key}={option}: no such {key}; {did_you_mean(option, options)}"
+                yield f"{key}={option}: no such {key}; {did_you_mean(option, options, '', elsewhere(key))}"
         if key in ("experiment", "sweep") and not override.is_add():
             yield f"{override.input_line}: write +{override.input_line}"
         return
-    if problem := key_problem(key, Composed):
-        known = _groups() | {entry.name for entry in fields(Composed)}
-        yield f"{key}: no such key or group; {did_you_mean(key, sorted(known))}" if "." not in key else problem
+    if "." not in key and key not in (known := sorted(_groups() | {entry.name for entry in fields(Composed)})):
+        yield f"{key}: no such key or group; {_meant(override) or did_you_mean(key, known)}"
+    elif key.partition(".")[0] not in OPEN and (problem := key_problem(key, Composed)):
+        yield problem
+
+
+def _meant(override: Override) -> str:
+    """Where a setting belongs that was given without its group; empty if there is none of that name."""
+    key, value = override.key_or_group, override.get_value_element_as_str()
+    if inner := OF_STAGES.get(key):
+        return f"every stage has its own, write schedule.stages.0.{inner}={value} for the first"
+    factories: dict[str, Any] = {entry.name: entry.default_factory for entry in fields(Composed)}
+    groups = [
+        group
+        for group, kind in factories.items()
+        if is_dataclass(kind) and key in {entry.name for entry in fields(kind)}
+    ]
+    return " or ".join(f"write {group}.{key}={value}" for group in dict.fromkeys([*readers(key), *groups]))
 
 
 def _groups() -> set[str]:

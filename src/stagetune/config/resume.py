@@ -9,6 +9,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from stagetune.artifacts import RunDir, stored_config
+from stagetune.config.parts import PACKAGES
 from stagetune.config.schema import Composed, Config
 from stagetune.config.validate import validate
 from stagetune.errors import ConfigError, ResultError
@@ -70,7 +71,7 @@ def resumed(run_dir: Path, composed: Mapping[str, Any], overrides: Sequence[str]
             continue
         if key in ("experiment", "sweep") or override.is_delete():
             problems.append(f"{override.input_line}: cannot be said to a resumed run; leave it out")
-        elif problem := key_problem(key, Composed):
+        elif key.partition(".")[0] not in PACKAGES and (problem := key_problem(key, Composed)):
             problems.append(problem)
         else:
             try:

@@ -1,27 +1,25 @@
-"""The whole vocabulary of the configuration, as dataclasses. What a key does is said in conf/."""
+"""The vocabulary of the configuration, as dataclasses; parts add to it. What a key does is said in conf/."""
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from stagetune.schedule.load import ScheduleSource
 from stagetune.schedule.spec import Schedule
 from stagetune.typed import Settings, choice, number
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from stagetune.data.source import Source
+    from stagetune.data.sources.pairs import Pairs
+    from stagetune.data.splits import Split
     from stagetune.models.backbone import Backbone
     from stagetune.models.weights import Weights
+    from stagetune.tasks.staged_task import StagedTask
 
 BLOCKS = ("stem", "layer1", "layer2", "layer3", "layer4")
-METRICS = {
-    "classifier": ("val/loss", "val/accuracy", "val/top5", "val/f1"),
-    "siamese": ("val/loss", "val/auc", "val/eer", "val/accuracy"),
-}
-LOSSES = {
-    "classifier": ("cross_entropy",),
-    "siamese": (
-        "contrastive", "triplet", "bce", "supcon", "nt_xent", "multi_similarity", "arcface", "proxy_anchor",
-    ),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,8 +32,22 @@ class Input:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
 
+class Part(Settings):
+    """What is chosen by name."""
+
+    name: str
+
+    def problems(self, config: "Config") -> Iterator[str]:
+        """What it demands of other settings."""
+        yield from ()
+
+    def target_problems(self, config: "Config") -> list[str]:
+        """What does not exist or fit of that which it names by `_target_`; imports it."""
+        return []
+
+
 @dataclass
-class ModelSettings(Settings):
+class ModelSettings(Part):
     """What every backbone can be told. A part of models/backbones adds its own, and says the rest below."""
 
     name: str = "resnet"
@@ -43,6 +55,31 @@ class ModelSettings(Settings):
     mean: list[float] | None = None
     std: list[float] | None = None
     head: str = choice("new", "keep")
+
+    may_come_frozen: ClassVar[bool] = False
+
+    def problems(self, config: "Config") -> Iterator[str]:
+        if self.weights not in ("auto", "imagenet", "random") and not Path(self.weights).expanduser().exists():
+            where = f"(looked in {Path.cwd()})"
+            yield f"model.weights={self.weights}: neither auto, imagenet or random nor a file or run {where}"
+        if self.head == "keep" and self.weights in ("auto", "imagenet", "random"):
+            yield "model.head=keep: keeps the head of a run; name it, model.weights=outputs/..."
+        for key in ("mean", "std"):
+            value = getattr(self, key)
+            if value is not None and (len(value) != 3 or not all(0 <= one <= 1 for one in value)):
+                yield f"model.{key}={value}: expects three numbers between 0 and 1, one per channel"
+        if self.std is not None and 0 in self.std:
+            yield f"model.std={self.std}: must be greater than 0"
+        if config.came_frozen != "hold" and not self.may_come_frozen:
+            yield f"came_frozen={config.came_frozen}: it goes with model=own; no others come frozen"
+
+    def title(self) -> str:
+        """What it is called on the screen."""
+        return str(getattr(self, "arch", self.name))
+
+    def labels(self) -> list[str]:
+        """The labels of its blocks where they are other than stem, layer1 ... layer4, and known."""
+        return []
 
     def input(self) -> Input:
         """What its pretrained weights want of images."""
@@ -61,93 +98,168 @@ class ModelSettings(Settings):
         raise NotImplementedError
 
 
-@dataclass(slots=True)
-class TaskConfig:
-    name: str = choice("classifier", "siamese")
-    monitor: str = "val/accuracy"
-    head: str = choice("linear", "hidden")
-    hidden: int = number(512, 1)
-    dropout: float = number(0.0, 0, 0.99)
-    embedding: int | None = number(128, 1)
-    images_per_identity: int = number(4, 2)
-    batches: str = choice("identities", "by_group", "uniform")
-    eval_pairs: int = number(100_000, 100)
-    calibrate: str = choice("accuracy", "eer", "far")
-    far: float = number(0.01, 1e-6, 0.5)
-    on_collapse: str = choice("stop", "go_back", "go_on")
+@dataclass
+class TaskSettings(Part):
+    """What every task can be told. A part of tasks/settings adds its own, and says the rest below."""
+
+    name: str = "classifier"
+    monitor: str = "val/loss"
+    mode: str | None = choice(None, "min", "max")
+
+    metrics: ClassVar[tuple[str, ...]] = ("val/loss",)  # what it measures
+
+    def check(self, source: "Source", split: "Split", pairs: "Pairs | None") -> None:
+        """Raise `DataError` for data that it cannot be trained or measured on."""
+
+    def batches_of(self) -> tuple[int | None, bool]:
+        """Images of each identity in a training batch, None for any images; and whether all are of one group."""
+        return None, False
+
+    def build(
+        self, loss: "LossSettings", backbone: "Backbone", classes: int, pairs: "Pairs | None", **shared: Any
+    ) -> "StagedTask":
+        """The LightningModule: the backbone under its head, with the loss."""
+        raise NotImplementedError
 
 
-@dataclass(slots=True)
-class ModelConfig:
-    arch: str = choice(
-        "resnet50",
-        "resnet18",
-        "resnet34",
-        "resnet101",
-        "resnet152",
-        "resnext50_32x4d",
-        "wide_resnet50_2",
-        "vgg16",
-        "own",
-    )
-    stem: str = choice("imagenet", "small_images")
-    weights: str = "auto"
-    pooled: list[str] | None = None
-    network: dict[str, Any] | None = None
-    blocks: Any = None  # of an own network: names of layers, or lists of them by block
+@dataclass
+class LossSettings(Part):
+    """What every loss can be told: nothing. A part of losses/ adds its own."""
 
-    def pretrained(self) -> "Weights | None":
-        """As `ModelSettings` says."""
-        if self.network:
-            from stagetune.models.weights import Weights
+    name: str = "cross_entropy"
 
-            return Weights(f"as {self.network['_target_']} builds them", None)
-        from stagetune.models.imagenet import torchvision_weights
+    task: ClassVar[str | None] = None  # the only one that it is for
+    takes_pairs: ClassVar[bool | None] = False  # whether it has `of_pairs`, for a table's pairs; None: perhaps
 
-        return torchvision_weights(self.arch)
+    def measure(self) -> str:
+        """How far it says that two embeddings are apart, see `models/distances`."""
+        return "euclidean"
 
-    def pretrained_at(self) -> str:
-        """As `ModelSettings` says."""
-        from stagetune.models.imagenet import torchvision_weights_at
-
-        return torchvision_weights_at(self.arch)
+    def build(self, classes: int, dimensions: int) -> "nn.Module":
+        """The loss over outputs [n, dimensions] and classes or identities [n]."""
+        raise NotImplementedError
 
 
-@dataclass(slots=True)
-class DataConfig:
-    name: str = choice("digits", "glyphs", "image_folder", "identity_csv", "pairs", "omniglot", "lfw")
-    root: str | None = None
-    identity_depth: int = number(1, 1, 2)
-    csv: str | None = None
-    pairs: str | None = None
-    image_size: int = number(64, 16)
+@dataclass
+class PairLossSettings(LossSettings):
+    """What every loss of distances between two embeddings can be told."""
+
+    distance: str = choice("euclidean", "squared", "cosine", "weighted_l1")
+
+    task = "siamese"
+
+    def measure(self) -> str:
+        return self.distance
+
+
+@dataclass
+class DataSettings(Part):
+    """What all data can be told. A part of data/sources adds its own, and says the rest below."""
+
+    name: str = "digits"
+    image_size: int | None = number(None, 16)
     split: str = choice("images", "identities")
+    augment: str = choice(
+        "none",
+        "affine",
+        "strong_affine",
+        "crop_flip",
+        otherwise="Any other goes in as data.transform._target_=torchvision.transforms.v2.RandAugment",
+    )
+    transform: dict[str, Any] | None = None
+    batch_size: int = number(32, 2)
+    num_workers: int | None = number(None, 0)
+
+    reads_files: ClassVar[bool] = True
+    has_identities: ClassVar[bool] = True  # not where a table gives pairs
+    may_be_photographs: ClassVar[bool] = True
+
+    def problems(self, config: "Config") -> Iterator[str]:
+        for entry in fields(self):
+            kind, example = entry.metadata.get("place", (None, None))
+            value = getattr(self, entry.name)
+            if kind and value is None:
+                yield f"data.{entry.name}: is missing; give the {kind}, data.{entry.name}={example}"
+            elif kind and not _is_there(value, kind):
+                yield f"data.{entry.name}={value}: is not there, seen from {Path.cwd()}; give the {kind}"
+
+    def build(self, image_size: int) -> "tuple[Source, Pairs | None]":
+        """The images, and the pairs where a table gives them; `image_size` is for images that are drawn."""
+        raise NotImplementedError
+
+    def divide(self, source: "Source") -> "Split":
+        """Which images are trained on, and which are validation and test: as the data set brings it."""
+        from stagetune.data.splits import make_split
+
+        return make_split(source, by=self.split, val=0.0, test=0.0, seed=0)
+
+
+@dataclass
+class SplitSettings(DataSettings):
+    """What data can be told that is split by share, unless it brings a split."""
+
     val: float = number(0.2, 0.01, 0.9)
     test: float = number(0.2, 0.01, 0.9)
     seed: int = number(0, 0)
-    augment: str = choice("none", "affine", "strong_affine", "crop_flip")
-    batch_size: int = number(64, 2)
-    num_workers: int | None = number(None, 0)
-    on_error: str = choice("raise", "skip")
-    images_per_identity: int = number(12, 2)
-    groups: list[str] | None = None
+
+    def problems(self, config: "Config") -> Iterator[str]:
+        yield from DataSettings.problems(self, config)
+        if self.val + self.test >= 0.95:
+            shares = f"data.val={self.val} and data.test={self.test}"
+            yield f"{shares}: leave nothing to train on; keep their sum below 0.95"
+
+    def divide(self, source: "Source") -> "Split":
+        from stagetune.data.splits import make_split
+
+        return make_split(source, by=self.split, val=self.val, test=self.test, seed=self.seed)
+
+
+@dataclass
+class GroupSettings(SplitSettings):
+    """What data can be told whose identities lie in groups, such as the alphabet of a character."""
+
     val_groups: list[str] | None = None
     test_groups: list[str] | None = None
-    centred: bool = False
-    spliced: int = number(0, 0)
-    turned: bool = False
+
+    def problems(self, config: "Config") -> Iterator[str]:
+        yield from SplitSettings.problems(self, config)
+        if (self.val_groups or self.test_groups) and self.split != "identities":
+            yield "data.val_groups and data.test_groups: take effect only with data.split=identities; add it"
+
+    def divide(self, source: "Source") -> "Split":
+        from stagetune.data.splits import make_split
+
+        groups = {"val_groups": self.val_groups, "test_groups": self.test_groups}
+        return make_split(source, by=self.split, val=self.val, test=self.test, seed=self.seed, **groups)
 
 
-@dataclass(slots=True)
-class LossConfig:
-    name: str = choice(*LOSSES["classifier"], *LOSSES["siamese"])
-    label_smoothing: float = number(0.0, 0, 0.99)
-    margin: float = number(1.0, 0)
-    mining: str = choice("batch_hard", "batch_all", "semi_hard", "easy_positive")
-    soft_margin: bool = False
-    distance: str = choice("euclidean", "squared", "cosine", "weighted_l1")
-    temperature: float = number(0.1, 1e-4)
-    scale: float = number(32.0, 0)
+@dataclass
+class WrapperSettings(Settings):
+    """What a wrapper can be told, beside the settings of the data. A part of data/wrappers says the rest below."""
+
+    needs_identities: ClassVar[bool] = True
+
+    def problems(self, config: "Config") -> Iterator[str]:
+        """What it demands of other settings."""
+        yield from ()
+
+    def wrap(self, source: "Source", split: "Split", seed: int) -> "tuple[Source, Split]":
+        """The source with what it does to it, and the split of that; both as they are where it is not asked for."""
+        raise NotImplementedError
+
+    def prepare(self, image: "Tensor") -> "Tensor":
+        """What it does to every image, also to one that a trained model is asked about; uint8 [3, height, width]."""
+        return image
+
+
+def place(kind: str, example: str) -> Any:
+    """A field that names what data is read from: a `folder that ...` or `table with ...`, and an example of it."""
+    return field(default=None, metadata={"place": (kind, example)})
+
+
+def _is_there(where: str, kind: str) -> bool:
+    path = Path(where).expanduser()
+    return path.is_dir() if kind.startswith("folder") else path.is_file()
 
 
 @dataclass(slots=True)
@@ -186,10 +298,10 @@ class Config:
 
     name: str = "run"
     seed: int = number(0, 0, 2**32 - 1)
-    task: TaskConfig = field(default_factory=TaskConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
+    task: TaskSettings = field(default_factory=TaskSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
     schedule: Schedule = field(default_factory=Schedule)
     optimizer: dict[str, Any] = field(default_factory=dict)
     precision: str = choice("auto", "fp32", "tf32", "bf16", "fp16")
@@ -200,11 +312,18 @@ class Config:
     exact_accumulation: bool = False
     trainer: dict[str, Any] = field(default_factory=dict)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     cache: CacheConfig = field(default_factory=CacheConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     resume: str | None = None
     resume_with_new_schedule: bool = False
+
+    def input(self) -> Input:
+        """Images as the backbone gets them."""
+        wanted = self.model.input()
+        return replace(wanted, size=self.data.image_size or wanted.size)
 
 
 @dataclass(slots=True)

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
-from stagetune.config.schema import BLOCKS, LOSSES, METRICS, Composed, Config, ModelConfig
+from stagetune.config.parts import OWN, PACKAGES, TARGETS, Parts, names, of_data, part
+from stagetune.config.schema import BLOCKS, Composed, Config
 from stagetune.errors import ConfigError, ScheduleError, did_you_mean
 from stagetune.schedule.load import ScheduleSource, load_schedule
-from stagetune.schedule.model import block_label
-from stagetune.schedule.spec import Schedule
+from stagetune.schedule.spec import Schedule, mode_of
 from stagetune.typed import typed
 
 # Arguments of lightning.pytorch.Trainer that a person may set; all others are decided by the framework.
@@ -28,15 +27,6 @@ TRAINER_OWNED = {
     "default_root_dir": "hydra.run.dir=",
 }
 
-# data sets of one's own: the key that says where, what is expected there, and an example
-READ_FROM = {
-    "image_folder": ("root", "folder that holds one folder per class", "path/to/images"),
-    "identity_csv": ("csv", "table with columns path and identity", "path/to/images.csv"),
-    "pairs": ("pairs", "table with columns a, b and is_same", "path/to/pairs.csv"),
-    "omniglot": ("root", "folder that holds images_background or omniglot-py", "path/to/data"),
-    "lfw": ("root", "folder that holds lfw-py", "path/to/data"),
-}
-
 BESIDE_FILE = ("file", "monitor", "mode")  # what holds of schedule.* with a schedule file
 
 
@@ -45,12 +35,13 @@ def validate(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config
 
     `overrides` are the words of the command line that led to the values: one without effect is a problem, too.
     """
-    config, problems = _read(values)
+    config, problems = _read(values, overrides)
     if config is not None:
         given = config.schedule
         if isinstance(given, ScheduleSource) and given.file is not None:
             problems.extend(_without_effect(given.file, overrides))
         problems.extend(_rules(config))
+        config.task.mode = config.task.mode or mode_of(config.task.monitor)
         try:
             config.schedule = _schedule(config)
         except ScheduleError as error:
@@ -71,12 +62,32 @@ def read_config(values: Mapping[str, Any]) -> Config:
     return config
 
 
-def _read(values: Mapping[str, Any]) -> tuple[Config | None, list[str]]:
+def named_own(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with each `_target_` of a group as the part of a person's own.
+
+    What that part does not read are arguments of the target.
+    """
+    found = dict(values)
+    for group, holder in TARGETS.items():
+        given = values.get(group)
+        if isinstance(given, Mapping) and ("_target_" in given or given.get("name") == OWN):
+            read = {entry.name for entry in fields(part(group, OWN))}  # type: ignore[arg-type]
+            more = {key: value for key, value in given.items() if key not in read}
+            kept = {key: value for key, value in given.items() if key in read}
+            found[group] = {**kept, "name": OWN, holder: {**(given.get(holder) or {}), **more}}
+    return found
+
+
+def _read(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> tuple[Config | None, list[str]]:
     problems: list[str] = []
     if "experiment" in values:
         values = {key: value for key, value in values.items() if key != "experiment"}
         problems.append("conf/experiment: a file there lacks its first line, # @package _global_; add it")
-    composed = typed(Composed, values, "", problems)
+    values = named_own({group: {} for group in PACKAGES} | dict(values))
+    chosen = Parts(values, overrides)
+    problems += chosen.problems
+    known = {key: value for key, value in values.items() if key not in PACKAGES or key in chosen.names}
+    composed = typed(Composed, known, "", problems, chosen)
     if problems:
         return None, problems
     return Config(**{entry.name: getattr(composed, entry.name) for entry in fields(composed)}), problems
@@ -84,66 +95,33 @@ def _read(values: Mapping[str, Any]) -> tuple[Config | None, list[str]]:
 
 def _schedule(config: Config) -> Schedule:
     """The stages that are trained; a file stands for those of the group that was chosen."""
-    model, given = config.model, config.schedule
-    own = isinstance(model.blocks, list | Mapping) and model.arch == "own" and model.blocks
+    given = config.schedule
     if isinstance(given, ScheduleSource) and given.file is not None:
         given = ScheduleSource(**{key: getattr(given, key) for key in BESIDE_FILE})
-    blocks = [block_label(str(name)) for name in model.blocks] if own else BLOCKS
-    return load_schedule(given, blocks=blocks, metrics=METRICS[config.task.name])
+    return load_schedule(given, blocks=config.model.labels() or BLOCKS, metrics=_metrics(config))
+
+
+def _metrics(config: Config) -> tuple[str, ...]:
+    return (*config.task.metrics, *(f"val/{name}" for name in config.metrics))
 
 
 def _rules(config: Config) -> Iterator[str]:
     """What the settings demand of each other."""
-    task, data, model = config.task, config.data, config.model
-    if config.loss.name not in LOSSES[task.name]:
-        fitting = ", ".join(f"loss={name}" for name in LOSSES[task.name])
-        yield f"loss={config.loss.name}: does not fit task={task.name}; choose {fitting}"
-    if task.monitor not in METRICS[task.name]:
-        near = did_you_mean(task.monitor, METRICS[task.name])
+    task, loss = config.task, config.loss
+    if loss.task not in (None, task.name):
+        fitting = [name for name in names(PACKAGES["loss"]) if part("loss", name).task == task.name]  # type: ignore[attr-defined]
+        choose = ", ".join(f"loss={name}" for name in fitting)
+        yield f"loss={loss.name}: does not fit task={task.name}; choose {choose}"
+    if task.monitor not in _metrics(config):
+        near = did_you_mean(task.monitor, _metrics(config))
         yield f"task.monitor={task.monitor}: no such metric of {task.name}; {near}"
-    if data.val + data.test >= 0.95:
-        yield f"data.val={data.val} and data.test={data.test}: leave nothing to train on; keep their sum below 0.95"
-    reads, kind, example = READ_FROM.get(data.name, (None, "", ""))
-    for key, name in {key: name for name, (key, _, _) in reversed(READ_FROM.items())}.items():
-        value = getattr(data, key)
-        if key != reads and value is not None:
-            yield f"data.{key}={value}: data={data.name} does not read it; add data={name}"
-        elif key == reads and value is None:
-            yield f"data.{key}: is missing; give the {kind}, data.{key}={example}"
-        elif key == reads and not _is_there(value, kind):
-            yield f"data.{key}={value}: is not there, seen from {Path.cwd()}; give the {kind}"
-    if data.name in ("pairs", "lfw"):
-        if task.name != "siamese":
-            yield f"data={data.name}: task={task.name} needs classes, which pairs do not have; use task=siamese"
-        elif config.loss.name not in ("contrastive", "bce"):
-            yield f"data={data.name}: loss={config.loss.name} needs identities; use loss=contrastive or loss=bce"
-        if data.split != "identities":
-            yield f"data.split={data.split}: data={data.name} is split by identities; use data.split=identities"
-    if data.identity_depth != 1 and data.name != "image_folder":
-        yield f"data.identity_depth={data.identity_depth}: data={data.name} has no folders; add data=image_folder"
-    if data.groups is not None and data.name not in ("glyphs", "omniglot"):
-        yield f"data.groups: chooses scripts of data=glyphs or alphabets of data=omniglot, not of data={data.name}"
-    if (data.val_groups or data.test_groups) and data.name == "digits":
-        yield "data.val_groups and data.test_groups: data=digits has no groups; glyphs, folders and tables may have"
-    if (data.val_groups or data.test_groups) and data.split != "identities":
-        yield "data.val_groups and data.test_groups: take effect only with data.split=identities; add it"
-    for key in ("spliced", "turned"):
-        if getattr(data, key) and (task.name == "classifier" or data.name in ("pairs", "lfw")):
-            yield f"data.{key}: makes identities of {key} images; it takes task=siamese and data with identities"
-    if data.spliced and not data.centred:
-        yield f"data.spliced={data.spliced}: lays halves of centred drawings together; add data.centred=true"
-    if task.name == "classifier" and data.split == "identities":
-        yield "data.split=identities: a classifier cannot name unseen classes; use data.split=images or task=siamese"
-    if model.weights not in ("auto", "imagenet", "random") and not Path(model.weights).is_file():
-        yield f"model.weights={model.weights}: neither auto, imagenet or random nor a file (looked in {Path.cwd()})"
-    if model.arch.startswith("vgg") and model.stem != "imagenet":
-        yield f"model.stem={model.stem}: {model.arch} has no other stem; use model.stem=imagenet"
-    if model.pooled is not None and model.network:
-        yield "model.pooled: a network of one's own pools its features itself; leave it out"
-    elif model.pooled is not None:
-        last = BLOCKS[-1]
-        if last not in model.pooled or model.pooled != [block for block in BLOCKS if block in model.pooled]:
-            yield f"model.pooled={model.pooled}: takes blocks in forward order up to {last}, of {', '.join(BLOCKS)}"
+    elif task.mode is None and mode_of(task.monitor) is None:
+        yield f"task.monitor={task.monitor}: is a high one good? say task.mode=max, or min"
+    yield from task.problems(config)
+    yield from loss.problems(config)
+    for one in of_data(config.data):
+        yield from one.problems(config.data, config)
+    yield from config.model.problems(config)
     if config.precision == "fp16" and config.trainer.get("accelerator") == "cpu":
         yield "precision=fp16: a CPU cannot train in fp16; use precision=bf16"
     if config.precision == "fp16" and config.trainer.get("gradient_clip_val") and config.optimizer.get("fused"):
@@ -160,9 +138,13 @@ def _rules(config: Config) -> Iterator[str]:
     yield from _process_rules(config.trainer)
     if config.logger.lightning is not None and "_target_" not in config.logger.lightning:
         yield "logger.lightning._target_: is missing; choose logger=tensorboard, or name a Lightning logger"
-    yield from _network_rules(model)
-    if config.came_frozen != "hold" and model.arch != "own":
-        yield f"came_frozen={config.came_frozen}: nothing of model={model.arch} comes frozen; it goes with model=own"
+    for group, named in (("callbacks", config.callbacks), ("metrics", config.metrics)):
+        for name, settings in named.items():
+            if "_target_" not in settings:
+                yield f"{group}.{name}._target_: is missing; name a class, +{group}.{name}._target_=package.Class"
+    for name in config.metrics:
+        if f"val/{name}" in task.metrics:
+            yield f"metrics.{name}: {task.name} measures a val/{name} already; give yours another name"
 
 
 def _without_effect(file: str, overrides: Sequence[str]) -> Iterator[str]:
@@ -171,25 +153,6 @@ def _without_effect(file: str, overrides: Sequence[str]) -> Iterator[str]:
         group, _, key = override.partition("=")[0].lstrip("+~").partition(".")
         if group == "schedule" and key not in BESIDE_FILE:
             yield f"{override}: has no effect beside schedule.file={file}; leave it out, or say it in the file"
-
-
-def _is_there(where: str, kind: str) -> bool:
-    path = Path(where).expanduser()
-    return path.is_dir() if kind.startswith("folder") else path.is_file()
-
-
-def _network_rules(model: ModelConfig) -> Iterator[str]:
-    """What an own network needs, and what others do not take."""
-    if model.arch != "own":
-        if model.network or model.blocks:
-            yield f"model.network and model.blocks: model={model.arch} has its own; choose model=own"
-        return
-    if not model.network or not model.network.get("_target_"):
-        yield "model.network._target_: is missing; name the class of your network, my_package.MyNetwork"
-    if not model.blocks or not isinstance(model.blocks, list | Mapping):
-        yield "model.blocks: is missing; list the network's layers in forward order, model.blocks=[conv1,layer1]"
-    if model.weights == "imagenet":
-        yield "model.weights=imagenet: an own network loads its own; use auto (as its class builds it), or a file"
 
 
 def _process_rules(trainer: Mapping[str, Any]) -> Iterator[str]:

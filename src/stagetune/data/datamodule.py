@@ -11,7 +11,6 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from stagetune.data.pairs_csv import Pairs
 from stagetune.data.samplers import (
     EpochBatches,
     Key,
@@ -22,6 +21,7 @@ from stagetune.data.samplers import (
     shuffled_batches,
 )
 from stagetune.data.source import IntArray, Source
+from stagetune.data.sources.pairs import Pairs
 from stagetune.data.splits import Split
 from stagetune.data.transforms import augment, prepare
 from stagetune.errors import DataError

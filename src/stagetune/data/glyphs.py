@@ -1,4 +1,4 @@
-"""`data=glyphs`: letters of many scripts, drawn from the fonts that matplotlib ships; needs no download."""
+"""Letters of many scripts, drawn from the fonts that matplotlib ships."""
 
 import hashlib
 import math

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from stagetune.data.source import IntArray
 from stagetune.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _known: dict[tuple[str, int, int], str] = {}  # the runs of a sweep decode a file of one path, size and time once
 
@@ -58,7 +60,7 @@ class ImageFiles:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def image(self, index: int) -> Tensor:
+    def image(self, index: int) -> "Tensor":
         return read_image(self._entries[index].path)
 
     def describe(self, index: int) -> str:
@@ -74,14 +76,16 @@ class ImageFiles:
         self.notes.append(f"left out, {summary}{', '.join(broken)}")
 
 
-def read_image(path: Path) -> Tensor:
+def read_image(path: Path) -> "Tensor":
     """The image as uint8 [3, height, width]: turned as EXIF says, any mode made RGB, alpha laid on white."""
     with Image.open(path) as opened:
         return rgb(opened)
 
 
-def rgb(opened: Image.Image) -> Tensor:
+def rgb(opened: Image.Image) -> "Tensor":
     """The same of an image that is open."""
+    import torch  # here: data can be described without it
+
     image = ImageOps.exif_transpose(opened)
     if image.mode.startswith("I"):  # 16-bit gray (scans): PIL's own conversion would clip at 255
         deep = np.asarray(image).astype(np.int64)

@@ -1,10 +1,12 @@
 """What a data set is to the rest of the project."""
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IntArray = npt.NDArray[np.int64]
 
@@ -23,7 +25,7 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def image(self, index: int) -> Tensor:
+    def image(self, index: int) -> "Tensor":
         """The decoded image, uint8 [3, height, width]."""
 
     def describe(self, index: int) -> str:

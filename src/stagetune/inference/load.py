@@ -11,13 +11,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from stagetune.artifacts import CheckpointMetadata, RunDir
-from stagetune.config.schema import Config, DataConfig
+from stagetune.config.parts import wrappers_of
+from stagetune.config.schema import Config
 from stagetune.config.validate import read_config
-from stagetune.data.centred import centred
 from stagetune.data.image_files import read_image, rgb
 from stagetune.data.transforms import prepare
 from stagetune.errors import ConfigError, DataError, WeightsError
-from stagetune.run.build import build_network, build_task
+from stagetune.run.build import build_task
 from stagetune.tasks.siamese import SiameseTask
 from stagetune.tasks.staged_task import StagedTask
 
@@ -26,14 +26,15 @@ class Transform:
     """One image as the network was trained on it, without augmentation.
 
     Args:
-        data: the settings of the run.
+        config: of the run.
 
-    >>> Transform(DataConfig(image_size=32))(np.zeros((40, 60, 3), np.uint8)).shape
+    >>> from stagetune import compose
+    >>> Transform(compose(["data.image_size=32"]))(np.zeros((40, 60, 3), np.uint8)).shape
     torch.Size([3, 32, 32])
     """
 
-    def __init__(self, data: DataConfig) -> None:
-        self.image_size, self.is_centred = data.image_size, data.centred
+    def __init__(self, config: Config) -> None:
+        self.data, self.image_size = config.data, config.input().size
 
     def __call__(self, image: str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor) -> Tensor:
         """Prepare one image.
@@ -49,7 +50,9 @@ class Transform:
             DataError: for anything else.
         """
         pixels = _pixels(image)
-        return prepare(centred(pixels) if self.is_centred else pixels, self.image_size)
+        for wrapper in wrappers_of(self.data):
+            pixels = wrapper.prepare(self.data, pixels)
+        return prepare(pixels, self.image_size)
 
 
 class TrainedModel(nn.Module):
@@ -66,7 +69,7 @@ class TrainedModel(nn.Module):
     def __init__(self, task: StagedTask, config: Config, metadata: CheckpointMetadata) -> None:
         super().__init__()
         self.task, self.config, self.metadata = task, config, metadata
-        self.transform = Transform(config.data)
+        self.transform = Transform(config)
         self.classes = metadata.classes
         self.threshold = task.threshold.item() if isinstance(task, SiameseTask) else None
         self.eval()
@@ -126,7 +129,7 @@ def load_task(path: str | os.PathLike[str]) -> tuple[StagedTask, Config, Checkpo
     try:
         config = read_config(metadata.config)
         with torch.random.fork_rng(devices=[]):  # first weights are drawn, and replaced by those of the file
-            backbone = build_network(config.model, config.data.image_size)
+            backbone = config.model.build(config.input().size)
             task = build_task(config, backbone, len(metadata.classes), metadata)
         task.load_state_dict(content["state_dict"])
     except Exception as error:  # whatever does not fit, of an edited file or one of another version

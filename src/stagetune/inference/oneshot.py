@@ -9,13 +9,10 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import affine
 
-from stagetune.config.schema import DataConfig
-from stagetune.data.centred import centred
-from stagetune.data.transforms import prepare
 from stagetune.errors import WeightsError
 from stagetune.evaluation.oneshot_runs import Distances, on_white
 from stagetune.evaluation.roc import FloatArray
-from stagetune.inference.load import load_task
+from stagetune.inference.load import Transform, load_task
 from stagetune.models.distances import measure
 from stagetune.tasks.siamese import SiameseTask
 
@@ -41,7 +38,7 @@ def distances_of(checkpoint: Path, *, views: int = 1) -> Distances:
     def between(test: Sequence[Path], training: Sequence[Path]) -> FloatArray:
         fresh = [path for path in dict.fromkeys([*test, *training]) if path not in known]
         if fresh:
-            known.update(zip(fresh, _embed(task, fresh, config.data, views), strict=True))
+            known.update(zip(fresh, _embed(task, fresh, Transform(config), views), strict=True))
         asked, shown = (torch.stack([known[path] for path in paths]) for paths in (test, training))
         found: FloatArray = measure(asked[:, None] - shown[None, :], task.distance).double().numpy()
         return found
@@ -49,10 +46,10 @@ def distances_of(checkpoint: Path, *, views: int = 1) -> Distances:
     return between
 
 
-def _embed(task: SiameseTask, paths: Sequence[Path], data: DataConfig, views: int) -> Tensor:
+def _embed(task: SiameseTask, paths: Sequence[Path], transform: Transform, views: int) -> Tensor:
     """Embeddings [n, d] of length 1, or, of a weighted distance, as long as the head makes them."""
     drawn = [torch.from_numpy(on_white(path)).expand(3, -1, -1) for path in paths]
-    images = torch.stack([prepare(centred(image) if data.centred else image, data.image_size) for image in drawn])
+    images = torch.stack([transform(image) for image in drawn])
     with torch.inference_mode():
         seen = [
             torch.cat([task(_turned(images[start : start + BATCH], *view)) for start in range(0, len(images), BATCH)])

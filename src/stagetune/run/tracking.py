@@ -12,8 +12,8 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
 
 from stagetune.artifacts import RunDir, write_text
 from stagetune.report.result import RunResult
-from stagetune.run.targets import build
 from stagetune.schedule.plan import PlannedStage
+from stagetune.targets import build
 
 
 def build_logger(settings: Mapping[str, Any], run_dir: RunDir) -> Logger:

@@ -9,12 +9,10 @@ from torch import Tensor
 
 from stagetune.data.datamodule import Batch
 from stagetune.data.gather import gather_rows
-from stagetune.data.pairs_csv import Pairs
+from stagetune.data.sources.pairs import Pairs
 from stagetune.evaluation.calibration import Calibration, calibrate
 from stagetune.evaluation.pairs import evaluation_pairs
 from stagetune.evaluation.roc import Roc
-from stagetune.losses.pairs import BCELoss, ContrastiveLoss
-from stagetune.losses.triplet import TripletLoss
 from stagetune.models.distances import measure
 from stagetune.tasks.staged_task import StagedTask
 
@@ -74,8 +72,7 @@ class SiameseTask(StagedTask):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         cost = self._cost(*self.run(batch), batch)
-        if isinstance(self.loss, TripletLoss) and self.loss.active is not None:
-            self.batch_figures = {"active_triplets": self.loss.active}
+        self.batch_figures = dict(getattr(self.loss, "figures", {}))
         return cost
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -123,8 +120,8 @@ class SiameseTask(StagedTask):
             return cost
         first, second, is_same, _ = given_pairs(self.pairs, gather_rows(self, batch.index))
         apart = embeddings.index_select(0, first) - embeddings.index_select(0, second)
-        assert isinstance(self.loss, ContrastiveLoss | BCELoss)  # validated
-        return self.loss.of_pairs(measure(apart, self.distance), is_same.bool())
+        loss: Any = self.loss  # one that takes pairs: validated
+        return loss.of_pairs(measure(apart, self.distance), is_same.bool())  # type: ignore[no-any-return]
 
     def _measured(self) -> tuple[Tensor, Roc, Tensor]:
         """Mean loss, the curve of fixed pairs, and the spread of all images encoded since the last call."""

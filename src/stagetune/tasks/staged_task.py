@@ -13,7 +13,6 @@ from stagetune.artifacts import CheckpointMetadata
 from stagetune.data.datamodule import Batch
 from stagetune.data.gather import gather_rows
 from stagetune.models.backbone import Backbone
-from stagetune.models.own import OwnBackbone
 
 MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
 
@@ -23,7 +22,7 @@ class StagedTask(LightningModule):
 
     def __init__(
         self,
-        backbone: Backbone | OwnBackbone,
+        backbone: Backbone,
         head: nn.Module,
         loss: nn.Module,
         *,

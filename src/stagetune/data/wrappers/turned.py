@@ -1,13 +1,33 @@
 """Training identities also turned by quarters, as identities of their own."""
 
-import numpy as np
-import torch
-from torch import Tensor
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from stagetune.config.schema import Config, WrapperSettings
 from stagetune.data.source import IntArray, Source
 from stagetune.data.splits import Split
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 QUARTERS = 4
+
+
+@dataclass
+class Settings(WrapperSettings):
+    """`data.turned`."""
+
+    turned: bool = False
+
+    def problems(self, config: Config) -> Iterator[str]:
+        if self.turned and config.task.name == "classifier":
+            yield "data.turned: makes identities of turned images, no classes to be named; use task=siamese"
+
+    def wrap(self, source: Source, split: Split, seed: int) -> tuple[Source, Split]:
+        return turned(source, split) if self.turned else (source, split)
 
 
 class Turned:
@@ -33,9 +53,9 @@ class Turned:
     def __len__(self) -> int:
         return QUARTERS * len(self.source)
 
-    def image(self, index: int) -> Tensor:
+    def image(self, index: int) -> "Tensor":
         quarter, index = divmod(index, len(self.source))
-        return torch.rot90(self.source.image(index), quarter, (1, 2))
+        return self.source.image(index).rot90(quarter, (1, 2))
 
     def describe(self, index: int) -> str:
         quarter, index = divmod(index, len(self.source))

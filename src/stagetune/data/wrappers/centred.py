@@ -1,13 +1,30 @@
 """Images moved so that what is drawn on them lies in their middle."""
 
 import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from torchvision.transforms.v2 import functional as F
-
+from stagetune.config.schema import WrapperSettings
 from stagetune.data.source import Source
-from stagetune.data.transforms import paper_of
+from stagetune.data.splits import Split
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass
+class Settings(WrapperSettings):
+    """`data.centred`."""
+
+    centred: bool = False
+
+    needs_identities = False
+
+    def wrap(self, source: Source, split: Split, seed: int) -> tuple[Source, Split]:
+        return (Centred(source) if self.centred else source), split
+
+    def prepare(self, image: "Tensor") -> "Tensor":
+        return centred(image) if self.centred else image
 
 
 class Centred:
@@ -23,19 +40,24 @@ class Centred:
     def __len__(self) -> int:
         return len(self.source)
 
-    def image(self, index: int) -> Tensor:
+    def image(self, index: int) -> "Tensor":
         return centred(self.source.image(index))
 
     def describe(self, index: int) -> str:
         return self.source.describe(index)
 
 
-def centred(image: Tensor) -> Tensor:
+def centred(image: "Tensor") -> "Tensor":
     """Moved by whole pixels so that the centre of mass of what differs from the paper is in the middle.
 
     What is moved over the edge is lost, what comes in is paper; an image of paper alone stays as it is. Drawings are
     compared so by the modified Hausdorff distance, too (Lake et al. 2015). Uint8 [3, height, width], as the result.
     """
+    import torch
+    from torchvision.transforms.v2 import functional as F
+
+    from stagetune.data.transforms import paper_of
+
     paper = paper_of(image)
     ink = image.float() - paper
     mass = ink.abs().sum(dim=0)
@@ -46,7 +68,7 @@ def centred(image: Tensor) -> Tensor:
     return moved.round().to(torch.uint8)
 
 
-def _offset(mass: Tensor) -> int:
+def _offset(mass: "Tensor") -> int:
     """From the middle to the centre of mass, along one side."""
-    place = torch.arange(len(mass), dtype=mass.dtype) - (len(mass) - 1) / 2
+    place = mass.new_ones(len(mass)).cumsum(0) - (len(mass) + 1) / 2
     return math.floor(float(mass @ place / mass.sum()) + 0.5)

@@ -1,13 +1,31 @@
 """Omniglot as torchvision's Omniglot, or its authors' zip files, leave it: <part>/<alphabet>/<character>/*.png."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from stagetune.config.schema import GroupSettings, place
 from stagetune.data.image_files import ImageFiles
-from stagetune.data.image_folder import class_entries
+from stagetune.data.sources.image_folder import class_entries
 from stagetune.errors import DataError, did_you_mean
+from stagetune.typed import choice
 
 PARTS = ("images_background", "images_evaluation", "images_background_small1", "images_background_small2")
+
+
+@dataclass
+class Settings(GroupSettings):
+    """`data=omniglot`."""
+
+    name: str = "omniglot"
+    root: str | None = place("folder that holds images_background or omniglot-py", "path/to/data")
+    groups: list[str] | None = None
+    on_error: str = choice("raise", "skip")
+
+    may_be_photographs = False
+
+    def build(self, image_size: int) -> tuple[ImageFiles, None]:
+        return omniglot(str(self.root), alphabets=self.groups, on_error=self.on_error), None
 
 
 def omniglot(root: str | Path, *, alphabets: Sequence[str] | None = None, on_error: str = "raise") -> ImageFiles:

@@ -1,11 +1,27 @@
 """scikit-learn's handwritten digits: 1,797 real images of 8x8 pixels that need no download."""
 
-import numpy as np
-import torch
-from sklearn.datasets import load_digits
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from stagetune.config.schema import SplitSettings
 from stagetune.data.source import IntArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass
+class Settings(SplitSettings):
+    """`data=digits`."""
+
+    name: str = "digits"
+
+    reads_files = may_be_photographs = False
+
+    def build(self, image_size: int) -> "tuple[Digits, None]":
+        return Digits(), None
 
 
 class Digits:
@@ -16,6 +32,9 @@ class Digits:
     split: list[str] | None = None
 
     def __init__(self) -> None:
+        import torch
+        from sklearn.datasets import load_digits
+
         bunch = load_digits()
         gray = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8))
         self._images = gray[:, None].expand(-1, 3, -1, -1)
@@ -27,7 +46,7 @@ class Digits:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def image(self, index: int) -> Tensor:
+    def image(self, index: int) -> "Tensor":
         return self._images[index]
 
     def describe(self, index: int) -> str:

@@ -1,15 +1,45 @@
 """A table of pairs of images: columns a, b and is_same (1 or 0), optional split (train, val, test) and fold."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from stagetune.data.identity_csv import read_table, refuse
+from stagetune.config.parts import PACKAGES, names, part
+from stagetune.config.schema import Config, DataSettings, SplitSettings, place
 from stagetune.data.image_files import Entry, ImageFiles
-from stagetune.data.image_folder import SPLITS
 from stagetune.data.source import IntArray
+from stagetune.data.sources.identity_csv import read_table, refuse
+from stagetune.data.sources.image_folder import SPLITS
+from stagetune.typed import choice
+
+
+@dataclass
+class Settings(SplitSettings):
+    """`data=pairs`."""
+
+    name: str = "pairs"
+    pairs: str | None = place("table with columns a, b and is_same", "path/to/pairs.csv")
+    split: str = choice("identities")
+    on_error: str = choice("raise", "skip")
+
+    has_identities = False
+
+    def problems(self, config: Config) -> Iterator[str]:
+        yield from SplitSettings.problems(self, config)
+        yield from pair_problems(self, config)
+
+    def build(self, image_size: int) -> "tuple[ImageFiles, Pairs]":
+        return pairs_csv(str(self.pairs), on_error=self.on_error)
+
+
+def pair_problems(data: DataSettings, config: Config) -> Iterator[str]:
+    """What pairs without identities demand of other settings."""
+    if config.task.name == "siamese" and config.loss.takes_pairs is False:
+        able = [name for name in names(PACKAGES["loss"]) if getattr(part("loss", name), "takes_pairs", None)]
+        choices = " or ".join(f"loss={name}" for name in sorted(able))
+        yield f"data={data.name}: loss={config.loss.name} needs identities; use {choices}"
 
 
 @dataclass(frozen=True)

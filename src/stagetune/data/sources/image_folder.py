@@ -1,12 +1,28 @@
 """A person's own images: root/<class>/*.png, or root/{train,val,test}/<class>/*.png."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
+from stagetune.config.schema import GroupSettings, place
 from stagetune.data.image_files import Entry, ImageFiles
 from stagetune.errors import DataError
+from stagetune.typed import choice, number
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 SPLITS = ("train", "val", "test")
+
+
+@dataclass
+class Settings(GroupSettings):
+    """`data=image_folder`."""
+
+    name: str = "image_folder"
+    root: str | None = place("folder that holds one folder per class", "path/to/images")
+    identity_depth: int = number(1, 1, 2)
+    on_error: str = choice("raise", "skip")
+
+    def build(self, image_size: int) -> tuple[ImageFiles, None]:
+        return image_folder(str(self.root), identity_depth=self.identity_depth, on_error=self.on_error), None
 
 
 def image_folder(root: str | Path, *, identity_depth: int = 1, on_error: str = "raise") -> ImageFiles:

@@ -2,13 +2,28 @@
 
 import csv
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from stagetune.config.schema import GroupSettings, place
 from stagetune.data.image_files import Entry, ImageFiles
-from stagetune.data.image_folder import SPLITS
+from stagetune.data.sources.image_folder import SPLITS
 from stagetune.errors import DataError, did_you_mean
+from stagetune.typed import choice
 
 SHOWN = 5  # problems in one message
+
+
+@dataclass
+class Settings(GroupSettings):
+    """`data=identity_csv`."""
+
+    name: str = "identity_csv"
+    csv: str | None = place("table with columns path and identity", "path/to/images.csv")
+    on_error: str = choice("raise", "skip")
+
+    def build(self, image_size: int) -> tuple[ImageFiles, None]:
+        return identity_csv(str(self.csv), on_error=self.on_error), None
 
 
 def identity_csv(path: str | Path, *, on_error: str = "raise") -> ImageFiles:

@@ -1,15 +1,38 @@
 """Labeled Faces in the Wild as torchvision's LFWPairs finds it: root/lfw-py/pairs.txt beside a folder of images."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from stagetune.data.identity_csv import refuse
+from stagetune.config.schema import Config, DataSettings, place
 from stagetune.data.image_files import Entry, ImageFiles
-from stagetune.data.pairs_csv import Pairs
+from stagetune.data.sources.identity_csv import refuse
+from stagetune.data.sources.pairs import Pairs, pair_problems
 from stagetune.errors import DataError
+from stagetune.typed import choice
 
 IMAGES = ("lfw_funneled", "lfw-deepfunneled", "lfw")
+
+
+@dataclass
+class Settings(DataSettings):
+    """`data=lfw`."""
+
+    name: str = "lfw"
+    root: str | None = place("folder that holds lfw-py", "path/to/data")
+    split: str = choice("identities")
+    on_error: str = choice("raise", "skip")
+
+    has_identities = False
+
+    def problems(self, config: Config) -> Iterator[str]:
+        yield from DataSettings.problems(self, config)
+        yield from pair_problems(self, config)
+
+    def build(self, image_size: int) -> tuple[ImageFiles, Pairs]:
+        return lfw(str(self.root), on_error=self.on_error)
 
 
 def lfw(root: str | Path, *, on_error: str = "raise") -> tuple[ImageFiles, Pairs]:

@@ -1,14 +1,37 @@
 """Training drawings also spliced with those of other classes, as classes of their own."""
 
-import numpy as np
-import torch
-from torch import Tensor
-from torchvision.transforms.v2 import functional as F
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from stagetune.data.centred import centred
+import numpy as np
+
+from stagetune.config.schema import Config, WrapperSettings
 from stagetune.data.source import IntArray, Source
 from stagetune.data.splits import Split
+from stagetune.data.wrappers.centred import Settings as Centred
+from stagetune.data.wrappers.centred import centred
 from stagetune.errors import DataError
+from stagetune.typed import number
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass
+class Settings(WrapperSettings):
+    """`data.spliced`."""
+
+    spliced: int = number(0, 0)
+
+    def problems(self, config: Config) -> Iterator[str]:
+        if self.spliced and config.task.name == "classifier":
+            yield "data.spliced: makes identities of spliced images, no classes to be named; use task=siamese"
+        if self.spliced and not (isinstance(config.data, Centred) and config.data.centred):
+            yield f"data.spliced={self.spliced}: lays halves of centred drawings together; add data.centred=true"
+
+    def wrap(self, source: Source, split: Split, seed: int) -> tuple[Source, Split]:
+        return splice(source, split, self.spliced, seed) if self.spliced else (source, split)
 
 
 class Spliced:
@@ -37,7 +60,10 @@ class Spliced:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def image(self, index: int) -> Tensor:
+    def image(self, index: int) -> "Tensor":
+        import torch
+        from torchvision.transforms.v2 import functional as F
+
         i = index - len(self.source)
         if i < 0:
             return self.source.image(index)

@@ -1,0 +1,135 @@
+"""A data set of a person's own, or of a library, by `data._target_`: a map-style dataset of image and label."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from stagetune.config.schema import Config, SplitSettings
+from stagetune.data.image_files import rgb
+from stagetune.data.source import IntArray
+from stagetune.errors import DataError
+from stagetune.targets import build, check_target
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KINDS = "a PIL image, a uint8 array [height, width, 3] or [height, width], or a uint8 tensor [3 or 1, height, width]"
+
+
+@dataclass
+class Settings(SplitSettings):
+    """`data._target_=package.Dataset`: its arguments are the keys that data has not of its own."""
+
+    name: str = "own"
+    target: dict[str, Any] = field(default_factory=dict)
+
+    def target_problems(self, config: Config) -> list[str]:
+        return check_target("data", self.target)
+
+    def build(self, image_size: int) -> "tuple[OwnImages, None]":
+        return OwnImages(build(self.target)(), str(self.target["_target_"])), None
+
+
+class OwnImages:
+    """The images of a map-style dataset, each read once at the start for its label and content.
+
+    Args:
+        dataset: has a length, and gives an image and its label (a whole number or a name) for each index.
+            `dataset.classes`, where it has that, names its labels.
+        name: what it is called in messages.
+
+    Raises:
+        DataError: for anything else, naming the index.
+    """
+
+    groups: list[str] | None = None
+    split: list[str] | None = None
+
+    def __init__(self, dataset: Any, name: str) -> None:
+        self.dataset, self.origin = dataset, name
+        self.name = name.rpartition(".")[2]
+        if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+            raise DataError(f"data._target_={name}: is no map-style dataset; it needs __len__ and __getitem__")
+        labels, self.contents = [], []
+        for index in range(len(dataset)):
+            image, label = self._item(index)
+            labels.append(self._label(label, index))
+            self.contents.append(_content(image))
+        if not labels:
+            raise DataError(f"data._target_={name}: is empty")
+        known = sorted(set(labels), key=lambda label: (isinstance(label, str), label))
+        self.classes = [_name_of(label, getattr(dataset, "classes", None)) for label in known]
+        position = {label: i for i, label in enumerate(known)}
+        self.labels: IntArray = np.array([position[label] for label in labels], dtype=np.int64)
+        self.notes: list[str] = []
+        if _content(self.image(0)) != self.contents[0]:
+            raise DataError(
+                f"data._target_={name}: gives another image when it is asked for one again; leave augmentation to "
+                "data.augment and data.transform"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, index: int) -> "Tensor":
+        return self._item(index)[0]
+
+    def describe(self, index: int) -> str:
+        return f"{self.name}[{index}]"
+
+    def _item(self, index: int) -> "tuple[Tensor, Any]":
+        try:
+            item = self.dataset[index]
+            image, label, *_ = (item["image"], item["label"]) if isinstance(item, Mapping) else item
+        except Exception as error:  # somebody's code
+            raise DataError(f"data._target_={self.origin}: item {index}: {type(error).__name__}: {error}") from error
+        return self._pixels(image, index), label
+
+    def _pixels(self, image: Any, index: int) -> "Tensor":
+        import torch
+
+        if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3):
+            image = Image.fromarray(image)
+        if isinstance(image, Image.Image):
+            return rgb(image)
+        if (
+            isinstance(image, torch.Tensor)
+            and image.dtype == torch.uint8
+            and image.ndim == 3
+            and len(image) in (1, 3)
+        ):
+            return image.expand(3, -1, -1)
+        what = type(image).__name__
+        if hasattr(image, "shape"):
+            what += f" {list(image.shape)} of {image.dtype}"
+        raise DataError(
+            f"data._target_={self.origin}: item {index} has a {what} as its image; give {KINDS}: what turns it into "
+            "numbers, and normalises it, is ours (leave ToTensor and Normalize out)"
+        )
+
+    def _label(self, label: Any, index: int) -> int | str:
+        if isinstance(label, str):
+            return label
+        try:
+            return int(label)
+        except (TypeError, ValueError):
+            what = f"{label!r}"[:40]
+            raise DataError(
+                f"data._target_={self.origin}: item {index} has {what} as its label; give a whole number or a name"
+            ) from None
+
+
+def _content(image: "Tensor") -> str:
+    shape = np.array(image.shape, dtype=np.int64).tobytes()
+    return hashlib.blake2b(shape + image.numpy().tobytes(), digest_size=16).hexdigest()
+
+
+def _name_of(label: int | str, classes: Sequence[str] | None) -> str:
+    """A class's name: as the dataset has it, else the label itself."""
+    if isinstance(label, int) and isinstance(classes, Sequence) and 0 <= label < len(classes):
+        return str(classes[label])
+    return str(label)

@@ -1,0 +1,1 @@
+"""What several losses have in common."""

@@ -1,0 +1,46 @@
+"""One label per image."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from stagetune.config.schema import Config, LossSettings, TaskSettings
+from stagetune.typed import choice, number
+
+if TYPE_CHECKING:
+    from stagetune.data.sources.pairs import Pairs
+    from stagetune.models.backbone import Backbone
+    from stagetune.tasks.classification import ClassificationTask
+
+
+@dataclass
+class Settings(TaskSettings):
+    """`task=classifier`."""
+
+    name: str = "classifier"
+    monitor: str = "val/accuracy"
+    head: str = choice("linear", "hidden")
+    hidden: int = number(1024, 1)
+    dropout: float = number(0.0, 0, 0.99)
+
+    metrics = ("val/loss", "val/accuracy", "val/top5", "val/f1")
+
+    def problems(self, config: Config) -> Iterator[str]:
+        data = config.data
+        if not data.has_identities:
+            yield f"data={data.name}: task=classifier needs classes, which pairs do not have; use task=siamese"
+        elif data.split == "identities":
+            remedy = "use data.split=images or task=siamese"
+            yield f"data.split=identities: a classifier cannot name unseen classes; {remedy}"
+
+    def build(
+        self, loss: LossSettings, backbone: "Backbone", classes: int, pairs: "Pairs | None", **shared: Any
+    ) -> "ClassificationTask":
+        from stagetune.models.heads import hidden_head, linear_head
+        from stagetune.tasks.classification import ClassificationTask
+
+        if self.head == "linear":
+            head = linear_head(backbone.out_features, classes)
+        else:
+            head = hidden_head(backbone.out_features, classes, hidden=self.hidden, dropout=self.dropout)
+        return ClassificationTask(backbone, head, loss.build(classes, classes), classes=classes, **shared)

@@ -1,0 +1,86 @@
+"""Same identity or not: every image is encoded once, pairs are formed inside the batch."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stagetune.config.schema import LossSettings, TaskSettings
+from stagetune.data.source import Source
+from stagetune.data.sources.pairs import Pairs
+from stagetune.data.splits import Split, check_pairs
+from stagetune.errors import DataError
+from stagetune.evaluation.pairs import evaluation_pairs
+from stagetune.evaluation.roc import RESOLVED
+from stagetune.typed import choice, number
+
+if TYPE_CHECKING:
+    from stagetune.models.backbone import Backbone
+    from stagetune.tasks.siamese import SiameseTask
+
+
+@dataclass
+class Settings(TaskSettings):
+    """`task=siamese`."""
+
+    name: str = "siamese"
+    monitor: str = "val/auc"
+    hidden: int = number(512, 1)
+    embedding: int | None = number(128, 1)
+    dropout: float = number(0.0, 0, 0.99)
+    images_per_identity: int = number(4, 2)
+    batches: str = choice("identities", "by_group", "uniform")
+    eval_pairs: int = number(100_000, 100)
+    calibrate: str = choice("accuracy", "eer", "far")
+    far: float = number(0.01, 1e-6, 0.5)
+    on_collapse: str = choice("stop", "go_back", "go_on")
+
+    metrics = ("val/loss", "val/auc", "val/eer", "val/accuracy")
+
+    def batches_of(self) -> tuple[int | None, bool]:
+        return None if self.batches == "uniform" else self.images_per_identity, self.batches == "by_group"
+
+    def check(self, source: Source, split: Split, pairs: Pairs | None) -> None:
+        if pairs is None:
+            check_pairs(source, split)
+        if self.calibrate == "far":
+            self._check_far(source, split, pairs)
+
+    def build(
+        self, loss: LossSettings, backbone: "Backbone", classes: int, pairs: Pairs | None, **shared: Any
+    ) -> "SiameseTask":
+        from stagetune.models.heads import EmbeddingHead
+        from stagetune.tasks.siamese import SiameseTask
+
+        head = EmbeddingHead(
+            backbone.out_features,
+            self.embedding,
+            hidden=self.hidden,
+            dropout=self.dropout,
+            is_weighted=loss.measure() == "weighted_l1",
+        )
+        return SiameseTask(
+            backbone,
+            head,
+            loss.build(classes, head.dimensions),
+            distance=loss.measure(),
+            calibration=(self.calibrate, self.far),
+            eval_pairs=self.eval_pairs,
+            pairs=pairs,
+            **shared,
+        )
+
+    def _check_far(self, source: Source, split: Split, pairs: Pairs | None) -> None:
+        """Raise `DataError` where validation has too few different pairs to know the wanted false accept rate."""
+        if pairs is None:
+            labels = source.labels[split.val]
+            first, second = evaluation_pairs(labels, self.eval_pairs)
+            different = int((labels[first] != labels[second]).sum())
+        else:
+            different = int((np.isin(pairs.first, split.val) & (pairs.is_same == 0)).sum())
+        if different * self.far < RESOLVED:
+            needed = round(RESOLVED / self.far)
+            raise DataError(
+                f"task.calibrate=far: a false accept rate of {self.far:g} needs {needed:,} different "
+                f"pairs in validation, {different:,} are measured; choose a larger task.far, or give more images"
+            )
