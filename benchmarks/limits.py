@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from stagetune.models.backbone import build_backbone
+from stagetune.models.backbones import resnet
 from stagetune.schedule.freezing import Freezing
 from stagetune.schedule.network import network_of
 
@@ -35,7 +35,7 @@ def peak_rate(width: int | None = None) -> float:
 def step_flops(size: int, stage: str) -> float:
     """Operations of forward and backward for one image, from the stage's frozen prefix on; counted by torch."""
     with torch.device("meta"):
-        backbone, head = build_backbone("resnet50"), torch.nn.Linear(2048, 10)
+        backbone, head = resnet.Settings(arch="resnet50").build(64), torch.nn.Linear(2048, 10)
         model = torch.nn.ModuleDict({"backbone": backbone, "head": head})
         opened = {"layer4": ("head.", "backbone.layer4"), "all": ("",)}[stage]
         Freezing(network_of(model)).open_only(

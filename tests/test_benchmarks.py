@@ -10,7 +10,7 @@ from benchmarks.job import write_images
 from benchmarks.table import ratio, ratio_table, tables
 
 from commands import start
-from stagetune.models.backbone import build_backbone
+from stagetune.models.backbones import resnet
 
 ROOT = Path(__file__).parents[1]
 MEASURED = sorted((ROOT / "benchmarks" / "results").glob("*[!g].json"))  # without those of scaling
@@ -43,7 +43,9 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the images and weights of a job, which it only reads."""
     folder = tmp_path_factory.mktemp("job")
     write_images(folder / "images", 32, 40, 20)
-    state = {f"backbone.{name}": value for name, value in build_backbone("resnet50").state_dict().items()}
+    state = {
+        f"backbone.{name}": value for name, value in resnet.Settings(arch="resnet50").build(64).state_dict().items()
+    }
     torch.save({"state_dict": state}, folder / "weights.pt")
     return folder
 

@@ -23,8 +23,7 @@ from stagetune.cache.store import Store, forget
 from stagetune.cache.tables import Tables
 from stagetune.cli import main
 from stagetune.config.schema import CacheConfig, Config
-from stagetune.models.backbone import build_backbone
-from stagetune.models.backbones import own
+from stagetune.models.backbones import own, resnet
 from stagetune.report.result import read_result
 from stagetune.run import run_experiment
 from stagetune.run.data import build_data
@@ -248,7 +247,7 @@ def test_rounded_features_take_half_the_space_and_nearly_give_the_same_numbers(
 
 def test_a_key_changes_with_every_byte_that_decides_the_numbers() -> None:
     torch.manual_seed(0)
-    backbone = build_backbone("resnet18")
+    backbone = resnet.Settings(arch="resnet18").build(64)
 
     def key_of(contents: list[str], size: int, prefix: list[nn.Module], how: str) -> str:
         return prefix_key(images_key(contents, size), weights_key(prefix), how=how)
@@ -272,7 +271,7 @@ def test_a_key_changes_with_every_byte_that_decides_the_numbers() -> None:
             others.append(key_of(["a", "b"], 64, first, how="none"))
             tensor.copy_(kept)
     assert key == key_of(["a", "b"], 64, first, how="none")
-    wider = build_backbone("resnet18", pooled=["layer3", "layer4"])
+    wider = resnet.Settings(arch="resnet18", pooled=["layer3", "layer4"]).build(64)
     wider.load_state_dict(backbone.state_dict())
     others += [key_of(["a", "b"], 64, [whole], how="none") for whole in (backbone, wider)]
     assert len({key, *others}) == 1 + len(others)
@@ -358,7 +357,7 @@ def test_views_repeat_after_so_many_epochs_and_are_what_images_have_without_a_ca
     assert torch.equal(seen[0], seen[2])
     assert torch.equal(seen[1], seen[3])
     assert not torch.equal(seen[0], seen[1])
-    backbone = build_backbone("resnet18").eval()
+    backbone = resnet.Settings(arch="resnet18").build(64).eval()
     rows = [divmod(row, len(images)) for row in range(2 * len(images))]
     table = outputs(backbone, images[rows].inputs, [2, 5], precision=nullcontext)
     for depth, is_far in ((2, False), (5, True)):

@@ -10,12 +10,13 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "stagetune"
 PACKAGES = sorted(path.name for path in SRC.iterdir() if path.is_dir() and (path / "__init__.py").exists())
 
-BASIC = {"errors", "artifacts", "shipped", "seams"}  # what everything may use
+BASIC = {"errors", "artifacts", "shipped", "seams", "targets"}  # what everything may use
 MAY_IMPORT = {
     "errors": set(),
     "artifacts": {"errors"},
     "shipped": set(),
     "seams": set(),
+    "targets": {"errors"},
     "typed": {"errors", "artifacts"},
     "schedule": {*BASIC, "typed"},
     "config": {*BASIC, "typed", "schedule"},
@@ -79,7 +80,8 @@ def test_imports_point_one_way(package: str) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["stagetune.config.compose", "stagetune.config.validate", "stagetune.schedule.load", "stagetune.schedule.resolve",
+    ["stagetune.targets", "stagetune.config.compose", "stagetune.config.validate", "stagetune.schedule.load",
+     "stagetune.schedule.resolve",
      "stagetune.schedule.table",
      "stagetune.report.result", "stagetune.report.metrics", "hydra_plugins.stagetune_sweeper"],
 )  # fmt: skip

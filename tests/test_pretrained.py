@@ -11,7 +11,7 @@ import torch
 
 from stagetune.artifacts import CheckpointMetadata, RunDir
 from stagetune.config.schema import Config
-from stagetune.models.backbones.resnet import Settings
+from stagetune.models.families import TorchvisionSettings
 from stagetune.run.pretrained import find_weights
 from stagetune.run.screen import Screen
 
@@ -35,7 +35,7 @@ def pretraining(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretraining:
     """In an empty folder, with an empty cache and no ImageNet."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STAGETUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(Settings, "pretrained", lambda _: None)
+    monkeypatch.setattr(TorchvisionSettings, "pretrained", lambda *_: None)
     return Pretraining()
 
 

@@ -25,8 +25,9 @@ from stagetune.config.schema import METRICS, Config
 from stagetune.data.datamodule import Batch, StagedData
 from stagetune.errors import ConfigError, DataError, Interrupted, ResultError, TrainingError, WeightsError
 from stagetune.inference.load import load_task
-from stagetune.models.backbone import IMAGENET_MEAN, IMAGENET_STD, build_backbone
-from stagetune.models.backbones.resnet import Settings as Resnet
+from stagetune.models.backbone import IMAGENET_MEAN, IMAGENET_STD
+from stagetune.models.backbones import resnet
+from stagetune.models.families import TorchvisionSettings
 from stagetune.models.weights import Weights, file_weights
 from stagetune.report.result import read_result
 from stagetune.run import experiment, pretrained, run_experiment
@@ -175,7 +176,7 @@ def test_the_best_checkpoint_is_plain_and_gives_the_same_test_numbers(
     assert card["classes"] == [str(digit) for digit in range(10)]
     assert card["trained_on"] == {"digits": card["classes"]}
     assert card["config"]["model"]["arch"] == "resnet18"
-    task = build_task(config, build_backbone("resnet18"), 10, {})
+    task = build_task(config, resnet.Settings(arch="resnet18").build(64), 10, {})
     task.load_state_dict(content["state_dict"])
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     (measured,) = trainer.test(task, datamodule=build_data(config), verbose=False)
@@ -195,7 +196,7 @@ def test_a_directory_with_a_result_is_never_overwritten(
 
 def test_each_image_is_encoded_once_per_batch(tiny: Callable[..., Config]) -> None:
     config = tiny(SIAMESE)
-    task = build_task(config, build_backbone("resnet18"), 10, {})
+    task = build_task(config, resnet.Settings(arch="resnet18").build(64), 10, {})
     calls: list[int] = []
     task.backbone.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
     images = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
@@ -205,7 +206,7 @@ def test_each_image_is_encoded_once_per_batch(tiny: Callable[..., Config]) -> No
 
 @pytest.mark.parametrize("depth", range(1, 6))
 def test_a_task_does_not_know_whether_a_cache_served_its_batch(depth: int, tiny: Callable[..., Config]) -> None:
-    task = build_task(tiny(CLASSIFIER), build_backbone("resnet18"), 10, {}).eval()
+    task = build_task(tiny(CLASSIFIER), resnet.Settings(arch="resnet18").build(64), 10, {}).eval()
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     target = torch.arange(4)
     with torch.no_grad():
@@ -266,7 +267,7 @@ def test_every_epoch_end_steps_on_what_is_left_and_as_a_mean(tiny: Callable[...,
 
     def module() -> StagedTask:
         seed_everything(0, verbose=False)
-        backbone = build_backbone("resnet18")
+        backbone = resnet.Settings(arch="resnet18").build(64)
         optimizer = lambda groups: SGD(groups, lr=0.01, momentum=0.9)  # noqa: E731
         head, loss = nn.Linear(512, 10), nn.CrossEntropyLoss()
         return ClassificationTask(backbone, head, loss, classes=10, make_optimizer=optimizer).double()
@@ -394,7 +395,7 @@ def test_targets_and_arguments_are_checked_before_anything_is_built(
     config.schedule.stages[1].lr_scheduler = {"_target_": "torch.optim.lr_scheduler.StepLR", "gama": 1}
     with pytest.raises(ConfigError) as caught:
         run_experiment(config, tmp_path)
-    first, second, third = caught.value.problems
+    first, second, third, fourth = caught.value.problems
     assert first == "optimizer.weight_decai: is no argument of AdamW; did you mean optimizer.weight_decay?"
     assert second == (
         "logger.lightning._target_=lightning.pytorch.loggers.TensorBordLogger: cannot be imported; "
@@ -404,6 +405,7 @@ def test_targets_and_arguments_are_checked_before_anything_is_built(
         "schedule.stages[1].lr_scheduler.gama: is no argument of StepLR; "
         "did you mean schedule.stages[1].lr_scheduler.gamma?"
     )
+    assert fourth.startswith("schedule.stages[1].lr_scheduler: lacks step_size: StepLR(optimizer, step_size, gamma=")
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match=r"accelerator=cuda: torch finds no CUDA GPU here; use trainer=auto"):
             device_type("cuda")
@@ -415,7 +417,7 @@ def test_auto_weights_are_pretrained_once_and_kept(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STAGETUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(Resnet, "pretrained", lambda _: None)
+    monkeypatch.setattr(TorchvisionSettings, "pretrained", lambda *_: None)
     runs: list[Config] = []
 
     def quickly(config: Config, run_dir: Path) -> object:
@@ -437,18 +439,17 @@ def test_auto_weights_are_pretrained_once_and_kept(
     assert len(runs) == 2
     assert first.used.startswith("glyphs (glyphs-resnet18-")
     assert all(name.startswith("greek-") for name in first.trained_on["glyphs"])
-    experiment.load_into(build_backbone("resnet18"), first)
+    experiment.load_into(resnet.Settings(arch="resnet18").build(64), first)
 
 
 def test_imagenet_that_cannot_be_had_is_an_error_that_says_where_to_put_it(
     tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Resnet, "pretrained", lambda _: None)
+    monkeypatch.setattr(TorchvisionSettings, "pretrained", lambda *_: None)
     config = tiny(SIAMESE)
     config.model.weights = "imagenet"
     with pytest.raises(
-        WeightsError,
-        match=r"neither at .*resnet18-f37072fd\.pth \(from https.*\) nor can they be downloaded; put them there",
+        WeightsError, match=r"neither at .*resnet18-f37072fd\.pth \(from .*\) nor can they be downloaded; put them"
     ):
         pretrained.find_weights(config, Screen(), run_experiment)
 

@@ -15,8 +15,9 @@ from programs import Sampled
 from stagetune.config.schema import Config
 from stagetune.data.datamodule import StagedData
 from stagetune.errors import ScheduleError
-from stagetune.models.backbone import Backbone, build_backbone
+from stagetune.models.backbones import resnet
 from stagetune.models.heads import linear_head
+from stagetune.models.layers import Layers
 from stagetune.run.data import build_data
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.freezing import Freezing
@@ -34,7 +35,7 @@ BLOCKS = ("stem", "layer1", "layer2", "layer3", "layer4")
 
 def task(arch: str = "resnet18", classes: int = 10) -> ClassificationTask:
     torch.manual_seed(0)
-    backbone = build_backbone(arch)
+    backbone = resnet.Settings(arch=arch).build(64)
     optimizer = lambda groups: torch.optim.AdamW(groups, lr=0.0, weight_decay=0.05)  # noqa: E731
     head = linear_head(backbone.out_features, classes)
     return ClassificationTask(backbone, head, nn.CrossEntropyLoss(), classes=classes, make_optimizer=optimizer)
@@ -434,7 +435,7 @@ class Small(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         block = lambda i, o: nn.Sequential(nn.Conv2d(i, o, 1), nn.BatchNorm2d(o), nn.Dropout(0.1))  # noqa: E731
-        self.backbone = Backbone(
+        self.backbone = Layers(
             {"a": block(3, 2), "b": block(2, 3), "c": block(3, 2)},
             {"a": ["a"], "b": ["b"], "c": ["c"]},
         )
@@ -505,7 +506,7 @@ def test_any_schedule_does_in_each_epoch_what_its_plan_says(stages: list[Stage])
 def test_an_own_backbone_needs_only_named_blocks() -> None:
     layers = {"a": nn.Conv2d(3, 4, 3), "b": nn.BatchNorm2d(4)}
     module = nn.Module()
-    module.backbone = Backbone(layers, {"low": ["a"], "high": ["b"]})
+    module.backbone = Layers(layers, {"low": ["a"], "high": ["b"]})
     module.head = nn.Linear(4, 2)
     plan = make_plan(schedule(Stage("x", ["high", "head"], lr=1.0, lr_decay=0.5)), describe(module))
     assert plan.stages[0].rates == {

@@ -184,6 +184,44 @@ def test_ddp_can_be_asked_and_told_again_what_trains() -> None:
     assert {"model", "lightning_module"} <= set(dir(told.strategy))
 
 
+def clipped_in_bf16(tmp_path: Path, start: dict[str, Tensor], **settings: Any) -> Module:
+    """Three steps of a fused optimizer whose gradients are clipped."""
+    module = Module()
+    module.layer.load_state_dict(start)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=0.1, fused=True)
+    module.configure_optimizers = lambda: optimizer  # type: ignore[method-assign]
+    trainer = Trainer(
+        **settings, gradient_clip_val=0.5, max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path, limit_val_batches=0,
+    )  # fmt: skip
+    trainer.fit(module, DataLoader(torch.arange(1.0, 1 + BATCHES)[:, None]))
+    assert trainer.precision == "bf16-mixed"
+    return module
+
+
+def test_bf16_clips_for_a_fused_optimizer_as_a_plain_loop_does(tmp_path: Path) -> None:
+    layer = nn.Linear(1, 1)
+    start = {name: value.clone() for name, value in layer.state_dict().items()}
+    module = clipped_in_bf16(tmp_path, start, plugins=seams.clipping_bf16("cpu"))
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
+    norms = []
+    for value in torch.arange(1.0, 1 + BATCHES):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = layer(value[None, None]).square().mean()
+        loss.backward()
+        norms.append(float(nn.utils.clip_grad_norm_(layer.parameters(), 0.5)))
+        optimizer.step()
+    assert max(norms) > 0.5  # else nothing was clipped
+    assert all(torch.equal(module.layer.state_dict()[name], value) for name, value in layer.state_dict().items())
+
+
+def test_bf16_of_lightnings_own_does_not_clip_for_a_fused_optimizer(tmp_path: Path) -> None:
+    """Where it does, `clipping_bf16` can go."""
+    with pytest.raises(RuntimeError, match="does not allow for gradient clipping"):
+        clipped_in_bf16(tmp_path, nn.Linear(1, 1).state_dict(), precision="bf16-mixed")
+
+
 def test_a_sanity_check_can_be_played_and_ends() -> None:
     trainer = Trainer(logger=False, enable_checkpointing=False)
     with seams.sanity_checking(trainer):

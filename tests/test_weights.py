@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import pytest
 import timm
@@ -16,10 +17,11 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 from stagetune.artifacts import CheckpointMetadata, RunDir
 from stagetune.errors import WeightsError
 from stagetune.models import imagenet
-from stagetune.models.backbone import build_backbone
+from stagetune.models.backbones import resnet
+from stagetune.models.backbones import timm as timm_family
 from stagetune.models.fitting import fitting
 from stagetune.models.heads import hidden_head, linear_head
-from stagetune.models.imagenet import timm_weights, timm_weights_at
+from stagetune.models.imagenet import timm_weights, timm_weights_at, torchvision_file, torchvision_weights
 from stagetune.models.weights import Weights, file_weights, load_head, load_into
 
 State = dict[str, Tensor]
@@ -129,7 +131,7 @@ def test_a_deeper_network_of_the_same_names_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         WeightsError, match=r"w\.pt do not fit this backbone: \d+ unknown such as layer1\.2\.bn1\.bias"
     ):
-        load_into(build_backbone("resnet18"), file_weights(tmp_path / "w.pt"))
+        load_into(resnet.Settings(arch="resnet18").build(64), file_weights(tmp_path / "w.pt"))
 
 
 @pytest.mark.parametrize("kind", ["pt", "safetensors", "lightning"])
@@ -143,7 +145,7 @@ def test_a_file_is_loaded_whole_and_what_was_left_out_is_said(kind: str, tmp_pat
     else:
         torch.save({"state_dict": below("model.", theirs), "hyper_parameters": {"lr": 0.1}}, file)
         where = " (state_dict model.*)"
-    backbone = build_backbone("resnet18")
+    backbone = resnet.Settings(arch="resnet18").build(64)
     assert load_into(backbone, file_weights(file)).used == f"{file}{where} without fc"
     assert all(torch.equal(value, theirs[name]) for name, value in backbone.state_dict().items())
 
@@ -259,6 +261,72 @@ def test_a_vits_position_embeddings_follow_the_image_size() -> None:
         load_into(vit(48), Weights("vit.pt", odd))
 
 
+def test_imagenet_weights_come_from_torch_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    path = torchvision_file("resnet50")
+    assert path == tmp_path / "checkpoints" / "resnet50-11ad3fa6.pth"
+    path.parent.mkdir()
+    state = models.resnet50(weights=None).state_dict()
+    torch.save(state, path)
+    found = torchvision_weights("resnet50")
+    assert found is not None
+    assert found.used == "imagenet (ResNet50_Weights.IMAGENET1K_V2)"
+    backbone = resnet.Settings(arch="resnet50").build(64)
+    load_into(backbone, found)
+    assert torch.equal(backbone.state_dict()["layer4.2.conv3.weight"], state["layer4.2.conv3.weight"])
+
+    small = resnet.Settings(arch="resnet50", stem="small_images").build(64)
+    assert load_into(small, found).used.endswith(", but conv1.weight random for this stem")
+
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match=r"cannot be read .* delete it and try again"):
+        torchvision_weights("resnet50")
+
+
+def test_without_cache_and_network_there_are_no_imagenet_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(imagenet, "urlopen", refuse)
+    assert torchvision_weights("resnet18") is None
+
+
+@pytest.mark.parametrize("kind", ["pt", "safetensors", "checkpoint"])
+def test_weights_come_from_a_file_of_any_usual_kind(kind: str, tmp_path: Path) -> None:
+    source = resnet.Settings(arch="resnet18").build(64)
+    state = {name: value.contiguous() for name, value in source.state_dict().items()}
+    if kind == "safetensors":
+        path = tmp_path / "w.safetensors"
+        save_file(state, path)
+    else:
+        path = tmp_path / "w.pt"
+        own = {f"backbone.{name}": value for name, value in state.items()} | {"head.weight": torch.zeros(3)}
+        card = {"trained_on": {"glyphs": ["a"]}}
+        torch.save(state if kind == "pt" else {"state_dict": own, "stagetune": card}, path)
+    weights = file_weights(path)
+    target = resnet.Settings(arch="resnet18").build(64)
+    load_into(target, weights)
+    assert all(torch.equal(value, target.state_dict()[name]) for name, value in state.items())
+    assert weights.trained_on == ({"glyphs": ["a"]} if kind == "checkpoint" else {})
+
+
+def test_weights_of_another_shape_or_kind_are_refused(tmp_path: Path) -> None:
+    torch.save(resnet.Settings(arch="resnet18").build(64).state_dict(), tmp_path / "w.pt")
+    with pytest.raises(
+        WeightsError, match=r"do not fit this backbone: .* choose the model and its settings that they"
+    ):
+        load_into(resnet.Settings(arch="resnet50").build(64), file_weights(tmp_path / "w.pt"))
+    (tmp_path / "w.pt").write_text("hello")
+    with pytest.raises(WeightsError, match=r"w\.pt: cannot be read .* give a state dict"):
+        file_weights(tmp_path / "w.pt")
+    torch.save([1, 2], tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match=r"holds no state dict; expected names such as layer1\.0\.conv1\.weight"):
+        file_weights(tmp_path / "w.pt")
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty Hugging Face cache, and no network."""
@@ -293,9 +361,10 @@ def test_timms_weights_come_from_the_hugging_face_cache(name: str, hub: Path) ->
     ours = timm.create_model("test_vit", num_classes=0)
     assert load_into(ours, weights).used == "timm/test_vit.r160_in1k"
     assert all(torch.equal(value, state[key]) for key, value in ours.state_dict().items())
-    larger = timm_weights("test_vit", {"num_classes": 0, "img_size": 192})
+    settings = timm_family.Settings(arch="test_vit")
+    larger = settings.pretrained(192)
     assert larger is not None
-    load_into(timm.create_model("test_vit", num_classes=0, img_size=192), larger)
+    load_into(settings.build(192), larger)  # its position embeddings fit
 
     with pytest.raises(TypeError, match="no_such_argument"):  # nothing is wrong with the file
         timm_weights("test_vit", {"no_such_argument": 1})

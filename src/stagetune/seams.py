@@ -180,6 +180,23 @@ def sanity_checking(trainer: Any) -> Iterator[None]:
         trainer.state.stage = before
 
 
+def clipping_bf16(device: str) -> Any:
+    """Lightning's plugin for bf16 that also clips the gradients of a fused optimizer.
+
+    Its own refuses them in fp16 and bf16 alike, since a fused optimizer unscales within its step; in bf16 nothing is
+    scaled, so that its base class's way of clipping is right.
+
+    Args:
+        device: the type of the device that computes: cpu, cuda or mps.
+    """
+    from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+
+    class ClippingBf16(MixedPrecision):
+        clip_gradients = Precision.clip_gradients
+
+    return ClippingBf16("bf16-mixed", device)
+
+
 def epochs_in(checkpoint: Mapping[str, Any]) -> int:
     """The epochs that were over where a checkpoint was written; its `epoch` counts one more within an epoch."""
     return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
@@ -200,8 +217,7 @@ def forget_loader(checkpoint: Mapping[str, Any]) -> None:
 #   launcher or sweeper than its sweep. A job's error comes back pickled: one that does not survive that becomes a
 #   RuntimeError, which is why `ConfigError` says how it is made.
 # - `instantiate` takes a whitelist of targets (`execution_whitelist`), and will need one in 1.5. We do not call it:
-#   targets are looked up by `get_object`, which it does not bind and which protects from nothing, and built by
-#   run/targets.py.
+#   targets are looked up and built by targets.py, which no whitelist binds; what may be named is for it to say.
 # - Tuples of Python become tuples again in omegaconf 2.4, no longer lists. Neither YAML nor the command line has
 #   any, and no default of ours is one: a tuple in the schema would fail `isinstance(value, list)` in
 #   config/resume.py.

@@ -27,7 +27,7 @@ def check_target(path: str, settings: Any, supplied: Collection[str] = (), *, po
         path: where the mapping stands in the configuration, such as `loss`.
         settings: the mapping. `_args_` lists arguments by position, `_partial_: true` makes a `functools.partial`;
             arguments may be, or hold in lists and mappings, such mappings themselves.
-        supplied: names of arguments that need not be given, since `build` is told them.
+        supplied: names of arguments that need not be given, here or below, since `build` is told them.
         positional: so many arguments stand before all others when what `build` returns is called.
 
     Returns:
@@ -54,12 +54,12 @@ def check_target(path: str, settings: Any, supplied: Collection[str] = (), *, po
             problems.append(f"{path}._target_={name}: is not a class or function")
         elif (accepted := _parameters(target)) is not None:
             may_lack = None if settings.get("_partial_") else supplied
-            problems += _misfits(path, _called(target), accepted, list(given), positional + len(args), may_lack)
+            problems += _misfits(path, target, accepted, list(given), positional + len(args), may_lack)
     for where, nested in _nested(f"{path}._args_", args):
-        problems += check_target(where, nested)
+        problems += check_target(where, nested, supplied)
     for key, value in given.items():
         for where, nested in _nested(f"{path}.{key}", value):
-            problems += check_target(where, nested)
+            problems += check_target(where, nested, supplied)
     return problems
 
 
@@ -68,7 +68,7 @@ def build(settings: Mapping[str, Any], **supplied: Any) -> Callable[..., Any]:
 
     Args:
         settings: see `check_target`, which has found nothing wrong.
-        supplied: given to the target where it has an argument of that name and the settings do not say it.
+        supplied: given to each target where it has an argument of that name and the settings do not say it.
 
     Returns:
         What makes the object; call it with the arguments that stand before all others, if any. With `_partial_` and
@@ -77,10 +77,7 @@ def build(settings: Mapping[str, Any], **supplied: Any) -> Callable[..., Any]:
     Raises:
         ConfigError: when it is called and the target refuses, in one line.
     """
-    target = find(settings["_target_"])
-    accepted = _parameters(target) or {}
-    fitting = {key: value for key, value in supplied.items() if key in accepted and key not in settings}
-    return partial(_make, target, settings, fitting)
+    return partial(_make, find(settings["_target_"]), settings, supplied)
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
@@ -101,27 +98,33 @@ def find(name: str) -> Any:
         ConfigError: if there is no such thing, with the nearest name; or if a module of one's own fails as it is
             imported, with its file and line.
     """
-    found: Any = None
     path, *rest = parts = name.split(".")
     if not all(part.isidentifier() for part in parts):
         raise ConfigError([f"{name}: cannot be imported; it is no dotted name, as my_package.MyClass"])
-    if (found := _module(name, path)) is None:
+    found: Any = _module(name, path)
+    if found is None:
         near = get_close_matches(path, [module.name for module in pkgutil.iter_modules()], n=1, cutoff=0.8)
         hint = f"did you mean {near[0]}?" if near else "install it, or put its folder on PYTHONPATH"
         raise ConfigError([f"{name}: cannot be imported; there is no module {path}; {hint}"])
     for part in rest:
-        inner = f"{path}.{part}"
-        if hasattr(found, part):
-            found = getattr(found, part)
-        elif not isinstance(found, ModuleType) or (submodule := _module(name, inner)) is None:
+        inner = _inner(name, found, path, part)
+        if inner is None:
             known = [key for key in dir(found) if not key.startswith("_")]
             known += [module.name for module in pkgutil.iter_modules(getattr(found, "__path__", []))]
             near_name = did_you_mean(part, list(dict.fromkeys(known)), f"{path}.")
             raise ConfigError([f"{name}: cannot be imported; {near_name}"])
-        else:
-            found = submodule
-        path = inner
+        found, path = inner, f"{path}.{part}"
     return found
+
+
+def _inner(name: str, found: Any, path: str, part: str) -> Any:
+    """What is called `part` in what stands at `path`, None if nothing is."""
+    try:
+        return getattr(found, part)
+    except AttributeError:
+        return _module(name, f"{path}.{part}") if isinstance(found, ModuleType) else None
+    except Exception as error:  # of a module that imports its parts as they are asked for
+        raise ConfigError([f"{name}: {_failure(error)}"]) from error
 
 
 def _module(name: str, path: str) -> ModuleType | None:
@@ -141,8 +144,9 @@ def _failure(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         where = f"{error.filename}, line {error.lineno}"
     else:
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == "<module>"]
-        where = f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else "its module"
+        frames = traceback.extract_tb(error.__traceback__)
+        innermost = [frame for frame in frames if frame.name == "<module>"] or frames
+        where = f"{innermost[-1].filename}, line {innermost[-1].lineno}"
     return f"{where}: {_in_one_line(error)}"
 
 
@@ -161,7 +165,7 @@ def _parameters(target: Any) -> Mapping[str, Parameter] | None:
 
 def _misfits(
     path: str,
-    called: str,
+    target: Callable[..., Any],
     accepted: Mapping[str, Parameter],
     given: list[str],
     positional: int,
@@ -169,40 +173,33 @@ def _misfits(
 ) -> Iterator[str]:
     """Arguments that are unknown, given twice, too many or lacking; with `may_lack` None any may lack."""
     kinds = {parameter.kind for parameter in accepted.values()}
-    by_position = [
-        name for name, p in accepted.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]  # fmt: skip
+    first = [name for name, p in accepted.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     by_name = [name for name, p in accepted.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    if positional > len(by_position) and Parameter.VAR_POSITIONAL not in kinds:
-        yield f"{path}._args_: are too many for {_words(called, accepted)}"
-    taken = by_position[:positional]
+    taken = first[:positional]
+    called = str(getattr(target, "__name__", target))
+    plain = [parameter.replace(annotation=Parameter.empty) for parameter in accepted.values()]
+    words = f"{called}{inspect.Signature(plain)}"  # as MyLoss(margin, scale=1)
+    if positional > len(first) and Parameter.VAR_POSITIONAL not in kinds:
+        yield f"{path}._args_: are too many for {words}"
     for key in given:
         if key in by_name and key in taken:
-            yield f"{path}.{key}: is given by position already, to {_words(called, accepted)}"
+            yield f"{path}.{key}: is given by position already, to {words}"
         elif key not in by_name and Parameter.VAR_KEYWORD not in kinds:
             valid = [name for name in by_name if name not in taken]
             near = did_you_mean(key, valid, f"{path}.") if valid else "it takes none"
             yield f"{path}.{key}: is no argument of {called}; {near}"
-    if may_lack is not None:
-        lacking = [
-            name
-            for name, parameter in accepted.items()
-            if parameter.default is Parameter.empty
-            and parameter.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
-            and name not in {*taken, *given, *may_lack}
-        ]
-        if lacking:
-            yield f"{path}: lacks {' and '.join(lacking)}: {_words(called, accepted)}"
-
-
-def _words(called: str, accepted: Mapping[str, Parameter]) -> str:
-    """A signature without its types, as MyLoss(margin, scale=1)."""
-    plain = [parameter.replace(annotation=Parameter.empty) for parameter in accepted.values()]
-    return f"{called}{inspect.Signature(plain)}"
-
-
-def _called(target: Any) -> str:
-    return str(getattr(target, "__name__", target))
+    lacking = [
+        name
+        for name, parameter in accepted.items()
+        if parameter.default is Parameter.empty
+        and parameter.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+        and name not in {*taken, *given, *(accepted if may_lack is None else may_lack)}
+    ]
+    if lacking:
+        later = (
+            "" if inspect.isclass(target) else f"; if it is to be called with that later, add {path}._partial_=true"
+        )
+        yield f"{path}: lacks {' and '.join(lacking)}: {words}{later}"
 
 
 def _nested(path: str, value: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -227,9 +224,11 @@ def _names(settings: Mapping[str, Any]) -> Iterator[str]:
 
 def _make(target: Any, settings: Mapping[str, Any], supplied: Mapping[str, Any], *positional: Any) -> Any:
     """Call a target with all that its settings name, built depth first."""
-    args = [_built(item) for item in settings.get("_args_", [])]
-    given = {key: _built(value) for key, value in settings.items() if key not in WORDS}
-    made = partial(target, *positional, *args, **supplied, **given)
+    args = [_built(item, supplied) for item in settings.get("_args_", [])]
+    given = {key: _built(value, supplied) for key, value in settings.items() if key not in WORDS}
+    taken = list(_parameters(target) or {})[len(positional) + len(args) :]
+    fitting = {key: value for key, value in supplied.items() if key in taken}
+    made = partial(target, *positional, *args, **fitting | given)
     if settings.get("_partial_") and not positional:
         return made
     try:
@@ -240,10 +239,12 @@ def _make(target: Any, settings: Mapping[str, Any], supplied: Mapping[str, Any],
         raise ConfigError([f"{settings['_target_']}: {_in_one_line(error)}"]) from error
 
 
-def _built(value: Any) -> Any:
+def _built(value: Any, supplied: Mapping[str, Any]) -> Any:
     """A value with all mappings that have a `_target_` built."""
     if isinstance(value, Mapping):
-        return build(value)() if "_target_" in value else {key: _built(item) for key, item in value.items()}
+        if "_target_" in value:
+            return build(value, **supplied)()
+        return {key: _built(item, supplied) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_built(item) for item in value]
+        return [_built(item, supplied) for item in value]
     return value

@@ -2,9 +2,10 @@
 
 import hashlib
 from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 VERSION = "1"  # of the format and of the way that images are prepared
 
@@ -22,12 +23,14 @@ def prefix_key(images: str, prefix: str, *, how: str) -> str:
     return _digest(VERSION, images, prefix, how)
 
 
-def weights_key(prefix: Iterable[nn.Module]) -> str:
-    """The key of layers: their weights, statistics and structure."""
+def weights_key(prefix: Iterable[nn.Module | Tensor]) -> str:
+    """The key of layers, and of parameters and buffers that stand alone: weights, statistics and structure."""
     digest = hashlib.blake2b(digest_size=16)
-    for layer in prefix:
-        digest.update(repr(layer).encode())  # a max-pool has no weights
-        for name, value in layer.state_dict().items():
+    for part in prefix:
+        if isinstance(part, nn.Module):
+            digest.update(repr(part).encode())  # a max-pool has no weights
+        state: dict[str, Any] = part.state_dict() if isinstance(part, nn.Module) else {"": part}
+        for name, value in state.items():
             if not name.endswith("num_batches_tracked"):
                 digest.update(name.encode())
                 digest.update(memoryview(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from stagetune.cache.features import Features, from_rows, outputs, rows_of_rank
 from stagetune.cache.key import images_key, prefix_key, weights_key
@@ -35,18 +35,21 @@ class Tables:
         Those at the other `depths`, which later stages will read, are made where they fit and cost no further pass.
         """
         images, strategy = self.data.parts[part], self.trainer.strategy
+        total = len(images) * images.distinct_views
+        places = sorted({0, total // 2, total - 1})
         depths = [d for d in depths if d <= depth]
         keys = {d: self._key(images, d) for d in depths}
         with self.store.lock(keys[depth]):
             strategy.barrier()  # the others wait for the process that waits for the lock
-            first = self.outputs(images[[(0, 0)]].inputs, depths)
+            rows = self.outputs(images[[divmod(place, len(images)) for place in places]].inputs, depths)
             found = {d: self.store.get(key) for d, key in keys.items()}
             # a network of one's own may have changed in ways that its weights do not show
-            valid = {d: strategy.reduce_boolean_decision(_begins_with(found[d], self.kept(first[d]))) for d in depths}
+            held = {d: _holds(found[d], total, places, self.kept(made)) for d, made in rows.items()}
+            valid = {d: strategy.reduce_boolean_decision(held[d]) for d in depths}
             if not valid[depth]:
                 begin = max((d for d in depths if valid[d]), default=0)
-                inputs = (found[begin], first[begin].dtype) if begin else None
-                wanted = {d: (keys[d], self.kept(row)) for d, row in first.items() if d > begin}
+                inputs = (found[begin], rows[begin].dtype) if begin else None
+                wanted = {d: (keys[d], self.kept(made[:1])) for d, made in rows.items() if d > begin}
                 self._make(part, depth, wanted, begin, inputs)
                 strategy.barrier()  # until the files are there
                 found[depth] = self.store.get(keys[depth])
@@ -54,7 +57,7 @@ class Tables:
         if not strategy.reduce_boolean_decision(table is not None):
             return None
         assert table is not None
-        return self.of(table, images, depth, first[depth].dtype)
+        return self.of(table, images, depth, rows[depth].dtype)
 
     def trial(self, part: str, depth: int, positions: list[int]) -> Tensor:
         """The outputs for some images, computed from pixels."""
@@ -120,15 +123,14 @@ class Tables:
 
     def _key(self, images: Images, depth: int) -> str:
         if depth not in self._prefixes:
-            layers = dict(self.backbone.named_modules())
-            names = [name for block in list(self.backbone.blocks.values())[:depth] for name in block]
-            prefix = [layers[name] for name in names] if depth < len(self.backbone.blocks) else [self.backbone]
-            self._prefixes[depth] = weights_key(prefix)
+            self._prefixes[depth] = weights_key(_prefix(self.backbone, depth))
         source = images_key((images.source.contents[i] for i in images.indices.tolist()), images.size)
         how = {
             "augment": images.augment,
             "views": images.distinct_views,
             "seed": images.seed if images.augment != "none" else None,
+            "transform": images.transform_key,
+            "network": self.backbone.network_key,
             "normal": self.backbone.normal,
             "precision": [self.trainer.precision, torch.get_float32_matmul_precision(), self.config.dtype],
             "device": self.device.type,
@@ -137,10 +139,26 @@ class Tables:
         return prefix_key(source, self._prefixes[depth], how=json.dumps(how))
 
 
-def _begins_with(table: Tensor | None, row: Tensor) -> bool:
-    """Whether the table's first row is the one that is computed now, but for rounding in another batch."""
-    row = row.cpu()
-    if table is None or table[:1].shape != row.shape or table.dtype != row.dtype:
+def _prefix(backbone: Any, depth: int) -> list[nn.Module | Tensor]:
+    """What the first `depth` blocks consist of, with the buffers that no block has."""
+    if depth == len(backbone.blocks):
+        return [backbone]  # whose repr says how features are pooled
+    parts = {**dict(backbone.named_modules()), **dict(backbone.named_parameters())}
+    names = [name for block in backbone.blocks.values() for name in block]
+    inside = [name for block in list(backbone.blocks.values())[:depth] for name in block]
+    loose = [
+        value
+        for name, value in backbone.named_buffers()
+        if not any(name == own or name.startswith(f"{own}.") for own in names)
+    ]
+    return [*(parts[name] for name in inside), *loose]
+
+
+def _holds(table: Tensor | None, total: int, places: list[int], rows: Tensor) -> bool:
+    """Whether the table has, at those places, the rows that are computed now, but for rounding in another batch."""
+    rows = rows.cpu()
+    if table is None or table.shape != (total, *rows.shape[1:]) or table.dtype != rows.dtype:
         return False
-    tolerance = 1e-3 if row.dtype == torch.float32 else 0.03
-    return bool((table[:1].float() - row.float()).norm() <= tolerance * row.float().norm() + 1e-6)
+    stored, rows = table[places].float().flatten(1), rows.float().flatten(1)
+    tolerance = 1e-3 if table.dtype == torch.float32 else 0.03
+    return bool(((stored - rows).norm(dim=1) <= tolerance * rows.norm(dim=1) + 1e-6).all())

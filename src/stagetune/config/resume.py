@@ -9,6 +9,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from stagetune.artifacts import RunDir, stored_config
+from stagetune.config.earlier import translated
 from stagetune.config.parts import PACKAGES
 from stagetune.config.schema import Composed, Config
 from stagetune.config.validate import validate
@@ -61,7 +62,7 @@ def resumed(run_dir: Path, composed: Mapping[str, Any], overrides: Sequence[str]
     """
     check_run(run_dir)
     try:
-        values = stored_config(RunDir(run_dir))
+        values = translated(stored_config(RunDir(run_dir)))
     except ResultError as error:
         raise ConfigError([f"resume={run_dir}: {error}"]) from error
     problems = []

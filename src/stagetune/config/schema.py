@@ -1,6 +1,6 @@
 """The vocabulary of the configuration, as dataclasses; parts add to it. What a key does is said in conf/."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -89,8 +89,8 @@ class ModelSettings(Part):
         """The backbone with random weights (or, of a network of one's own, with those that its class gives it)."""
         raise NotImplementedError
 
-    def pretrained(self) -> "Weights | None":
-        """ImageNet's weights; None where they are neither at hand nor can be had."""
+    def pretrained(self, image_size: int) -> "Weights | None":
+        """ImageNet's weights, for images of that size; None where they are neither at hand nor can be had."""
         raise NotImplementedError
 
     def pretrained_at(self) -> str:
@@ -107,6 +107,7 @@ class TaskSettings(Part):
     mode: str | None = choice(None, "min", "max")
 
     metrics: ClassVar[tuple[str, ...]] = ("val/loss",)  # what it measures
+    told: ClassVar[tuple[str, ...]] = ()  # arguments that metrics of somebody's own are given where they ask for them
 
     def check(self, source: "Source", split: "Split", pairs: "Pairs | None") -> None:
         """Raise `DataError` for data that it cannot be trained or measured on."""
@@ -116,9 +117,15 @@ class TaskSettings(Part):
         return None, False
 
     def build(
-        self, loss: "LossSettings", backbone: "Backbone", classes: int, pairs: "Pairs | None", **shared: Any
+        self,
+        loss: "LossSettings",
+        backbone: "Backbone",
+        classes: int,
+        pairs: "Pairs | None",
+        metrics: Mapping[str, Mapping[str, Any]],
+        **shared: Any,
     ) -> "StagedTask":
-        """The LightningModule: the backbone under its head, with the loss."""
+        """The LightningModule: the backbone under its head, with the loss, and with metrics of somebody's own."""
         raise NotImplementedError
 
 
@@ -304,6 +311,8 @@ class Config:
     loss: LossSettings = field(default_factory=LossSettings)
     schedule: Schedule = field(default_factory=Schedule)
     optimizer: dict[str, Any] = field(default_factory=dict)
+    callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     precision: str = choice("auto", "fp32", "tf32", "bf16", "fp16")
     compile: bool = False
     ema: float | None = number(None, 0.0001, 0.999999)
@@ -312,8 +321,6 @@ class Config:
     exact_accumulation: bool = False
     trainer: dict[str, Any] = field(default_factory=dict)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
-    callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
-    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     cache: CacheConfig = field(default_factory=CacheConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)

@@ -4,11 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from stagetune.config.earlier import translated
 from stagetune.config.parts import OWN, PACKAGES, TARGETS, Parts, names, of_data, part
 from stagetune.config.schema import BLOCKS, Composed, Config
 from stagetune.errors import ConfigError, ScheduleError, did_you_mean
 from stagetune.schedule.load import ScheduleSource, load_schedule
 from stagetune.schedule.spec import Schedule, mode_of
+from stagetune.targets import find
 from stagetune.typed import typed
 
 # Arguments of lightning.pytorch.Trainer that a person may set; all others are decided by the framework.
@@ -41,7 +43,7 @@ def validate(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config
         if isinstance(given, ScheduleSource) and given.file is not None:
             problems.extend(_without_effect(given.file, overrides))
         problems.extend(_rules(config))
-        config.task.mode = config.task.mode or mode_of(config.task.monitor)
+        config.task.mode = config.task.mode or _mode(config)
         try:
             config.schedule = _schedule(config)
         except ScheduleError as error:
@@ -55,7 +57,7 @@ def validate(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config
 
 def read_config(values: Mapping[str, Any]) -> Config:
     """The configuration that a run has kept, with the types of its values alone checked; raises `ConfigError`."""
-    config, problems = _read(values)
+    config, problems = _read(translated(values))
     if config is None:
         raise ConfigError(problems)
     config.schedule = load_schedule(config.schedule)
@@ -98,7 +100,20 @@ def _schedule(config: Config) -> Schedule:
     given = config.schedule
     if isinstance(given, ScheduleSource) and given.file is not None:
         given = ScheduleSource(**{key: getattr(given, key) for key in BESIDE_FILE})
-    return load_schedule(given, blocks=config.model.labels() or BLOCKS, metrics=_metrics(config))
+    mode = None if mode_of(config.task.monitor) else config.task.mode  # of a metric whose name does not say it
+    return load_schedule(given, mode=mode, blocks=config.model.labels() or BLOCKS, metrics=_metrics(config))
+
+
+def _mode(config: Config) -> str | None:
+    """Whether a low or a high value of the monitored metric is good: by its name, or as its class says."""
+    metric = config.metrics.get(config.task.monitor.removeprefix("val/"))
+    if metric is None or "_target_" not in metric:
+        return mode_of(config.task.monitor)
+    try:
+        is_high = getattr(find(str(metric["_target_"])), "higher_is_better", None)
+    except ConfigError:  # said with what else does not exist, before anything is built
+        is_high = True
+    return None if is_high is None else "max" if is_high else "min"
 
 
 def _metrics(config: Config) -> tuple[str, ...]:
@@ -115,7 +130,7 @@ def _rules(config: Config) -> Iterator[str]:
     if task.monitor not in _metrics(config):
         near = did_you_mean(task.monitor, _metrics(config))
         yield f"task.monitor={task.monitor}: no such metric of {task.name}; {near}"
-    elif task.mode is None and mode_of(task.monitor) is None:
+    elif task.mode is None and _mode(config) is None:
         yield f"task.monitor={task.monitor}: is a high one good? say task.mode=max, or min"
     yield from task.problems(config)
     yield from loss.problems(config)

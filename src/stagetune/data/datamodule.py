@@ -23,7 +23,7 @@ from stagetune.data.samplers import (
 from stagetune.data.source import IntArray, Source
 from stagetune.data.sources.pairs import Pairs
 from stagetune.data.splits import Split
-from stagetune.data.transforms import augment, prepare
+from stagetune.data.transforms import OwnTransform, augment, prepare
 from stagetune.errors import DataError
 from stagetune.seams import FitLoop
 
@@ -52,14 +52,23 @@ Serve = Callable[[Iterable[list[Key]]], Iterator[Batch]]
 class Images(Dataset[Batch]):
     """The images of one part of a split, a whole batch at a time.
 
-    `views` above 0 means that augmentation repeats itself after so many epochs. `decoded`, where it is set, has the
-    images of the whole source, decoded and resized [images, 3, size, size].
+    `transform` is an augmentation of the user's own, after `augment`. `views` above 0 means that augmentation repeats
+    itself after so many epochs. `decoded`, where it is set, has the images of the whole source, decoded and resized
+    [images, 3, size, size].
     """
 
     def __init__(
-        self, source: Source, indices: IntArray, *, size: int, augment: str, seed: int, views: int = 0
+        self,
+        source: Source,
+        indices: IntArray,
+        *,
+        size: int,
+        augment: str,
+        seed: int,
+        views: int = 0,
+        transform: OwnTransform | None = None,
     ) -> None:
-        self.source, self.indices = source, indices
+        self.source, self.indices, self.transform = source, indices, transform
         self.size, self.augment, self.seed, self.views = size, augment, seed, views
         self.decoded: Tensor | None = None
 
@@ -69,7 +78,7 @@ class Images(Dataset[Batch]):
     def __getitem__(self, keys: list[Key]) -> Batch:
         index = self.indices[[position for _, position in keys]]
         images = [
-            augment(self._decoded(i), self.augment, seed=self.seed, key=(self.view(epoch), position))
+            self._augmented(self._decoded(i), (self.view(epoch), position))
             for i, (epoch, position) in zip(index.tolist(), keys, strict=True)
         ]
         inputs = torch.stack(images).contiguous(memory_format=torch.channels_last)
@@ -77,14 +86,27 @@ class Images(Dataset[Batch]):
 
     def view(self, epoch: int) -> int:
         """Which augmentation of each image an epoch has; there is one only where nothing is augmented."""
-        if self.augment == "none":
+        if not self.is_augmented:
             return 0
         return epoch % self.views if self.views else epoch
 
     @property
+    def is_augmented(self) -> bool:
+        return self.augment != "none" or self.transform is not None
+
+    @property
     def distinct_views(self) -> int:
         """How many augmentations of each image there are; 0 for a new one in each epoch."""
-        return 1 if self.augment == "none" else self.views
+        return self.views if self.is_augmented else 1
+
+    @property
+    def transform_key(self) -> str | None:
+        """What decides the user's own augmentation of an image and view."""
+        return f"{self.transform.fingerprint} {self.seed}" if self.transform else None
+
+    def _augmented(self, image: Tensor, key: Key) -> Tensor:
+        changed = augment(image, self.augment, seed=self.seed, key=key)
+        return self.transform(changed, seed=self.seed, key=key) if self.transform else changed
 
     def _decoded(self, i: int) -> Tensor:
         return prepare(self.source.image(i), self.size) if self.decoded is None else self.decoded[i]
@@ -121,7 +143,7 @@ class StagedData(LightningDataModule):
     """Loaders over a source and its split; `images_per_identity` set means batches of identities x images.
 
     `by_group` means of one group each. With `pairs` a training batch has the images of some of them. It is `chunks`
-    times as large as `batch_size`.
+    times as large as `batch_size`. `transform` is an augmentation of the user's own, tried on one image here.
     """
 
     def __init__(
@@ -141,6 +163,7 @@ class StagedData(LightningDataModule):
         chunks: int = 1,
         pairs: Pairs | None = None,
         by_group: bool = False,
+        transform: OwnTransform | None = None,
     ) -> None:
         super().__init__()
         smallest = min(map(len, split.parts().values()))
@@ -158,9 +181,12 @@ class StagedData(LightningDataModule):
                 augment=augment if part == "train" else "none",
                 seed=seed,
                 views=views if part == "train" else 0,
+                transform=transform if part == "train" else None,
             )
             for part, indices in split.parts().items()
         }
+        if transform is not None:
+            transform.check(prepare(source.image(int(split.train[0])), image_size), seed=seed)
         self.served: dict[str, Serve] = {}  # parts whose batches come from the feature cache
         self.shape: tuple[int, int] | None = None
         self.pairs = pairs
@@ -236,7 +262,7 @@ class StagedData(LightningDataModule):
 
     def _workers(self, part: str) -> int:
         images = self.parts[part]  # taking decoded ones from memory needs no other processes
-        return 0 if images.decoded is not None and images.augment == "none" else self.num_workers
+        return 0 if images.decoded is not None and not images.is_augmented else self.num_workers
 
 
 def _first_epoch(count: int, batch_size: int, rank: int, world_size: int, epoch: int) -> list[list[int]]:

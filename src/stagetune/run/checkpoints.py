@@ -16,7 +16,6 @@ from stagetune.config.schema import CheckpointConfig
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.plan import PlannedStage
 from stagetune.schedule.progress import is_best
-from stagetune.schedule.spec import mode_of
 
 
 def read_last(run_dir: RunDir) -> dict[str, Any] | None:
@@ -43,8 +42,8 @@ class BestCheckpoint(Checkpoint):
     An epoch over cached features is shorter than writing a checkpoint is.
     """
 
-    def __init__(self, path: Path, monitor: str, unfreezing: StagedUnfreezing) -> None:
-        self.path, self.monitor, self.unfreezing = path, monitor, unfreezing
+    def __init__(self, path: Path, monitor: str, mode: str, unfreezing: StagedUnfreezing) -> None:
+        self.path, self.monitor, self.mode, self.unfreezing = path, monitor, mode, unfreezing
         self._value: float | None = None
         self._kept: dict[str, Any] | None = None  # the best model, as long as it is not written
 
@@ -57,7 +56,7 @@ class BestCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         value = float(trainer.callback_metrics[self.monitor])
         before = [] if self._value is None else [self._value]
-        if is_best([*before, value], mode_of(self.monitor) or "max"):
+        if is_best([*before, value], self.mode):
             self._value = value
             if trainer.is_global_zero:
                 with self.unfreezing.measured_weights():

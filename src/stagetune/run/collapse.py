@@ -10,7 +10,6 @@ from stagetune.errors import TrainingError
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.plan import PlannedStage
 from stagetune.schedule.progress import is_best
-from stagetune.schedule.spec import mode_of
 
 LOST = 1e-3  # a spread so small beside the largest so far has collapsed
 ONE_POINT = 1e-9  # and one so small always has: the differences are float32's rounding
@@ -25,9 +24,15 @@ class CollapseGuard(Callback):
     """
 
     def __init__(
-        self, unfreezing: StagedUnfreezing, monitor: str, *, goes_back: bool, say: Callable[[str], None]
+        self, unfreezing: StagedUnfreezing, monitor: str, mode: str, *, goes_back: bool, say: Callable[[str], None]
     ) -> None:
-        self.unfreezing, self.monitor, self.goes_back, self._say = unfreezing, monitor, goes_back, say
+        self.unfreezing, self.monitor, self.mode, self.goes_back, self._say = (
+            unfreezing,
+            monitor,
+            mode,
+            goes_back,
+            say,
+        )
         self.collapsed: dict[str, int] = {}  # stages that were ended, and in which epoch
         self._largest = 0.0
         self._values: list[float] = []  # the monitored metric in each epoch of the stage
@@ -50,7 +55,7 @@ class CollapseGuard(Callback):
         self._largest = max(self._largest, spread)
         if spread >= max(ONE_POINT, LOST * self._largest):
             self._values.append(float(trainer.callback_metrics[self.monitor]))
-            if is_best(self._values, str(mode_of(self.monitor))):
+            if is_best(self._values, self.mode):
                 self._keep(pl_module)
             return
         stage, epoch = self.unfreezing.stage.name, trainer.current_epoch

@@ -16,6 +16,7 @@ from stagetune.config.parts import wrappers_of
 from stagetune.config.schema import Config, DataSettings
 from stagetune.data.datamodule import StagedData
 from stagetune.data.splits import Split, check_explicit_pairs
+from stagetune.data.transforms import own_transform
 from stagetune.errors import DataError
 from stagetune.models.weights import Weights
 from stagetune.run.pretrained import cache_folder
@@ -47,6 +48,7 @@ def build_data(config: Config, *, rank: int = 0, world_size: int = 1) -> StagedD
         views=config.cache.views,
         chunks=chunks_of(config),
         pairs=pairs,
+        transform=own_transform(data.transform) if data.transform else None,
     )
 
 

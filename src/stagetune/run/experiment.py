@@ -41,7 +41,6 @@ from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.network import describe
 from stagetune.schedule.plan import check_resumable
 from stagetune.schedule.resolve import make_plan
-from stagetune.schedule.spec import mode_of
 from stagetune.schedule.table import count_words, plan_table, plan_text
 from stagetune.tasks.siamese import SiameseTask
 from stagetune.tasks.staged_task import StagedTask
@@ -181,7 +180,7 @@ def _task(config: Config, data: StagedData, weights: Weights | None, last: Mappi
     else:
         assert last is not None
         metadata = replace(CheckpointMetadata.of(last), config=asdict(config))
-    return build_task(config, backbone, len(data.source.classes), metadata, data.pairs)
+    return build_task(config, backbone, len(data.source.classes), metadata, data.pairs, config.metrics)
 
 
 def _fit(
@@ -218,7 +217,7 @@ def _best(run: Run, recorder: Recorder) -> dict[str, Any] | None:
         "epoch": epoch,
         "stage": row["stage"],
         "metric": monitor,
-        "mode": mode_of(monitor),
+        "mode": run.config.task.mode,
         "value": row[monitor],
         "checkpoint": run.dir.best.relative_to(run.dir.path).as_posix(),
     }

@@ -48,7 +48,7 @@ def find_weights(config: Config, screen: Screen, pretrain: Pretrain) -> Weights:
         return random_weights()
     if model.weights not in ("auto", "imagenet"):
         return file_weights(model.weights)
-    weights = model.pretrained()
+    weights = model.pretrained(config.input().size)
     if weights is None and model.weights == "imagenet":
         raise WeightsError(
             f"model.weights=imagenet: the weights of {model.title()} are neither {model.pretrained_at()} nor can "

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -16,9 +15,10 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
-from stagetune.errors import ScheduleError
+from stagetune.errors import ConfigError, ScheduleError
 from stagetune.schedule.groups import settings_of
 from stagetune.schedule.plan import Length, PlannedStage
+from stagetune.targets import find
 
 LONGEST = 5000  # steps of a scheduler that is tried out
 NEVER = sys.maxsize  # a frequency at which Lightning never steps
@@ -140,11 +140,10 @@ def simulate(stage: PlannedStage, steps_per_epoch: int) -> list[list[float]]:
 
 def load_target(path: str) -> Any:
     """What a dotted path names; raises `ScheduleError` if there is no such thing."""
-    module, _, name = path.rpartition(".")
     try:
-        return getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
-        raise ScheduleError(f"lr_scheduler._target_={path}: cannot be imported") from None
+        return find(path)
+    except ConfigError as error:
+        raise ScheduleError(f"lr_scheduler._target_={error.problems[0]}") from error
 
 
 def _built(settings: Any, optimizer: Optimizer, total: int, mode: str | None) -> Any:

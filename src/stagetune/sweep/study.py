@@ -15,7 +15,6 @@ from optuna.trial import FrozenTrial, TrialState
 from stagetune.config.validate import validate
 from stagetune.errors import ConfigError
 from stagetune.run.pruning import open_study
-from stagetune.schedule.spec import mode_of
 from stagetune.sweep.combinations import check_plans, jobs_of
 from stagetune.sweep.jobs import Job, make_ready, result_of, state_of, write_sweep
 from stagetune.sweep.progress import duration
@@ -38,7 +37,7 @@ class Search:
         check_plans(tried)
         folder.mkdir(parents=True, exist_ok=True)
         self._monitor = tried[0].config.task.monitor
-        self._study = open_study(folder, higher_is_better=mode_of(self._monitor) == "max")
+        self._study = open_study(folder, higher_is_better=tried[0].config.task.mode == "max")
 
     @property
     def finished(self) -> int:

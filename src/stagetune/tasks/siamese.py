@@ -1,11 +1,13 @@
 """Same identity or not: each image is encoded once, pairs are formed from the encodings."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from stagetune.data.datamodule import Batch
 from stagetune.data.gather import gather_rows
@@ -14,9 +16,11 @@ from stagetune.evaluation.calibration import Calibration, calibrate
 from stagetune.evaluation.pairs import evaluation_pairs
 from stagetune.evaluation.roc import Roc
 from stagetune.models.distances import measure
+from stagetune.tasks.metrics import OwnMetrics, Part
 from stagetune.tasks.staged_task import StagedTask
 
 PAIRS_AT_ONCE = 4096  # so that the memory for their differences stays small
+MEASURED = ("loss", "auc", "eer", "accuracy", "same_distance", "different_distance", "spread")
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Encoded:
     identity: Tensor  # [n]
     index: Tensor  # [n], in the source
     pairs: tuple[Tensor, Tensor, Tensor]  # positions of both images, is_same
+    distance: Tensor  # [pairs]
     fold: Tensor | None  # of each pair, where a table gives them and there are no others; -1 in no fold
 
 
@@ -40,11 +45,22 @@ def given_pairs(pairs: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor, T
     return first[inside], second[inside], pairs[2][inside], pairs[3][inside]
 
 
+def sameness(distance: Tensor, threshold: float) -> Tensor:
+    """How surely each pair is the same, sigmoid(threshold - distance): above 0.5 up to the threshold.
+
+    No value is 0.5 itself, nor is it after rounding to single precision: some metrics count that as different.
+    """
+    distance = distance.double()
+    sure = torch.sigmoid(threshold - distance)
+    return torch.where(distance <= threshold, sure.clamp(min=0.5 + 2**-24), sure.clamp(max=0.5 - 2**-25))
+
+
 class SiameseTask(StagedTask):
     """Embeddings under a pair or triplet loss; validation and test verify fixed pairs of images, or given ones.
 
     The distance up to which a pair is called `same` is fitted in validation, kept in the checkpoint, and used
     unchanged in the test. `calibration` says how: the kind, and for kind `far` the false accept rate wanted.
+    `metrics` of the user's own, by name, take the `sameness` [pairs] at that threshold, and is_same [pairs].
     """
 
     threshold: Tensor
@@ -57,9 +73,16 @@ class SiameseTask(StagedTask):
         calibration: tuple[str, float] = ("accuracy", 0.01),
         eval_pairs: int = 100_000,
         pairs: Pairs | None = None,
+        metrics: Mapping[str, Metric] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.own_metrics = OwnMetrics(
+            metrics or {},
+            ours=MEASURED,
+            example=(torch.tensor([0.9, 0.6, 0.4, 0.1]), torch.tensor([1, 0, 1, 0])),
+            given="probabilities of same [n] and is_same [n]",
+        )
         self.distance, self.eval_pairs, self._calibrate = distance, eval_pairs, calibration
         self.register_buffer("threshold", torch.tensor(0.0, dtype=torch.float64))
         self.calibration: Calibration | None = None  # the latest, as are the curve and the embeddings
@@ -92,6 +115,7 @@ class SiameseTask(StagedTask):
                 "val/same_distance": _mean(roc.distance, roc.same),
                 "val/different_distance": _mean(roc.distance, roc.different),
                 "val/spread": spread,
+                **self._own("val"),
             }
         )
 
@@ -102,6 +126,7 @@ class SiameseTask(StagedTask):
         loss, roc, _ = self._measured()
         accuracy = roc.accuracy_at(self.threshold.item())
         self.log_dict({"test/loss": loss, "test/auc": roc.auc, "test/eer": roc.eer, "test/accuracy": accuracy})
+        self.log_dict(self._own("test"))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -123,6 +148,14 @@ class SiameseTask(StagedTask):
         loss: Any = self.loss  # one that takes pairs: validated
         return loss.of_pairs(measure(apart, self.distance), is_same.bool())  # type: ignore[no-any-return]
 
+    def _own(self, part: Part) -> dict[str, Tensor]:
+        """The user's own metrics of the pairs measured last, at the threshold as it is now."""
+        assert self.encoded is not None
+        sure, is_same = sameness(self.encoded.distance, self.threshold.item()), self.encoded.pairs[2].long()
+        dtype = torch.float32 if self.device.type == "mps" else torch.float64  # which has no doubles
+        self.own_metrics.update(part, sure.to(self.device, dtype), is_same.to(self.device))
+        return self.own_metrics.compute(part)
+
     def _measured(self) -> tuple[Tensor, Roc, Tensor]:
         """Mean loss, the curve of fixed pairs, and the spread of all images encoded since the last call."""
         embeddings, identity, index = (torch.cat(parts) for parts in zip(*self._encoded, strict=True))
@@ -135,12 +168,13 @@ class SiameseTask(StagedTask):
             is_same, fold = identity[first] == identity[second], None
         else:
             first, second, is_same, fold = given_pairs(self.pairs.cpu(), index)
-        self.encoded = Encoded(embeddings, identity, index, (first, second, is_same), fold)
         apart = [
             measure(embeddings[one] - embeddings[other], self.distance)
             for one, other in zip(*(torch.split(side, PAIRS_AT_ONCE) for side in (first, second)), strict=True)
         ]
-        self.roc = Roc.of_pairs(torch.cat(apart).numpy(), is_same.numpy())
+        distance = torch.cat(apart)
+        self.encoded = Encoded(embeddings, identity, index, (first, second, is_same), distance, fold)
+        self.roc = Roc.of_pairs(distance.numpy(), is_same.numpy())
         # 0 where all embeddings coincide, 1 where they point everywhere alike
         spread = (embeddings - embeddings.mean(dim=0)).square().sum() / embeddings.square().sum()
         return loss, self.roc, spread

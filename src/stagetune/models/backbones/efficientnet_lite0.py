@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stagetune.config.schema import Input, ModelSettings
+from stagetune.models.families import normal_of
 from stagetune.typed import choice
 
 if TYPE_CHECKING:
@@ -29,10 +30,9 @@ class Settings(ModelSettings):
     def build(self, image_size: int) -> "Backbone":
         from stagetune.models.efficientnet_lite import build_lite0
 
-        trained_on = self.input()
-        return build_lite0(mean=self.mean or trained_on.mean, std=self.std or trained_on.std)
+        return build_lite0(image_size, normal_of(self))
 
-    def pretrained(self) -> "Weights | None":
+    def pretrained(self, image_size: int) -> "Weights | None":
         from stagetune.models.imagenet import lite0_weights
 
         return lite0_weights()

@@ -1,32 +1,48 @@
-"""temporary"""
+"""torchvision's VGG networks."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
-from stagetune.config.schema import Input, ModelSettings
+from stagetune.config.schema import Config
+from stagetune.models.families import TorchvisionSettings, normal_of, pooled_problems
 from stagetune.typed import choice
+
+if TYPE_CHECKING:
+    from stagetune.models.backbone import Backbone
 
 
 @dataclass
-class Settings(ModelSettings):
+class Settings(TorchvisionSettings):
+    """Blocks: each ends with a max-pool; they are called as a ResNet's, so that the same schedules fit."""
+
     name: str = "vgg"
-    arch: str = choice("vgg16")
+    arch: str = choice("vgg16", "vgg11", "vgg13", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn")
     pooled: list[str] | None = None
 
-    def input(self):
-        return Input()
+    def problems(self, config: Config) -> Iterator[str]:
+        yield from TorchvisionSettings.problems(self, config)
+        yield from pooled_problems(self.pooled)
 
-    def build(self, image_size: int) -> Any:
-        from stagetune.models.backbone import build_backbone
+    def network(self, image_size: int) -> "Backbone":
+        """See `TorchvisionSettings`."""
+        import torch
+        from torch import nn
+        from torchvision.models import get_model
 
-        return build_backbone(self.arch, pooled=self.pooled)
+        from stagetune.config.schema import BLOCKS
+        from stagetune.models.layers import Layers
 
-    def pretrained(self) -> Any:
-        from stagetune.models.imagenet import torchvision_weights
-
-        return torchvision_weights(self.arch)
-
-    def pretrained_at(self) -> str:
-        from stagetune.models.imagenet import torchvision_weights_at
-
-        return torchvision_weights_at(self.arch)
+        features = get_model(self.arch, weights=None).features
+        blocks: dict[str, list[str]] = {name: [] for name in BLOCKS}
+        names = iter(blocks)
+        block = next(names)
+        for i, layer in enumerate(features):
+            blocks[block].append(f"features.{i}")
+            if isinstance(layer, nn.MaxPool2d):
+                block = next(names, block)
+        made = Layers(
+            {"features": features}, blocks,
+            pooled=self.pooled, normal=normal_of(self), image_size=image_size, network_key=self.key(),
+        )  # fmt: skip
+        return made.to(memory_format=torch.channels_last)

@@ -1,6 +1,6 @@
 """One label per image."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ class Settings(TaskSettings):
     dropout: float = number(0.0, 0, 0.99)
 
     metrics = ("val/loss", "val/accuracy", "val/top5", "val/f1")
+    told = ("task", "num_classes")
 
     def problems(self, config: Config) -> Iterator[str]:
         data = config.data
@@ -34,13 +35,21 @@ class Settings(TaskSettings):
             yield f"data.split=identities: a classifier cannot name unseen classes; {remedy}"
 
     def build(
-        self, loss: LossSettings, backbone: "Backbone", classes: int, pairs: "Pairs | None", **shared: Any
+        self,
+        loss: LossSettings,
+        backbone: "Backbone",
+        classes: int,
+        pairs: "Pairs | None",
+        metrics: Mapping[str, Mapping[str, Any]],
+        **shared: Any,
     ) -> "ClassificationTask":
         from stagetune.models.heads import hidden_head, linear_head
         from stagetune.tasks.classification import ClassificationTask
+        from stagetune.tasks.metrics import own_metrics
 
         if self.head == "linear":
             head = linear_head(backbone.out_features, classes)
         else:
             head = hidden_head(backbone.out_features, classes, hidden=self.hidden, dropout=self.dropout)
-        return ClassificationTask(backbone, head, loss.build(classes, classes), classes=classes, **shared)
+        own, cost = own_metrics(metrics, task="multiclass", num_classes=classes), loss.build(classes, classes)
+        return ClassificationTask(backbone, head, cost, classes=classes, metrics=own, **shared)

@@ -1,5 +1,6 @@
 """Same identity or not: every image is encoded once, pairs are formed inside the batch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ class Settings(TaskSettings):
     on_collapse: str = choice("stop", "go_back", "go_on")
 
     metrics = ("val/loss", "val/auc", "val/eer", "val/accuracy")
+    told = ("task",)
 
     def batches_of(self) -> tuple[int | None, bool]:
         return None if self.batches == "uniform" else self.images_per_identity, self.batches == "by_group"
@@ -47,9 +49,16 @@ class Settings(TaskSettings):
             self._check_far(source, split, pairs)
 
     def build(
-        self, loss: LossSettings, backbone: "Backbone", classes: int, pairs: Pairs | None, **shared: Any
+        self,
+        loss: LossSettings,
+        backbone: "Backbone",
+        classes: int,
+        pairs: Pairs | None,
+        metrics: Mapping[str, Mapping[str, Any]],
+        **shared: Any,
     ) -> "SiameseTask":
         from stagetune.models.heads import EmbeddingHead
+        from stagetune.tasks.metrics import own_metrics
         from stagetune.tasks.siamese import SiameseTask
 
         head = EmbeddingHead(
@@ -67,6 +76,7 @@ class Settings(TaskSettings):
             calibration=(self.calibrate, self.far),
             eval_pairs=self.eval_pairs,
             pairs=pairs,
+            metrics=own_metrics(metrics, task="binary"),
             **shared,
         )
 

@@ -1,0 +1,30 @@
+"""Configurations that earlier versions stored, in which every group had every setting of every option. No torch."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from stagetune.config.parts import PACKAGES, names, part
+
+
+def translated(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as it is said now: the family of the backbone named, and without what the chosen parts never read."""
+    found, model = dict(values), values.get("model")
+    if not isinstance(model, Mapping) or "name" in model or "arch" not in model:
+        return found
+    found["model"] = {**model, "name": _family(str(model["arch"]))}
+    for group in PACKAGES:
+        given = found.get(group)
+        if isinstance(given, Mapping) and given.get("name") in names(PACKAGES[group]):
+            read = {entry.name for entry in fields(part(group, given["name"]))}  # type: ignore[arg-type]
+            found[group] = {key: value for key, value in given.items() if key in read}
+    return found
+
+
+def _family(arch: str) -> str:
+    """The family that has an architecture of that name; the name itself where none has."""
+    for name in names(PACKAGES["model"]):
+        for entry in fields(part("model", name)):  # type: ignore[arg-type]
+            if entry.name == "arch" and arch in entry.metadata.get("choices", ()):
+                return name
+    return arch
