@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "schedule": {*BASIC, "typed"},
     "config": {*BASIC, "typed", "schedule"},
     "data": {*BASIC, "config"},
-    "models": {*BASIC, "config"},
+    "models": {*BASIC, "typed", "config"},
     "losses": {*BASIC, "config", "models"},
     "evaluation": {*BASIC, "config", "models"},
     "report": {"errors", "artifacts", "shipped"},

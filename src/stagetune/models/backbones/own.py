@@ -12,6 +12,7 @@ from stagetune.typed import choice
 
 if TYPE_CHECKING:
     from stagetune.models.backbone import Backbone
+    from stagetune.models.weights import Weights
 
 
 @dataclass
@@ -63,3 +64,9 @@ class Settings(ModelSettings):
             layout=self.layout,
             arguments=settings,
         )
+
+    def pretrained(self, image_size: int) -> "Weights":
+        """Those that its class gives it, whatever they are."""
+        from stagetune.models.weights import Weights
+
+        return Weights(f"as {self.title()} builds them", None)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from stagetune.models.backbone import Backbone
     from stagetune.models.gather import Group
+    from stagetune.models.weights import Weights
 
 
 @dataclass
@@ -51,6 +52,20 @@ class Settings(ModelSettings):
             layout=self.layout,
             network_key=network_key(network, {"arch": self.arch, "image_size": image_size}),
         )
+
+    def pretrained(self, image_size: int) -> "Weights | None":
+        from stagetune.models.imagenet import timm_weights
+
+        arch = self._known()
+        try:
+            return timm_weights(arch, {"num_classes": 0, "img_size": image_size})
+        except TypeError:  # it takes images of any size
+            return timm_weights(arch, {"num_classes": 0})
+
+    def pretrained_at(self) -> str:
+        from stagetune.models.imagenet import timm_weights_at
+
+        return timm_weights_at(self._known())
 
     def _known(self) -> str:
         timm = _timm()
