@@ -20,13 +20,13 @@ MAY_IMPORT = {
     "typed": {"errors", "artifacts"},
     "schedule": {*BASIC, "typed"},
     "config": {*BASIC, "typed", "schedule"},
-    "data": {*BASIC, "config"},
-    "models": {*BASIC, "typed", "config"},
-    "losses": {*BASIC, "config", "models"},
+    "data": {*BASIC, "typed", "config"},
+    "models": {*BASIC, "typed", "schedule", "config"},
+    "losses": {*BASIC, "typed", "config", "models"},
     "evaluation": {*BASIC, "config", "models"},
     "report": {"errors", "artifacts", "shipped"},
     "cache": {*BASIC, "config", "data", "models", "schedule"},
-    "tasks": {*BASIC, "config", "data", "models", "losses", "schedule", "evaluation", "cache"},
+    "tasks": {*BASIC, "typed", "config", "data", "models", "losses", "schedule", "evaluation", "cache"},
     "run": {*BASIC, "config", "data", "models", "losses", "schedule", "evaluation", "cache", "tasks", "report"},
     "inference": {*BASIC, "config", "data", "models", "evaluation", "tasks", "run"},
     "sweep": {*BASIC, "config", "schedule", "report", "run"},
@@ -39,9 +39,15 @@ INTERNAL = (  # what seams.py alone may name: of Lightning's trainer and loops, 
 
 
 def imports(path: Path) -> set[str]:
-    """Names below `stagetune.` that a module imports, anywhere in it."""
+    """Names below `stagetune.` that a module imports, anywhere in it; not those of its annotations alone."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    tree.body = [
+        node
+        for node in tree.body
+        if not (isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING")
+    ]
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("stagetune."):
             found.add(node.module.split(".")[1])
         assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path} imports relatively"

@@ -19,7 +19,7 @@ from stagetune.config.compose import compose
 from stagetune.config.parts import PACKAGES, WRAPPERS, names, part, wrappers
 from stagetune.config.validate import read_config, validate
 from stagetune.data.sources.own import OwnImages
-from stagetune.errors import ConfigError, DataError
+from stagetune.errors import ConfigError, DataError, WeightsError
 from stagetune.report.result import read_result
 from stagetune.run import run_experiment
 from stagetune.run.build import check_targets
@@ -102,7 +102,8 @@ def test_a_wrapper_that_needs_identities_is_no_setting_of_pairs(wrapper: Any) ->
         (
             ["loss=focal"],
             "loss=focal: no such loss; valid: arcface, bce, contrastive, cross_entropy, multi_similarity, nt_xent, "
-            "own, proxy_anchor, supcon, triplet. One of your own or of a library goes in as loss._target_=package.Loss",
+            "own, proxy_anchor, supcon, triplet. One of your own or of a library goes in as "
+            "loss._target_=package.Loss",
         ),
         (
             ["data.augment=randaugment"],
@@ -332,3 +333,24 @@ def test_every_part_is_among_those_that_train() -> None:
     assert sources | {"own", "lfw", "omniglot"} == set(names(PACKAGES["data"]))  # those two in test_known_sets.py
     keys = {word.partition("=")[0] for word in words}
     assert all(f"data.{entry.name}" in keys for kind in wrappers() for entry in fields(kind))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_no_pictures")
+def test_a_run_goes_on_from_the_head_of_another(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(images)
+    small = [word for word in TINY if not word.startswith("schedule.")]
+    words = [*small, "data=image_folder", "data.root=root", "data.num_workers=0", "schedule=head_only"]
+    run_experiment([*words, "schedule.stages.0.epochs=2"], "first")
+    first = torch.load("first/checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    warm = ["model.weights=first", "model.head=keep", "schedule.stages.0.epochs=1", "schedule.stages.0.lr=1e-12"]
+    result = run_experiment([*words, *warm], "second")
+    second = torch.load("second/checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    for name in ("head.weight", "backbone.layer4.1.conv2.weight"):
+        torch.testing.assert_close(second[name], first[name])
+    assert result.weights["used"] == "first, with its head"
+    (images / "root" / "3").rename(images / "root" / "x")
+    with pytest.raises(
+        WeightsError, match="class 3 is 3 there and x here; give the data of that run, or train a new"
+    ):
+        run_experiment([*words, *warm], "third")

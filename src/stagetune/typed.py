@@ -149,9 +149,8 @@ def _typed_mapping(kind: Any, value: Any, path: str, problems: list[str], chosen
             continue
         choices, allowed = entry.metadata.get("choices"), entry.metadata.get("range")
         if choices and item not in choices:
-            problems.append(
-                f"{where}={item}: no such choice; {did_you_mean(item, choices, '', entry.metadata['otherwise'])}"
-            )
+            near = chosen.meant(where, item) or did_you_mean(item, choices, otherwise=entry.metadata["otherwise"])
+            problems.append(f"{where}={item}: no such choice; {near}")
         if allowed and not isfinite(item):
             problems.append(f"{where}={item}: must be a finite number")
         elif allowed and not allowed[0] <= item <= allowed[1]:

@@ -107,6 +107,7 @@ class TaskSettings(Part):
     mode: str | None = choice(None, "min", "max")
 
     metrics: ClassVar[tuple[str, ...]] = ("val/loss",)  # what it measures
+    names_classes: ClassVar[bool] = False  # whether an output is for a class, in their order
     told: ClassVar[tuple[str, ...]] = ()  # arguments that metrics of somebody's own are given where they ask for them
 
     def check(self, source: "Source", split: "Split", pairs: "Pairs | None") -> None:

@@ -18,7 +18,7 @@ from stagetune.config.schema import Config
 from stagetune.config.validate import validate
 from stagetune.data.datamodule import StagedData
 from stagetune.errors import ResultError
-from stagetune.models.weights import Weights, load_into
+from stagetune.models.weights import Weights, load_head, load_into
 from stagetune.report.result import RunResult
 from stagetune.run import processes
 from stagetune.run.build import build_task, build_trainer, came_frozen, check_exact, check_targets
@@ -176,11 +176,17 @@ def _task(config: Config, data: StagedData, weights: Weights | None, last: Mappi
     backbone = config.model.build(config.input().size)
     if weights is not None:
         check_unseen(data, weights, config.data.split)
-        metadata = metadata_of(config, data, load_into(backbone, weights))
+        loaded = load_into(backbone, weights)
+        loaded = replace(loaded, used=f"{loaded.used}, with its head") if config.model.head == "keep" else loaded
+        metadata = metadata_of(config, data, loaded)
     else:
         assert last is not None
         metadata = replace(CheckpointMetadata.of(last), config=asdict(config))
-    return build_task(config, backbone, len(data.source.classes), metadata, data.pairs, config.metrics)
+    classes = data.source.classes
+    task = build_task(config, backbone, len(classes), metadata, data.pairs, config.metrics)
+    if weights is not None and config.model.head == "keep":
+        load_head(task.head, weights, classes if config.task.names_classes else None)
+    return task
 
 
 def _fit(

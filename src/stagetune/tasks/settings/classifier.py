@@ -25,6 +25,7 @@ class Settings(TaskSettings):
 
     metrics = ("val/loss", "val/accuracy", "val/top5", "val/f1")
     told = ("task", "num_classes")
+    names_classes = True
 
     def problems(self, config: Config) -> Iterator[str]:
         for key in ("hidden", "dropout"):
