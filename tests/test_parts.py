@@ -37,7 +37,7 @@ def test_no_part_imports_torch() -> None:
     code = "import sys, importlib; [importlib.import_module(name) for name in sys.argv[1:]]; "
     code += "assert not {'torch', 'lightning', 'torchvision', 'timm'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code, *modules], check=True)
-    assert len(modules) > 35
+    assert len(modules) >= 35
 
 
 @pytest.mark.parametrize(("group", "name"), ALL, ids=lambda value: value)
@@ -178,7 +178,7 @@ def test_an_own_part_takes_what_is_not_ours_as_its_arguments_and_nothing_of_the_
         ),
         (
             ["model._target_=outside.Gone", "model.blocks=[a,b]", "schedule=full"],
-            "model.network._target_=outside.Gone: cannot be imported; valid: outside.",
+            "model.network._target_=outside.Gone: cannot be imported; did you mean outside.Cosine?",
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -312,6 +312,7 @@ def test_every_part_trains(name: str, images: Path, monkeypatch: pytest.MonkeyPa
         "+trainer.limit_train_batches=2",
     ]
     config = compose(words)
+    config.trainer["limit_train_batches"] = 2
     for stage in config.schedule.stages:
         stage.epochs = 1
     run_experiment(config, "run")
@@ -350,7 +351,5 @@ def test_a_run_goes_on_from_the_head_of_another(images: Path, monkeypatch: pytes
         torch.testing.assert_close(second[name], first[name])
     assert result.weights["used"] == "first, with its head"
     (images / "root" / "3").rename(images / "root" / "x")
-    with pytest.raises(
-        WeightsError, match="class 3 is 3 there and x here; give the data of that run, or train a new"
-    ):
+    with pytest.raises(WeightsError, match="class 3 is 3 there and x here; give the data of that run"):
         run_experiment([*words, *warm], "third")

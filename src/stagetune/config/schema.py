@@ -195,11 +195,9 @@ class DataSettings(Part):
         """The images, and the pairs where a table gives them; `image_size` is for images that are drawn."""
         raise NotImplementedError
 
-    def divide(self, source: "Source") -> "Split":
-        """Which images are trained on, and which are validation and test: as the data set brings it."""
-        from stagetune.data.splits import make_split
-
-        return make_split(source, by=self.split, val=0.0, test=0.0, seed=0)
+    def division(self) -> dict[str, Any]:
+        """By what it is divided into train, val and test where it brings no split; see `data/splits`."""
+        return {"by": self.split, "val": 0.0, "test": 0.0, "seed": 0}
 
 
 @dataclass
@@ -216,10 +214,8 @@ class SplitSettings(DataSettings):
             shares = f"data.val={self.val} and data.test={self.test}"
             yield f"{shares}: leave nothing to train on; keep their sum below 0.95"
 
-    def divide(self, source: "Source") -> "Split":
-        from stagetune.data.splits import make_split
-
-        return make_split(source, by=self.split, val=self.val, test=self.test, seed=self.seed)
+    def division(self) -> dict[str, Any]:
+        return {"by": self.split, "val": self.val, "test": self.test, "seed": self.seed}
 
 
 @dataclass
@@ -234,11 +230,9 @@ class GroupSettings(SplitSettings):
         if (self.val_groups or self.test_groups) and self.split != "identities":
             yield "data.val_groups and data.test_groups: take effect only with data.split=identities; add it"
 
-    def divide(self, source: "Source") -> "Split":
-        from stagetune.data.splits import make_split
-
+    def division(self) -> dict[str, Any]:
         groups = {"val_groups": self.val_groups, "test_groups": self.test_groups}
-        return make_split(source, by=self.split, val=self.val, test=self.test, seed=self.seed, **groups)
+        return SplitSettings.division(self) | groups
 
 
 @dataclass

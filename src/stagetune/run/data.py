@@ -15,7 +15,7 @@ from stagetune.cache.store import Store
 from stagetune.config.parts import wrappers_of
 from stagetune.config.schema import Config, DataSettings
 from stagetune.data.datamodule import StagedData
-from stagetune.data.splits import Split, check_explicit_pairs
+from stagetune.data.splits import Split, check_explicit_pairs, make_split
 from stagetune.data.transforms import own_transform
 from stagetune.errors import DataError
 from stagetune.models.weights import Weights
@@ -26,12 +26,13 @@ def build_data(config: Config, *, rank: int = 0, world_size: int = 1) -> StagedD
     """The loaders over source and split; raises `DataError` for images that cannot be trained on so."""
     data, task, wanted = config.data, config.task, config.input()
     source, pairs = data.build(wanted.size)
-    split = data.divide(source)
+    division = data.division()
+    split = make_split(source, **division)
     if pairs is not None and (across := check_explicit_pairs(split, pairs)):
         source.notes.append(f"{across} of {len(pairs.is_same)} pairs lie across two parts and are not used")
     task.check(source, split, pairs)
     for wrapper in wrappers_of(data):
-        source, split = wrapper.wrap(data, source, split, getattr(data, "seed", 0))
+        source, split = wrapper.wrap(data, source, split, division["seed"])
     images_per_identity, by_group = task.batches_of()
     return StagedData(
         source,
