@@ -546,6 +546,8 @@ def test_class_scores_are_left_out_and_an_embedding_is_not() -> None:
     assert backbone.out_features == 1280
     assert backbone.said == ("EfficientNet's classifier.1 (1,280 features to 1,000 class scores) is left out",)
     assert not any(name.startswith("classifier") for name in backbone.state_dict())
+    assert list(backbone.blocks) == ["features"]
+    assert backbone.blocks["features"][1:] == ("avgpool", "classifier")
 
     def ends_in(name: str, outputs: int) -> nn.Module:
         made = nn.Sequential()

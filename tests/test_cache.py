@@ -15,7 +15,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
+from torch.optim import SGD
 
 from stagetune.cache.features import Features, outputs, rows_of_rank
 from stagetune.cache.key import images_key, prefix_key, weights_key
@@ -27,6 +29,7 @@ from stagetune.models.backbones import own, resnet
 from stagetune.report.result import read_result
 from stagetune.run import run_experiment
 from stagetune.run.data import build_data
+from stagetune.tasks.staged_task import StagedTask
 
 TASKS = ("+experiment=classifier_staged", "+experiment=siamese_staged")
 pytestmark = pytest.mark.usefixtures("_no_pictures")
@@ -408,3 +411,74 @@ def test_a_network_that_changed_otherwise_than_in_its_weights_is_not_served_old_
     expected = run("computed", gain=3.0, features="off")
     for name, value in run("second", gain=3.0).items():
         torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-6, msg=name)
+
+
+class Bounded(nn.Module):
+    """A network of one's own whose limit shows neither in its weights nor in its layers."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(4, 1, 1))
+        self.low, self.high = nn.Conv2d(3, 4, 3, 2), nn.Conv2d(4, 6, 3, 2)
+        self.bound = lambda maps: maps.clamp(max=limit)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.high(self.bound(self.low(images) + self.shift))  # type: ignore[no-any-return]
+
+
+def _tables(config: Config, folder: Path, *, limit: float = 6.0, **settings: Any) -> Tables:
+    """The cache under a trainer whose model is that network, with one part of 12 images."""
+    network = {"_target_": "test_cache.Bounded", "limit": limit}
+    blocks = {"low": ["shift", "low"], "high": ["high"]}
+    torch.manual_seed(0)
+    backbone = own.Settings(network=network, blocks=blocks, **settings).build(32)
+    task = StagedTask(backbone, nn.Linear(6, 10), nn.Identity(), make_optimizer=SGD)
+    data = build_data(config)
+    data.parts["val"].indices = data.parts["val"].indices[:12]
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=folder)
+    trainer.strategy.connect(task)
+    task.trainer = trainer
+    return Tables(data, store(folder), config.cache, trainer)
+
+
+def test_all_that_decides_the_numbers_of_a_network_of_ones_own_tells_its_tables_apart(
+    tiny: Callable[..., Config], tmp_path: Path
+) -> None:
+    """As for the same network twice, with limit=6 and limit=1.5 as an argument of its constructor."""
+    config = tiny(TASKS[0], "data.augment=none")
+    first = _tables(config, tmp_path)
+    assert first.backbone.starts == (0, 1, 2)
+    keys = [
+        [tables._key(tables.data.parts["val"], depth) for depth in (1, 2)]
+        for tables in (
+            first,
+            _tables(config, tmp_path, limit=1.5),
+            _tables(config, tmp_path, mean=[0.5, 0.5, 0.5]),
+            _tables(config, tmp_path, std=[0.5, 0.5, 0.5]),
+        )
+    ]
+    with torch.no_grad():
+        first.backbone.shift += 1e-6  # a parameter that stands in a block by itself
+    first._prefixes.clear()
+    keys.append([first._key(first.data.parts["val"], depth) for depth in (1, 2)])
+    assert len({key for pair in keys for key in pair}) == 2 * len(keys)
+    again = _tables(config, tmp_path)
+    assert [again._key(again.data.parts["val"], depth) for depth in (1, 2)] == keys[0]
+
+
+@pytest.mark.parametrize("place", [0, 6, 11])
+def test_a_stored_table_is_compared_at_its_beginning_middle_and_end(
+    place: int, calls: list[tuple[int, int]], tiny: Callable[..., Config], tmp_path: Path
+) -> None:
+    tables = _tables(tiny(TASKS[0], "data.augment=none"), tmp_path)
+    made = tables.features("val", 1, [1])
+    assert made is not None
+    assert calls == [(12, 1)]
+    whole = made.table.clone()
+    made.table[place] += 1.0  # as a network would give that changed without a trace in the key
+    found = tables.features("val", 1, [1])
+    assert calls == [(12, 1), (12, 1)]
+    assert found is not None
+    torch.testing.assert_close(found.table, whole)
+    tables.features("val", 1, [1])
+    assert len(calls) == 2

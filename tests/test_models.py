@@ -5,12 +5,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from torch import Tensor, nn
 from torchvision import models
 
 from stagetune.config.compose import CONF, compose
 from stagetune.errors import ConfigError
-from stagetune.models.backbone import IMAGENET_MEAN, IMAGENET_STD, build_backbone
+from stagetune.models.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
+from stagetune.models.backbones import resnet, vgg
 from stagetune.models.heads import EmbeddingHead, Similarity
 from stagetune.models.own import own_backbone
 from stagetune.schedule.freezing import Freezing
@@ -24,9 +26,13 @@ def images(count: int = 2, size: int = 64) -> Tensor:
     )
 
 
-ARCHS = [
-    path.stem for path in sorted((CONF / "model").glob("*.yaml")) if path.stem not in ("own", "efficientnet_lite0")
-]
+def build_backbone(arch: str, **settings: Any) -> Backbone:
+    family = vgg if arch.startswith("vgg") else resnet
+    return family.Settings(arch=arch, **settings).build(64)
+
+
+OPTIONS = [yaml.safe_load(path.read_text()) for path in sorted((CONF / "model").glob("*.yaml"))]
+ARCHS = [option["arch"] for option in OPTIONS if option["name"] in ("resnet", "vgg")]  # by our own blocks
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -73,18 +79,23 @@ def test_features_are_torchvisions_on_normalised_images() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arch", "stem", "pooled", "starts"),
+    ("arch", "settings", "starts", "reason"),
     [
-        ("resnet18", "imagenet", None, (0, 1, 2, 3, 4, 5)),
-        ("resnet18", "small_images", ["layer2", "layer4"], (0, 1, 2, 5)),
-        ("vgg16", "imagenet", None, (0, 1, 2, 3, 4, 5)),
+        ("resnet18", {}, (0, 1, 2, 3, 4, 5), ""),
+        (
+            "resnet18",
+            {"stem": "small_images", "pooled": ["layer2", "layer4"]},
+            (0, 1, 2, 5),
+            "cannot begin after layer2, whose output is among the features (model.pooled)",
+        ),
+        ("vgg16", {}, (0, 1, 2, 3, 4, 5), ""),
     ],
 )
 def test_running_in_two_parts_is_running_at_once(
-    arch: str, stem: str, pooled: list[str] | None, starts: tuple[int, ...]
+    arch: str, settings: dict[str, Any], starts: tuple[int, ...], reason: str
 ) -> None:
-    backbone = build_backbone(arch, stem=stem, pooled=pooled).eval()
-    assert backbone.starts == starts
+    backbone = build_backbone(arch, **settings).eval()
+    assert (backbone.starts, backbone.cannot_begin) == (starts, reason)
     with torch.no_grad():
         whole = backbone(images())
         assert whole.shape == (2, backbone.out_features)
@@ -144,7 +155,8 @@ def test_a_network_of_ones_own_keeps_its_names_and_follows_its_mode() -> None:
     assert backbone.out_features == 6
     assert [name for name, _ in backbone.named_parameters()] == [name for name, _ in network.named_parameters()]
     images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
-    normalised = (images.float() / 255 - backbone.input_mean) / backbone.input_std
+    normalised = (images.float() / 255 - backbone.stagetune_mean) / backbone.stagetune_std
+    normalised = normalised.contiguous(memory_format=torch.channels_last)
     backbone.eval()
     assert torch.equal(backbone(images), network(normalised).mean((2, 3)))
     module = nn.Module()
@@ -169,11 +181,11 @@ def test_a_network_of_ones_own_keeps_its_names_and_follows_its_mode() -> None:
     [
         (Own(), ["bottom", "toop"], r"model\.blocks: the network has no toop; did you mean top\?"),
         (Own(), ["bottom", "top"], r"model\.blocks: shift is in no block; name the layer that it belongs to"),
-        (nn.Linear(3, 4), ["weight", "bias"], r"model\.network: Linear cannot take images \[2, 3, 64, 64\]: "),
+        (nn.Linear(3, 4), ["weight", "bias"], r"model: Linear cannot take images \[2, 3, 64, 64\]: "),
         (
             nn.Flatten(0),
             [],
-            r"Flatten must give features \[n, f\] or maps \[n, f, h, w\], got \[24576\]",
+            r"Flatten must give features \[n, f\], maps \[n, f, h, w\] or tokens \[n, t, f\], got \[24576\]",
         ),
         ("text", [], r"model\.network: is a str, no torch\.nn\.Module"),
     ],

@@ -48,7 +48,8 @@ class TorchvisionSettings(ModelSettings):
         try:
             return self.network(image_size)
         except (RuntimeError, AssertionError) as error:
-            if image_size == LARGEST or (smallest := self._next_size(image_size)) is None:
+            smallest = self._smallest(image_size)
+            if smallest in (image_size, None):  # then it is something else
                 raise
             raise ConfigError(
                 [f"data.image_size={image_size}: {self.arch} cannot take such images; the next size is {smallest}"]
@@ -74,7 +75,8 @@ class TorchvisionSettings(ModelSettings):
 
         return f"torchvision {torchvision.__version__} {self.arch}"
 
-    def _next_size(self, size: int) -> int | None:
+    def _smallest(self, size: int) -> int | None:
+        """The smallest size from this one on that fits, by shapes alone; None if there is none."""
         import torch
 
         def fits(candidate: int) -> bool:
@@ -85,4 +87,4 @@ class TorchvisionSettings(ModelSettings):
             return True
 
         with torch.device("meta"):
-            return next(filter(fits, range(size + 1, LARGEST + 1)), None)
+            return next(filter(fits, range(size, LARGEST + 1)), None)

@@ -41,18 +41,37 @@ def own_backbone(
     """
     if not isinstance(network, nn.Module):
         raise ConfigError([f"model.network: is a {type(network).__name__}, no torch.nn.Module"])
-    key, said = network_key(network, arguments), list[str]()
+    by_name = blocks if isinstance(blocks, Mapping) else {name: [name] for name in blocks}
+    key, had, said = network_key(network, arguments), _with_weights(network, by_name), list[str]()
     device = next((parameter.device for parameter in network.parameters()), torch.get_default_device())
     with suppress(Exception):  # `Whole` says with its reason that it cannot take images
         said = leave_out_classifier(network, torch.zeros(2, 3, image_size, image_size, device=device))
-    by_name = blocks if isinstance(blocks, Mapping) else {name: [name] for name in blocks}
     known = [name for name, _ in (*network.named_modules(), *network.named_parameters()) if name]
     named = [layer for layers in by_name.values() for layer in layers]
     problems = [f"model.blocks: the network has no {n}; {did_you_mean(n, known)}" for n in named if n not in known]
     for name, _ in network.named_parameters():
-        if not any(name == layer or name.startswith(f"{layer}.") for layer in named):
+        if not _is_in(name, named):
             problems.append(f"model.blocks: {name} is in no block; name the layer that it belongs to")
             break
     if problems:
         raise ConfigError(problems)
-    return Whole(network, by_name, image_size=image_size, normal=normal, layout=layout, network_key=key, said=said)
+    lost = had - _with_weights(network, by_name)  # blocks of which the classifier was all
+    return Whole(
+        network,
+        {block: layers for block, layers in by_name.items() if block not in lost},
+        image_size=image_size,
+        normal=normal,
+        layout=layout,
+        network_key=key,
+        said=said,
+    )
+
+
+def _with_weights(network: nn.Module, blocks: Mapping[str, Sequence[str]]) -> set[str]:
+    """The blocks that have parameters."""
+    names = [name for name, _ in network.named_parameters()]
+    return {block for block, layers in blocks.items() if any(_is_in(name, layers) for name in names)}
+
+
+def _is_in(name: str, layers: Sequence[str]) -> bool:
+    return any(name == layer or name.startswith(f"{layer}.") for layer in layers)

@@ -111,10 +111,10 @@ class Whole(Backbone):
         if self.layout is None:
             return output
         if self.layout == "channels_first":
-            return output.flatten(2).mean(dim=2)
+            return output.mean(dim=tuple(range(2, output.ndim)))
         if self.layout == "class_token":
             return output[:, 0]
-        return output.flatten(1, -2).mean(dim=1)
+        return output.mean(dim=tuple(range(1, output.ndim - 1)))
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _in_part(self, inputs: Tensor, start: Cut | None, stop: Cut | None) -> Tensor:
