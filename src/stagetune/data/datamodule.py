@@ -161,6 +161,10 @@ class StagedData(LightningDataModule):
             )
             for part, indices in split.parts().items()
         }
+        # the training images as they are measured
+        self.parts["plain"] = self.parts["train"]
+        if augment != "none":
+            self.parts["plain"] = Images(source, split.train, size=image_size, augment="none", seed=seed)
         self.served: dict[str, Serve] = {}  # parts whose batches come from the feature cache
         self.shape: tuple[int, int] | None = None
         self.pairs = pairs

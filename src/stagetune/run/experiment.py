@@ -196,7 +196,9 @@ def _fit(
             raise SIGTERMException from error
         raise
     finally:
-        result.timing["fit_seconds"] = round(time.monotonic() - start, 3)
+        result.probe, probed = callbacks.probe.found, callbacks.probe.seconds
+        result.timing["fit_seconds"] = round(time.monotonic() - start - probed, 3)
+        result.timing["probe_seconds"] = round(probed, 3)
         result.timing["cache_seconds"] = round(callbacks.caching.seconds, 3)
         result.stages = callbacks.stage_records()
         result.peak_memory_mb = max((stage["peak_memory_mb"] for stage in result.stages), default=0.0)
