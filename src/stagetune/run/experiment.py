@@ -69,8 +69,9 @@ def run_experiment(
         ResultError: where `run_dir` has a result already.
         StagetuneError: whatever else a person can mend, such as images that cannot be read.
 
-    >>> small = ["model=resnet18", "model.weights=random", "data.image_size=16", "schedule=head_only"]
-    >>> result = run_experiment(["+experiment=classifier_staged", *small], "outputs/mine")  # doctest: +ELLIPSIS
+    >>> small = ["model=resnet18", "model.weights=random", "data.image_size=16"]
+    >>> short = ["schedule=head_only", "schedule.stages.0.epochs=2"]
+    >>> result = run_experiment(["+experiment=classifier_staged", *small, *short], "outputs/mine")  # doctest: +ELLIPSIS
     run       classifier_staged, seed 0
     ...
     results   outputs/mine
