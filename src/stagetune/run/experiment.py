@@ -71,7 +71,8 @@ def run_experiment(
 
     >>> small = ["model=resnet18", "model.weights=random", "data.image_size=16"]
     >>> short = ["schedule=head_only", "schedule.stages.0.epochs=2"]
-    >>> result = run_experiment(["+experiment=classifier_staged", *small, *short], "outputs/mine")  # doctest: +ELLIPSIS
+    >>> words = ["+experiment=classifier_staged", *small, *short]
+    >>> result = run_experiment(words, "outputs/mine")  # doctest: +ELLIPSIS
     run       classifier_staged, seed 0
     ...
     results   outputs/mine
