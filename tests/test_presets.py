@@ -12,7 +12,7 @@ from test_schedule import task
 # name -> (stage, first epoch, epochs, trainable parameters, frozen prefix, rate by group)
 PRESETS = {
     "head_only": [
-        ("head", 0, 8, 20490, 5, {"head": 0.001}),
+        ("head", 0, 20, 20490, 5, {"head": 0.01}),
     ],
     "full": [
         (

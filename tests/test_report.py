@@ -350,6 +350,17 @@ def test_the_tables_hold_what_the_page_shows(sweep: Path, capsys: pytest.Capture
     assert "| staged | 3 | 0.91" in (sweep / "summary.md").read_text()
 
 
+def test_what_the_untouched_features_have_stands_beside_the_best(tmp_path: Path) -> None:
+    for seed, (val, test) in enumerate([(0.71, 0.69), (0.73, 0.67)]):
+        leave(tmp_path / str(seed), 0.9, seed=seed, probe={"val/auc": val, "test/auc": test, "features": 512})
+    leave(tmp_path / "other", 0.8, "schedule=full")
+    summary = summarize(collect(tmp_path))
+    assert headline(summary)[1] == "The probe of the untouched features has 0.7200 there."
+    text = page(summary)
+    assert text.count("<th>probe</th>") == 2
+    assert all(text.count(f"<td>{value}</td>") == 1 for value in ("0.6900", "0.6700"))
+
+
 def test_a_parquet_table_is_written_where_pyarrow_is(sweep: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
     show_report(sweep, [])

@@ -172,7 +172,7 @@ def test_a_killed_run_goes_on_in_its_directory_and_nothing_else_is_made_of_it(tm
     refusals = {
         "seed=1": "  seed=1: the run was begun with 0; leave it so, or start a new run",
         "schedule.stages.0.lr=0.5": "stagetune: the run was begun with another schedule: stage head: the rate of "
-        "head.weight is 0.5, was 0.001; take the old one, start a new run, or say resume_with_new_schedule=true",
+        "head.weight is 0.5, was 0.01; take the old one, start a new run, or say resume_with_new_schedule=true",
         "+experiment=siamese_staged": "  +experiment=siamese_staged: cannot be said to a resumed run; leave it out",
     }
     for override, message in refusals.items():

@@ -196,6 +196,11 @@ class StagedData(LightningDataModule):
         if transform is not None:
             example = prepare(source.image(int(split.train[0])), image_size, interpolation)
             transform.check(example, seed=seed)
+        # the training images as they are measured
+        self.parts["plain"] = self.parts["train"]
+        if self.parts["train"].is_augmented:
+            plain: dict[str, Any] = {"size": image_size, "interpolation": interpolation}
+            self.parts["plain"] = Images(source, split.train, augment="none", seed=seed, **plain)
         self.served: dict[str, Serve] = {}  # parts whose batches come from the feature cache
         self.shape: tuple[int, int] | None = None
         self.pairs = pairs

@@ -46,6 +46,11 @@ class Configuration:
         values = [run.result.test[name] for run in self.scored if name in run.result.test]
         return estimate(values) if values else None
 
+    def probed(self, metric: str) -> float | None:
+        """What the probe of the untouched features has of a metric, on average; None where no run had one."""
+        values = [float(run.result.probe[metric]) for run in self.scored if metric in run.result.probe]
+        return sum(values) / len(values) if values else None
+
     def mean(self, key: str) -> float | None:
         """Of the scored runs: `seconds`, most `trainable` parameters, `memory` in MB, `speed` in images/s."""
         values = [value for run in self.scored if (value := _cost(run, key)) is not None]

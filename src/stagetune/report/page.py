@@ -75,7 +75,7 @@ def _rows(summary: Summary, one: Configuration, rank: int, is_curved: bool) -> s
         _cell(f"{trainable / 1e6:.1f} M" if trainable else "", trainable or ""),
     ]
     runs = "".join(_run(summary, run, is_curved) for run in one.runs)
-    names = ("seed", "status", summary.metric, "test", "seconds", "course", "command and folder")
+    names = ("seed", "status", summary.metric, "test", "probe", "seconds", "course", "command and folder")
     head = "".join(f"<th>{escape(name)}</th>" for name in names)
     inner = f"<table><thead><tr>{head}</tr></thead><tbody>{runs}</tbody></table>"
     hidden = f'<tr class="runs" hidden><td colspan="{len(cells)}">{inner}</td></tr>'
@@ -84,7 +84,7 @@ def _rows(summary: Summary, one: Configuration, rank: int, is_curved: bool) -> s
 
 def _run(summary: Summary, run: Run, is_curved: bool) -> str:
     result, folder = run.result, run.folder.relative_to(summary.collection.folder)
-    tested = result.test.get(summary.metric.replace("val/", "test/"))
+    tested, probed = (of.get(summary.metric.replace("val/", "test/")) for of in (result.test, result.probe))
     error = f": {result.error['type']}: {result.error['message']}" if result.error else ""
     figures = "".join(
         f' <a href="{escape(str(RunDir(folder).figures / name), quote=True)}">{escape(Path(name).stem)}</a>'
@@ -96,6 +96,7 @@ def _run(summary: Summary, run: Run, is_curved: bool) -> str:
         f'<td class="words {"" if result.status == "completed" else "bad"}">{escape(result.status + error)}</td>',
         f"<td>{f'{result.score:.4f}' if result.score is not None else ''}</td>",
         f"<td>{f'{tested:.4f}' if tested is not None else ''}</td>",
+        f"<td>{f'{probed:.4f}' if probed is not None else ''}</td>",
         f"<td>{f'{seconds:.0f}' if seconds is not None else ''}</td>",
         f"<td>{_course(run.rows(), result.stages, summary.metric) if is_curved else ''}</td>",
         f'<td class="words"><code>{escape(command(run))}</code><br>'

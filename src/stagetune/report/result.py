@@ -34,9 +34,12 @@ class RunResult:
         stages: a record of each stage that was trained.
         best: epoch, stage, metric, mode, value, checkpoint.
         test: each metric of the best model.
+        probe: of the untouched features, where the first stage trains the head alone: val/accuracy and test/accuracy
+            of a logistic regression, its C, features (how many) and converged; of a siamese run val/auc and test/auc
+            by their cosine; or left_out, the reason why there is none.
         verification: of the test of a siamese run, with intervals.
         calibration: of its threshold, fitted in validation.
-        timing: total_seconds; in them weights_seconds, fit_seconds and cache_seconds.
+        timing: total_seconds; in them weights_seconds, probe_seconds, fit_seconds and, in these, cache_seconds.
         peak_memory_mb: the highest of all stages.
         environment: versions, device, git.
         error: type, message.
@@ -58,6 +61,7 @@ class RunResult:
     stages: list[StageRecord] = field(default_factory=list)
     best: dict[str, Any] | None = None
     test: dict[str, float] = field(default_factory=dict)
+    probe: dict[str, Any] = field(default_factory=dict)
     verification: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Any] = field(default_factory=dict)
     timing: dict[str, float] = field(default_factory=dict)

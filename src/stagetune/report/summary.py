@@ -83,6 +83,8 @@ def headline(summary: Summary) -> list[str]:
     if best is None or best.score is None:
         return ["No run has completed, so that nothing can be said."]
     said = [f"Best on validation: {best.name}, {summary.metric} {shown(best.score)} over {seeds(best.score.count)}."]
+    if (probed := best.probed(summary.metric)) is not None:
+        said.append(f"The probe of the untouched features has {probed:.4f} there.")
     if summary.equals:
         names = ", ".join(one.name for one in summary.equals[:4])
         more = f" and {len(summary.equals) - 4} more" if len(summary.equals) > 4 else ""

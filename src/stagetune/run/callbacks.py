@@ -18,6 +18,7 @@ from stagetune.run.checkpoints import BestCheckpoint, LastCheckpoint
 from stagetune.run.collapse import CollapseGuard
 from stagetune.run.compiled import CompiledStages
 from stagetune.run.leftover import LeftoverBatches
+from stagetune.run.probe import Probe
 from stagetune.run.record import Run
 from stagetune.run.recorder import Recorder
 from stagetune.run.repeatable import SeededBatches
@@ -94,6 +95,9 @@ class Callbacks:
         metrics = run.dir.metrics if config.logger.csv and run.writes else None
         self.recorder = Recorder(self.unfreezing, metrics)
         self.caching = FeatureCaching(self.unfreezing, data, store, config.cache, run.dir.cache)
+        self.probe = Probe(
+            self.unfreezing, data, store, config.cache, say=lambda text: run.screen.line("probe", text)
+        )
         self.reports = StageReports()
         self.guard = CollapseGuard(
             self.unfreezing,
@@ -106,6 +110,7 @@ class Callbacks:
         self.all: list[Callback] = [
             self.unfreezing,
             self.caching,
+            self.probe,  # here its time is not the stage's, and the passes over a prefix are made
             SeededBatches(config.seed),
             LeftoverBatches(),
             self.recorder,

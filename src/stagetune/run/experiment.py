@@ -68,8 +68,10 @@ def run_experiment(
         ResultError: where `run_dir` has a result already.
         StagetuneError: whatever else a person can mend, such as images that cannot be read.
 
-    >>> small = ["model=resnet18", "model.weights=random", "data.image_size=16", "schedule=head_only"]
-    >>> result = run_experiment(["+experiment=classifier_staged", *small], "outputs/mine")  # doctest: +ELLIPSIS
+    >>> small = ["model=resnet18", "model.weights=random", "data.image_size=16"]
+    >>> short = ["schedule=head_only", "schedule.stages.0.epochs=2"]
+    >>> words = ["+experiment=classifier_staged", *small, *short]
+    >>> result = run_experiment(words, "outputs/mine")  # doctest: +ELLIPSIS
     run       classifier_staged, seed 0
     ...
     results   outputs/mine
@@ -201,7 +203,9 @@ def _fit(
             raise SIGTERMException from error
         raise
     finally:
-        result.timing["fit_seconds"] = round(time.monotonic() - start, 3)
+        result.probe, probed = callbacks.probe.found, callbacks.probe.seconds
+        result.timing["fit_seconds"] = round(time.monotonic() - start - probed, 3)
+        result.timing["probe_seconds"] = round(probed, 3)
         result.timing["cache_seconds"] = round(callbacks.caching.seconds, 3)
         result.stages = callbacks.stage_records()
         result.peak_memory_mb = max((stage["peak_memory_mb"] for stage in result.stages), default=0.0)
