@@ -20,7 +20,7 @@ python_maximum_signature_line_length = 90
 nitpicky = True  # a name of ours that leads nowhere is a warning; those of others are not looked up
 nitpick_ignore_regex = [
     ("py:.*", r"(collections|lightning|numpy|os|pathlib|PIL|torch)\..*"),
-    ("py:class", r"stagetune\.(schedule\.model\.Model|config\.schema\.DataConfig)"),  # not public
+    ("py:class", r"stagetune\.(schedule\.model\.Model|config\.schema\.Config)"),  # not public
 ]
 
 html_theme = "furo"

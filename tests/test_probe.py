@@ -27,11 +27,12 @@ from conftest import Watched
 from ranks import together
 from stagetune.cache.store import Store
 from stagetune.config.compose import compose
-from stagetune.config.schema import CacheConfig, Config, ModelConfig
+from stagetune.config.schema import CacheConfig, Config
 from stagetune.errors import Interrupted
 from stagetune.evaluation.pairs import evaluation_pairs
 from stagetune.evaluation.probe import STRENGTHS, Features, linear_probe, verification_probe
 from stagetune.models.backbone import IMAGENET_MEAN, IMAGENET_STD
+from stagetune.models.backbones import own
 from stagetune.models.own import own_backbone
 from stagetune.report.result import read_result
 from stagetune.run import probe, run_experiment
@@ -54,7 +55,7 @@ def small(tiny: Callable[..., Config]) -> Callable[..., Config]:
     def configure(*overrides: str, stages: int = 1) -> Config:
         config = tiny(*overrides, stages=stages)
         network = {"_target_": "crashing.Net"}
-        config.model = ModelConfig("own", network=network, blocks=["stem", "layer2", "layer3", "layer4"])
+        config.model = own.Settings("own", network=network, blocks=["stem", "layer2", "layer3", "layer4"])
         return config
 
     return configure

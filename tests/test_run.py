@@ -21,7 +21,8 @@ from torchvision.models import resnet18
 
 from conftest import TINY, Watched, watching
 from stagetune.config.compose import compose
-from stagetune.config.schema import METRICS, Config
+from stagetune.config.parts import part
+from stagetune.config.schema import Config
 from stagetune.data.datamodule import Batch, StagedData
 from stagetune.errors import ConfigError, DataError, Interrupted, ResultError, TrainingError, WeightsError
 from stagetune.inference.load import load_task
@@ -151,7 +152,7 @@ def test_a_run_leaves_its_directory(name: str, finished: Callable[[str], Path]) 
         assert stage["seconds"] > 0
         assert stage["samples_per_second"] > 0
         assert stage["peak_memory_mb"] > 100
-        assert set(stage["val"]) >= set(METRICS[result.task])
+        assert set(stage["val"]) >= set(part("task", result.task).metrics)
     assert result.best is not None
     assert result.best["checkpoint"] == "checkpoints/best.ckpt"
     assert result.score == max(stage["val"][result.best["metric"]] for stage in result.stages)
