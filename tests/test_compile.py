@@ -34,7 +34,9 @@ def test_each_stage_is_compiled_once_and_gives_the_numbers_of_the_network_as_it_
     counters.clear()
     run_experiment(replace(config, compile=True), tmp_path / "compiled")
     graphs = counters["stats"]["unique_graphs"]
-    assert 2 <= graphs <= 3  # none in the head's stage where its features are read
+    # none where stored outputs are read: the head's stage has its features, and from the middle on this network runs
+    # as it is written
+    assert 1 <= graphs <= 2
     run_experiment(config, tmp_path / "written")
     assert counters["stats"]["unique_graphs"] == graphs
     compiled, written = (read_result(tmp_path / name).test for name in ("compiled", "written"))

@@ -116,7 +116,7 @@ class Whole(Backbone):
             return output[:, 0]
         return output.mean(dim=tuple(range(1, output.ndim - 1)))
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # what stands in is made anew in each call
     def _in_part(self, inputs: Tensor, start: Cut | None, stop: Cut | None) -> Tensor:
         network = self._network[0]
         with ExitStack() as stack:
