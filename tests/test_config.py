@@ -370,6 +370,9 @@ def test_problems_inside_a_yaml_file_are_reported_together() -> None:
 
 
 def test_defaults_are_of_their_own_types() -> None:
-    assert validate(
-        {"schedule": {"stages": [{"name": "a", "open": ["head"], "lr": 1}]}, "optimizer": {"_target_": "x"}}
-    ).task == part("task", "classifier")(mode="max")
+    assert (
+        validate(
+            {"schedule": {"stages": [{"name": "a", "open": ["head"], "lr": 1}]}, "optimizer": {"_target_": "x"}}
+        ).task
+        == part("task", "classifier")()
+    )

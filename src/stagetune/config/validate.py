@@ -43,7 +43,6 @@ def validate(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config
         if isinstance(given, ScheduleSource) and given.file is not None:
             problems.extend(_without_effect(given.file, overrides))
         problems.extend(_rules(config))
-        config.task.mode = config.task.mode or _mode(config)
         try:
             config.schedule = _schedule(config)
         except ScheduleError as error:
@@ -101,12 +100,14 @@ def _schedule(config: Config) -> Schedule:
     given = config.schedule
     if isinstance(given, ScheduleSource) and given.file is not None:
         given = ScheduleSource(**{key: getattr(given, key) for key in BESIDE_FILE})
-    mode = None if mode_of(config.task.monitor) else config.task.mode  # of a metric whose name does not say it
+    mode = None if mode_of(config.task.monitor) else monitor_mode(config)  # of a metric whose name does not say it
     return load_schedule(given, mode=mode, blocks=config.model.labels() or BLOCKS, metrics=_metrics(config))
 
 
-def _mode(config: Config) -> str | None:
-    """Whether a low or a high value of the monitored metric is good: by its name, or as its class says."""
+def monitor_mode(config: Config) -> str | None:
+    """`min` or `max`: which values of `task.monitor` are good, as is said, by its name, or as its class says."""
+    if config.task.mode is not None:
+        return config.task.mode
     metric = config.metrics.get(config.task.monitor.removeprefix("val/"))
     if metric is None or "_target_" not in metric:
         return mode_of(config.task.monitor)
@@ -131,7 +132,7 @@ def _rules(config: Config) -> Iterator[str]:
     if task.monitor not in _metrics(config):
         near = did_you_mean(task.monitor, _metrics(config))
         yield f"task.monitor={task.monitor}: no such metric of {task.name}; {near}"
-    elif task.mode is None and _mode(config) is None:
+    elif monitor_mode(config) is None:
         yield f"task.monitor={task.monitor}: is a high one good? say task.mode=max, or min"
     yield from task.problems(config)
     yield from loss.problems(config)

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from stagetune.artifacts import RunDir, StageRecord
 from stagetune.cache.callback import FeatureCaching
 from stagetune.cache.store import Store
+from stagetune.config.validate import monitor_mode
 from stagetune.data.datamodule import StagedData
 from stagetune.errors import ConfigError
 from stagetune.run.build import came_frozen
@@ -84,7 +85,7 @@ class Callbacks:
     """
 
     def __init__(self, run: Run, task: StagedTask, data: StagedData, store: Store) -> None:
-        config, monitor, mode = run.config, run.config.task.monitor, str(run.config.task.mode)
+        config, monitor, mode = run.config, run.config.task.monitor, str(monitor_mode(run.config))
         on_collapse = config.task.on_collapse if isinstance(config.task, Siamese) else "go_on"
         self.unfreezing = StagedUnfreezing(
             config.schedule,

@@ -15,7 +15,7 @@ from stagetune.artifacts import CheckpointMetadata, RunDir, new_run_dir, write_t
 from stagetune.config.compose import compose
 from stagetune.config.resume import check_run
 from stagetune.config.schema import Config
-from stagetune.config.validate import validate
+from stagetune.config.validate import monitor_mode, validate
 from stagetune.data.datamodule import StagedData
 from stagetune.errors import ResultError
 from stagetune.models.weights import Weights, load_head, load_into
@@ -36,7 +36,7 @@ from stagetune.run.repeatable import seeds_unsaid
 from stagetune.run.resume import check_same, check_unfinished
 from stagetune.run.screen import quiet_libraries
 from stagetune.run.stage_reports import report_of
-from stagetune.run.words import SPLIT_WORDS, cache_words, data_words, training_words
+from stagetune.run.words import SPLIT_WORDS, cache_words, data_words, model_words, training_words
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.network import describe
 from stagetune.schedule.plan import check_resumable
@@ -142,7 +142,7 @@ def _build_fit_test(run: Run, last: Mapping[str, Any] | None) -> None:
         if run.writes:
             write_text(run.dir.plan, plan_text(plan) + cache_words(config, data) + "\n")
         parameters = count_words(plan.total_parameters)
-        line("model", f"{config.model.title()}, {parameters} parameters; weights {task.metadata.weights}")
+        line("model", model_words(config, task, parameters))
 
         callbacks = Callbacks(run, task, data, store)
         trainer = build_trainer(config, precision=result.precision, callbacks=callbacks.all, run_dir=run.dir)
@@ -227,7 +227,7 @@ def _best(run: Run, recorder: Recorder) -> dict[str, Any] | None:
         "epoch": epoch,
         "stage": row["stage"],
         "metric": monitor,
-        "mode": run.config.task.mode,
+        "mode": monitor_mode(run.config),
         "value": row[monitor],
         "checkpoint": run.dir.best.relative_to(run.dir.path).as_posix(),
     }

@@ -5,6 +5,7 @@ import textwrap
 from stagetune.config.schema import Config
 from stagetune.data.datamodule import StagedData
 from stagetune.run.data import part_sizes
+from stagetune.tasks.staged_task import StagedTask
 
 SPLIT_WORDS = {
     "images": "unseen images of known identities",
@@ -22,6 +23,15 @@ def data_words(config: Config, data: StagedData) -> str:
         text += f" ({SPLIT_WORDS[config.data.split]})"
     notes = [textwrap.shorten(note, 300, placeholder=" ... (result.json lists all)") for note in source.notes]
     return "\n".join([text, *notes])
+
+
+def model_words(config: Config, task: StagedTask, parameters: str) -> str:
+    """What is trained, from which features and weights, a line for each thing to know of it."""
+    backbone = task.backbone
+    text = f"{config.model.title()}, {parameters} parameters, {backbone.out_features:,} features"
+    return "\n".join(
+        [f"{text}; weights {task.metadata.weights}", *backbone.said, *filter(None, [backbone.cannot_begin])]
+    )
 
 
 def training_words(config: Config, data: StagedData, *, precision: str, device: str) -> str:

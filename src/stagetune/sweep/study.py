@@ -12,7 +12,7 @@ from optuna import Trial
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from stagetune.config.validate import validate
+from stagetune.config.validate import monitor_mode, validate
 from stagetune.errors import ConfigError
 from stagetune.run.pruning import open_study
 from stagetune.sweep.combinations import check_plans, jobs_of
@@ -37,7 +37,7 @@ class Search:
         check_plans(tried)
         folder.mkdir(parents=True, exist_ok=True)
         self._monitor = tried[0].config.task.monitor
-        self._study = open_study(folder, higher_is_better=tried[0].config.task.mode == "max")
+        self._study = open_study(folder, higher_is_better=monitor_mode(tried[0].config) == "max")
 
     @property
     def finished(self) -> int:
