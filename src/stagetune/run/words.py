@@ -29,9 +29,8 @@ def model_words(config: Config, task: StagedTask, parameters: str) -> str:
     """What is trained, from which features and weights, a line for each thing to know of it."""
     backbone = task.backbone
     text = f"{config.model.title()}, {parameters} parameters, {backbone.out_features:,} features"
-    return "\n".join(
-        [f"{text}; weights {task.metadata.weights}", *backbone.said, *filter(None, [backbone.cannot_begin])]
-    )
+    begin = [f"the feature cache {backbone.cannot_begin}"] if backbone.cannot_begin else []
+    return "\n".join([f"{text}; weights {task.metadata.weights}", *backbone.said, *begin])
 
 
 def training_words(config: Config, data: StagedData, *, precision: str, device: str) -> str:
