@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from stagetune.errors import ScheduleError, did_you_mean
-from stagetune.schedule.model import BACKBONE, Model
+from stagetune.schedule.model import BACKBONE, Model, Parameter
 from stagetune.schedule.spec import ALL, HEAD, SELECTORS
 
 
@@ -16,8 +16,9 @@ def select(selector: Any, model: Model) -> frozenset[str]:
     Args:
         selector: a block, `head` or `all`, or one of `last: N` and `fraction: share` (the last layers of the
             backbone), `index: ranges` (its layers from 0, as 0:10, -5: or 0%:25%), `match: globs` (on names of
-            modules or parameters within the backbone) and `params: patterns` (a parameter's whole name, such as
-            backbone.layer4.0.conv1.weight, or a regular expression that `re.match` finds in it).
+            modules or parameters within the backbone, which may stand behind the label of their block) and
+            `params: patterns` (a parameter's whole name, such as backbone.layer4.0.conv1.weight, or a regular
+            expression that `re.match` finds in it).
         model: whose parameters are looked at.
 
     Returns:
@@ -85,7 +86,8 @@ def _match(value: Any, model: Model) -> frozenset[str]:
 
 
 def _glob(glob: str, model: Model) -> frozenset[str]:
-    found = frozenset(name for name, own in _within(model).items() if _fits(own, glob))
+    inner = [parameter for parameter in model.parameters if parameter.name.startswith(BACKBONE)]
+    found = frozenset(parameter.name for parameter in inner if _is_named(parameter, glob))
     if not found:
         raise ScheduleError(f"match: {glob} matches nothing; {_right_glob(glob, model)}")
     return found
@@ -117,6 +119,12 @@ def _fits(name: str, glob: str) -> bool:
     """Whether the glob matches the name or that of a module that it belongs to."""
     parts = name.split(".")
     return any(fnmatchcase(".".join(parts[:end]), glob) for end in range(1, len(parts) + 1))
+
+
+def _is_named(parameter: Parameter, glob: str) -> bool:
+    """Whether the glob matches its name, or one that begins with the label of its block does behind that label."""
+    name, block = parameter.name.removeprefix(BACKBONE), parameter.block
+    return _fits(name, glob) or (glob.startswith(f"{block}.") and _fits(f"{block}.{name}", glob))
 
 
 def _of_layers(layers: Any, model: Model) -> frozenset[str]:
