@@ -217,20 +217,17 @@ def test_a_task_does_not_know_whether_a_cache_served_its_batch(depth: int, tiny:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("loss", "mining"), [("triplet", "batch_hard"), ("triplet", "semi_hard"), ("bce", "batch_hard")]
-)
+@pytest.mark.parametrize("loss", [["loss=triplet"], ["loss=triplet", "loss.mining=semi_hard"], ["loss=bce"]], ids=str)
 def test_the_other_siamese_losses_train(
-    loss: str, mining: str, tiny: Callable[..., Config], watched: Watched, tmp_path: Path
+    loss: list[str], tiny: Callable[..., Config], watched: Watched, tmp_path: Path
 ) -> None:
-    config = tiny(SIAMESE, f"loss={loss}", "data.augment=none", stages=1)
-    config.loss.mining = mining
+    config = tiny(SIAMESE, *loss, "data.augment=none", stages=1)
     config.trainer["limit_train_batches"] = 18
     config.schedule.stages[0].epochs = 2
     run_experiment(config, tmp_path)
     first, last = (float(row["train/loss"]) for row in csv.DictReader((tmp_path / "metrics.csv").open()))
     assert last < first
-    has_scale = loss == "bce"
+    has_scale = loss == ["loss=bce"]
     assert watched.changed(tmp_path) == {"head", "threshold", *(["loss"] if has_scale else [])}
 
 

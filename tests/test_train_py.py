@@ -73,7 +73,8 @@ def test_an_experiment_runs_quietly_and_ends_with_numbers_and_path(tmp_path: Pat
     lines = out.splitlines()
     assert len(lines) <= 20
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == [
-        "run", "data", "model", "training", "cache", "schedule", "stage", "stage", "stage", "best", "test", "results",
+        "run", "data", "model", "training", "cache", "schedule", "probe", "stage", "stage", "stage", "best", "test",
+        "results",
     ]  # fmt: skip
     (run_dir,) = (tmp_path / "outputs" / "siamese_staged").iterdir()
     assert lines[-1].split()[-1] == str(run_dir)

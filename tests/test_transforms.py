@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stagetune.data.digits import Digits
 
 from stagetune.artifacts import RunDir
 from stagetune.config.schema import Config
 from stagetune.data.datamodule import StagedData
+from stagetune.data.sources.digits import Digits
 from stagetune.data.splits import make_split
 from stagetune.data.transforms import OwnTransform, augment, own_transform, prepare, seeded
 from stagetune.errors import ConfigError, DataError
