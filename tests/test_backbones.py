@@ -18,7 +18,7 @@ from torchvision import models
 
 from stagetune.cache.features import from_rows, to_rows
 from stagetune.config.compose import CONF, compose
-from stagetune.config.schema import BLOCKS
+from stagetune.config.settings import BLOCKS
 from stagetune.errors import ConfigError, TrainingError
 from stagetune.models.backbone import Backbone
 from stagetune.models.backbones import own

@@ -10,7 +10,7 @@ import yaml
 
 from stagetune.config.compose import CONF, compose, explain
 from stagetune.config.parts import PACKAGES, part, settings_in, wrappers
-from stagetune.config.schema import GroupSettings, LossSettings, ModelSettings, TaskSettings
+from stagetune.config.settings import GroupSettings, LossSettings, ModelSettings, TaskSettings
 from stagetune.config.validate import validate
 from stagetune.errors import ConfigError
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import center_crop, resize
 
-from stagetune.config.schema import Input
+from stagetune.config.settings import Input
 from stagetune.errors import WeightsError
 from stagetune.models import imagenet
 from stagetune.models.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone

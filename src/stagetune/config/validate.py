@@ -6,7 +6,8 @@ from typing import Any
 
 from stagetune.config.earlier import translated
 from stagetune.config.parts import OWN, PACKAGES, TARGETS, Parts, names, of_data, part
-from stagetune.config.schema import BLOCKS, Composed, Config
+from stagetune.config.schema import Composed, Config
+from stagetune.config.settings import BLOCKS
 from stagetune.errors import ConfigError, ScheduleError, did_you_mean
 from stagetune.schedule.load import ScheduleSource, load_schedule
 from stagetune.schedule.spec import Schedule, mode_of

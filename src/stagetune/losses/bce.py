@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stagetune.config.schema import PairLossSettings
+from stagetune.config.settings import PairLossSettings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

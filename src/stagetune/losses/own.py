@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from stagetune.config.schema import Config, LossSettings
+from stagetune.config.schema import Config
+from stagetune.config.settings import LossSettings
 from stagetune.targets import build, check_target, find
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stagetune.config.schema import LossSettings
+from stagetune.config.settings import LossSettings
 from stagetune.typed import number
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stagetune.config.schema import PairLossSettings
+from stagetune.config.settings import PairLossSettings
 from stagetune.typed import choice, number
 
 if TYPE_CHECKING:

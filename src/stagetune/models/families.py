@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stagetune.config.schema import BLOCKS, Input, ModelSettings
+from stagetune.config.settings import BLOCKS, Input, ModelSettings
 from stagetune.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from stagetune.config.schema import BLOCKS
+from stagetune.config.settings import BLOCKS
 
 Group = Sequence[str]  # names of parameters
 

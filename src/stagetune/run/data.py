@@ -13,7 +13,8 @@ from stagetune.cache.features import decode
 from stagetune.cache.key import images_key
 from stagetune.cache.store import Store
 from stagetune.config.parts import wrappers_of
-from stagetune.config.schema import Config, DataSettings
+from stagetune.config.schema import Config
+from stagetune.config.settings import DataSettings
 from stagetune.data.datamodule import StagedData
 from stagetune.data.splits import Split, check_explicit_pairs, make_split
 from stagetune.data.transforms import own_transform

@@ -9,7 +9,8 @@ import torch
 
 from stagetune.artifacts import METADATA, RunDir, new_run_dir, write_whole
 from stagetune.config.compose import compose
-from stagetune.config.schema import Config, ModelSettings
+from stagetune.config.schema import Config
+from stagetune.config.settings import ModelSettings
 from stagetune.data.glyphs import renderer_fingerprint
 from stagetune.errors import WeightsError
 from stagetune.models.weights import Weights, file_weights, random_weights

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stagetune.config.schema import SplitSettings
+from stagetune.config.settings import SplitSettings
 from stagetune.data.source import IntArray
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stagetune.config.schema import GroupSettings
+from stagetune.config.settings import GroupSettings
 from stagetune.typed import number
 
 if TYPE_CHECKING:

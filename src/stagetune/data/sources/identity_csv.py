@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stagetune.config.schema import GroupSettings, place
+from stagetune.config.settings import GroupSettings, place
 from stagetune.data.image_files import Entry, ImageFiles
 from stagetune.data.sources.image_folder import SPLITS
 from stagetune.errors import DataError, did_you_mean

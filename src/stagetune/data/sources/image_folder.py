@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from stagetune.config.schema import GroupSettings, place
+from stagetune.config.settings import GroupSettings, place
 from stagetune.data.image_files import Entry, ImageFiles
 from stagetune.errors import DataError
 from stagetune.typed import choice, number

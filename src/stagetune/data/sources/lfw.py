@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stagetune.config.schema import Config, DataSettings, place
+from stagetune.config.schema import Config
+from stagetune.config.settings import DataSettings, place
 from stagetune.data.image_files import Entry, ImageFiles
 from stagetune.data.sources.identity_csv import refuse
 from stagetune.data.sources.pairs import Pairs, pair_problems

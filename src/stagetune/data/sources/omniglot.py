@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stagetune.config.schema import GroupSettings, place
+from stagetune.config.settings import GroupSettings, place
 from stagetune.data.image_files import ImageFiles
 from stagetune.data.sources.image_folder import class_entries
 from stagetune.errors import DataError, did_you_mean

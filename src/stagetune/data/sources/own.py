@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from stagetune.config.schema import Config, SplitSettings
+from stagetune.config.schema import Config
+from stagetune.config.settings import SplitSettings
 from stagetune.data.image_files import rgb
 from stagetune.data.source import IntArray
 from stagetune.errors import DataError

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from stagetune.config.parts import PACKAGES, names, part
-from stagetune.config.schema import Config, DataSettings, SplitSettings, place
+from stagetune.config.schema import Config
+from stagetune.config.settings import DataSettings, SplitSettings, place
 from stagetune.data.image_files import Entry, ImageFiles
 from stagetune.data.source import IntArray
 from stagetune.data.sources.identity_csv import read_table, refuse

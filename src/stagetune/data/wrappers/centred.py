@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stagetune.config.schema import WrapperSettings
+from stagetune.config.settings import WrapperSettings
 from stagetune.data.source import Source
 from stagetune.data.splits import Split
 

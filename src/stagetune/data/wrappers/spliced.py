@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stagetune.config.schema import Config, WrapperSettings
+from stagetune.config.schema import Config
+from stagetune.config.settings import WrapperSettings
 from stagetune.data.source import IntArray, Source
 from stagetune.data.splits import Split
 from stagetune.data.wrappers.centred import Settings as Centred

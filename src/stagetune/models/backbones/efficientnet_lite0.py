@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stagetune.config.schema import Input, ModelSettings
+from stagetune.config.settings import Input, ModelSettings
 from stagetune.models.families import normal_of
 from stagetune.typed import choice
 

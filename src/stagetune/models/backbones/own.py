@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stagetune.config.schema import Config, Input, ModelSettings
+from stagetune.config.schema import Config
+from stagetune.config.settings import Input, ModelSettings
 from stagetune.models.families import normal_of
 from stagetune.schedule.model import block_label
 from stagetune.targets import build, check_target

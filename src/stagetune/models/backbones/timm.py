@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from stagetune.config.schema import Input, ModelSettings
+from stagetune.config.settings import Input, ModelSettings
 from stagetune.errors import ConfigError, did_you_mean
 from stagetune.models.families import normal_of
 from stagetune.typed import choice

@@ -30,7 +30,7 @@ class Settings(TorchvisionSettings):
         from torch import nn
         from torchvision.models import get_model
 
-        from stagetune.config.schema import BLOCKS
+        from stagetune.config.settings import BLOCKS
         from stagetune.models.layers import Layers
 
         features = get_model(self.arch, weights=None).features

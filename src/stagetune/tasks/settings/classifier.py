@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stagetune.config.schema import Config, LossSettings, TaskSettings
+from stagetune.config.schema import Config
+from stagetune.config.settings import LossSettings, TaskSettings
 from stagetune.typed import choice, number
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stagetune.config.schema import Config, LossSettings, TaskSettings
+from stagetune.config.schema import Config
+from stagetune.config.settings import LossSettings, TaskSettings
 from stagetune.data.source import Source
 from stagetune.data.sources.pairs import Pairs
 from stagetune.data.splits import Split, check_pairs
