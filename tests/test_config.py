@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from stagetune.config.compose import CONF, compose, explain
-from stagetune.config.parts import PACKAGES, part, settings_in, wrappers
+from stagetune.config.parts import PACKAGES, names, part, settings_in, wrappers
 from stagetune.config.settings import GroupSettings, LossSettings, ModelSettings, TaskSettings
 from stagetune.config.validate import validate
 from stagetune.errors import ConfigError
@@ -133,9 +133,23 @@ def assert_as_declared(entries: dict[str, tuple[str, str]], declared: dict[str, 
 BASES = {"task": TaskSettings, "model": ModelSettings, "data": GroupSettings, "loss": LossSettings}
 
 
+def own_entries(kind: Any, group: str) -> set[str]:
+    """What a part can be told beside what all of its kind can, or has another default of."""
+    base = {entry.name: entry.default for entry in fields(BASES[group])}
+    return {entry.name for entry in fields(kind) if entry.name not in base or entry.default != base[entry.name]} - {
+        "name"
+    }
+
+
 @pytest.mark.parametrize("group", BASES)
 def test_train_yaml_lists_what_all_options_of_a_group_can_be_told(group: str) -> None:
-    declared = {entry.name: entry for entry in fields(BASES[group]) if entry.name != "name"}
+    kinds = [settings_in(PACKAGES[group], name) for name in names(PACKAGES[group])]
+    declared = {
+        entry.name: entry
+        for entry in fields(BASES[group])
+        if any(not own_entries(k, group) & {entry.name} for k in kinds)
+    }
+    del declared["name"]
     if group == "data":
         declared |= {entry.name: entry for wrapper in wrappers() for entry in fields(wrapper)}
     assert_as_declared(train_yaml().get(group, {}), declared, "conf/train.yaml")
@@ -148,7 +162,7 @@ def test_the_file_of_an_option_lists_what_its_part_can_be_told(group: str) -> No
         given = yaml.safe_load(path.read_text())
         kind = settings_in(PACKAGES[group], given["name"])
         declared = {entry.name: entry for entry in fields(kind)}
-        own = {key: entry for key, entry in declared.items() if key not in {e.name for e in fields(BASES[group])}}
+        own = {key: declared[key] for key in own_entries(kind, group)}
         entries = listed(path.read_text().splitlines()[1:])
         assert set(given) <= set(declared), path
         for key in set(given) - {"name", "network"}:

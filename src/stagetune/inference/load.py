@@ -1,6 +1,7 @@
 """The model of a checkpoint, built again from what the checkpoint says of itself."""
 
 import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from stagetune.artifacts import CheckpointMetadata, RunDir
 from stagetune.config.parts import wrappers_of
 from stagetune.config.schema import Config
+from stagetune.config.settings import LossSettings
 from stagetune.config.validate import read_config
 from stagetune.data.image_files import read_image, rgb
 from stagetune.data.transforms import prepare
@@ -20,6 +22,19 @@ from stagetune.errors import ConfigError, DataError, WeightsError
 from stagetune.run.build import build_task
 from stagetune.tasks.siamese import SiameseTask
 from stagetune.tasks.staged_task import StagedTask
+
+
+@dataclass
+class _Unused(LossSettings):
+    """In place of the loss, which a trained model does not need: it may be of somebody's own, and not at hand."""
+
+    distance: str = "euclidean"
+
+    def measure(self) -> str:
+        return self.distance
+
+    def build(self, classes: int, dimensions: int) -> nn.Module:
+        return nn.Module()
 
 
 class Transform:
@@ -131,8 +146,10 @@ def load_task(path: str | os.PathLike[str]) -> tuple[StagedTask, Config, Checkpo
         config = read_config(metadata.config)
         with torch.random.fork_rng(devices=[]):  # first weights are drawn, and replaced by those of the file
             backbone = config.model.build(config.input().size)
-            task = build_task(config, backbone, len(metadata.classes), metadata)
-        task.load_state_dict(content["state_dict"])
+            loss = _Unused(distance=config.loss.measure())
+            task = build_task(replace(config, loss=loss), backbone, len(metadata.classes), metadata)
+        state = content["state_dict"]
+        task.load_state_dict({name: value for name, value in state.items() if not name.startswith("loss.")})
     except Exception as error:  # whatever does not fit, of an edited file or one of another version
         problems = error.problems if isinstance(error, ConfigError) else [f"{type(error).__name__}: {error}"]
         raise WeightsError(
