@@ -354,6 +354,10 @@ def test_a_run_goes_on_from_the_head_of_another(images: Path, monkeypatch: pytes
     for name in ("head.weight", "backbone.layer4.1.conv2.weight"):
         torch.testing.assert_close(second[name], first[name])
     assert result.weights["used"] == "first, with its head"
+    with pytest.raises(
+        WeightsError, match=r"trained with model\.mean=\[0\.485, .*, here it is \[0\.5, 0\.5, 0\.5\]; add"
+    ):
+        run_experiment([*words, *warm, "model.mean=[0.5,0.5,0.5]"], "other")
     (images / "root" / "3").rename(images / "root" / "x")
     with pytest.raises(WeightsError, match="class 3 is 3 there and x here; give the data of that run"):
         run_experiment([*words, *warm], "third")

@@ -29,7 +29,7 @@ from stagetune.run.data import build_data, build_store, check_unseen, decode_onc
 from stagetune.run.environment import environment
 from stagetune.run.pictures import draw_run
 from stagetune.run.precision import device_type, products, resolve_precision
-from stagetune.run.pretrained import find_weights
+from stagetune.run.pretrained import check_normalisation, find_weights
 from stagetune.run.record import Run
 from stagetune.run.recorder import Recorder
 from stagetune.run.repeatable import seeds_unsaid
@@ -178,6 +178,7 @@ def _task(config: Config, data: StagedData, weights: Weights | None, last: Mappi
     backbone = config.model.build(config.input().size)
     if weights is not None:
         check_unseen(data, weights, config.data.split)
+        check_normalisation(config.model, weights)
         loaded = load_into(backbone, weights)
         loaded = replace(loaded, used=f"{loaded.used}, with its head") if config.model.head == "keep" else loaded
         metadata = metadata_of(config, data, loaded)

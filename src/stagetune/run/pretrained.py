@@ -60,6 +60,18 @@ def find_weights(config: Config, screen: Screen, pretrain: Pretrain) -> Weights:
     return weights or _glyph_weights(config, screen, pretrain)
 
 
+def check_normalisation(model: ModelSettings, weights: Weights) -> None:
+    """Raise `WeightsError` if a run's weights were trained on images that were normalised otherwise."""
+    wanted, theirs = model.input(), weights.config.get("model", {})
+    for key, usual in (("mean", wanted.mean), ("std", wanted.std)):
+        ours, other = list(getattr(model, key) or usual), list(theirs.get(key) or usual)
+        if ours != other:
+            raise WeightsError(
+                f"the weights {weights.used} were trained with model.{key}={other}, here it is {ours}; "
+                f"add model.{key}={other}"
+            )
+
+
 def photographs_words(model: ModelSettings) -> str:
     """What a person with photographs and without ImageNet's weights of this backbone should know."""
     return (
