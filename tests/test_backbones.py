@@ -192,6 +192,7 @@ def _described(family: str, arch: str) -> Model:
         return describe(under_a_head(backbone))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [path.stem for path in sorted((CONF / "schedule").glob("*.yaml"))])
 @pytest.mark.parametrize(
     ("family", "arch"), [*TORCHVISION.items(), *(("timm", arch) for arch in list(TIMM)[::5]), ("timm", "pit_ti_224")]
@@ -214,6 +215,7 @@ ARCHS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "arch"), ARCHS)
 def test_every_network_of_torchvisions_keeps_its_names(family: str, arch: str) -> None:
     settings = settings_of(family, arch)

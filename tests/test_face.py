@@ -118,6 +118,7 @@ def test_a_run_leaves_the_process_as_it_was(tmp_path: Path, tiny: Any) -> None:
         torch.set_float32_matmul_precision("highest")
 
 
+@pytest.mark.slow
 def test_without_posix_it_is_imported_and_plans(tmp_path: Path) -> None:
     """As on Windows, which has neither of the two modules."""
     code = (
@@ -128,6 +129,7 @@ def test_without_posix_it_is_imported_and_plans(tmp_path: Path) -> None:
     assert "schedule head_only: 1 stages" in in_new_process(code, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_source_tree_runs_that_is_not_installed(tmp_path: Path) -> None:
     """The version is not asked of metadata that only an installed package has."""
     code = (

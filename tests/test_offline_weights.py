@@ -101,6 +101,7 @@ def test_its_thousand_scores_are_those_of_the_package_of_the_authors(weights: We
     torch.testing.assert_close(scores(weights, Settings(), images), expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_it_names_what_is_on_photographs_and_other_normalisation_is_worse(weights: Weights) -> None:
     truth = torch.tensor([index for index, _ in PHOTOGRAPHS.values()])
     images = photographs(list(PHOTOGRAPHS), Settings().input())

@@ -148,6 +148,7 @@ def test_a_run_is_probed_by_the_features_of_its_untouched_backbone(
     assert said in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_siamese_run_is_probed_by_the_cosine(small: Callable[..., Config], tmp_path: Path) -> None:
     result = run_experiment(small(SIAMESE, LONG), tmp_path)
     assert result.probe.keys() == {"features", "val/auc", "test/auc"}
@@ -195,6 +196,7 @@ def test_a_run_that_goes_on_keeps_the_probe_of_its_beginning(
     assert before.probe["features"] == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "most", "reason"),
     [
@@ -218,6 +220,7 @@ def test_a_probe_that_would_cost_too_much_is_left_out_with_its_reason(
     assert f"probe     left out: {reason}\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_features_that_are_no_numbers_leave_the_probe_out_and_the_run_alone(
     small: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
