@@ -18,9 +18,10 @@ import crashing
 from stagetune.config.schema import Config
 from stagetune.data.datamodule import Batch
 from stagetune.data.samplers import pair_batches
+from stagetune.data.source import Pairs
 from stagetune.data.sources.identity_csv import identity_csv
 from stagetune.data.sources.image_folder import image_folder
-from stagetune.data.sources.pairs import Pairs, pairs_csv
+from stagetune.data.sources.pairs import pairs_csv
 from stagetune.data.splits import Split, check_explicit_pairs
 from stagetune.errors import DataError
 from stagetune.losses import contrastive

@@ -11,8 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from stagetune.config.schema import Config
-    from stagetune.data.source import Source
-    from stagetune.data.sources.pairs import Pairs
+    from stagetune.data.source import Pairs, Source
     from stagetune.data.splits import Split
     from stagetune.models.backbone import Backbone
     from stagetune.models.weights import Weights

@@ -20,8 +20,7 @@ from stagetune.data.samplers import (
     pair_batches,
     shuffled_batches,
 )
-from stagetune.data.source import IntArray, Source
-from stagetune.data.sources.pairs import Pairs
+from stagetune.data.source import IntArray, Pairs, Source
 from stagetune.data.splits import Split
 from stagetune.data.transforms import OwnTransform, augment, prepare
 from stagetune.errors import DataError

@@ -1,5 +1,6 @@
 """What a data set is to the rest of the project."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -30,3 +31,13 @@ class Source(Protocol):
 
     def describe(self, index: int) -> str:
         """Which image this is, for a message."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Positions of images in their source, whether they are of one identity, and the fold of each pair."""
+
+    first: IntArray
+    second: IntArray
+    is_same: IntArray  # 1 or 0
+    fold: IntArray  # counted from 0; -1 where the table has none

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stagetune.data.source import IntArray, Source
-from stagetune.data.sources.pairs import Pairs
+from stagetune.data.source import IntArray, Pairs, Source
 from stagetune.errors import DataError, did_you_mean
 
 

@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import Logger
 
 from stagetune.artifacts import CheckpointMetadata, RunDir
 from stagetune.config.schema import Config
-from stagetune.data.sources.pairs import Pairs
+from stagetune.data.source import Pairs
 from stagetune.errors import ConfigError
 from stagetune.models.backbone import Backbone
 from stagetune.run.checkpoints import AtomicCheckpoints

@@ -11,7 +11,7 @@ from torchmetrics import Metric
 
 from stagetune.data.datamodule import Batch
 from stagetune.data.gather import gather_rows
-from stagetune.data.sources.pairs import Pairs
+from stagetune.data.source import Pairs
 from stagetune.evaluation.calibration import Calibration, calibrate
 from stagetune.evaluation.pairs import evaluation_pairs
 from stagetune.evaluation.roc import Roc

@@ -9,8 +9,9 @@ import numpy as np
 from stagetune.config.schema import Config
 from stagetune.config.settings import DataSettings, place
 from stagetune.data.image_files import Entry, ImageFiles
+from stagetune.data.source import Pairs
 from stagetune.data.sources.identity_csv import refuse
-from stagetune.data.sources.pairs import Pairs, pair_problems
+from stagetune.data.sources.pairs import pair_problems
 from stagetune.errors import DataError
 from stagetune.typed import choice
 

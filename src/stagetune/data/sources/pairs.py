@@ -10,7 +10,7 @@ from stagetune.config.parts import PACKAGES, names, part
 from stagetune.config.schema import Config
 from stagetune.config.settings import DataSettings, SplitSettings, place
 from stagetune.data.image_files import Entry, ImageFiles
-from stagetune.data.source import IntArray
+from stagetune.data.source import Pairs
 from stagetune.data.sources.identity_csv import read_table, refuse
 from stagetune.data.sources.image_folder import SPLITS
 from stagetune.typed import choice
@@ -31,7 +31,7 @@ class Settings(SplitSettings):
         yield from SplitSettings.problems(self, config)
         yield from pair_problems(self, config)
 
-    def build(self, image_size: int) -> "tuple[ImageFiles, Pairs]":
+    def build(self, image_size: int) -> tuple[ImageFiles, Pairs]:
         return pairs_csv(str(self.pairs), on_error=self.on_error)
 
 
@@ -41,16 +41,6 @@ def pair_problems(data: DataSettings, config: Config) -> Iterator[str]:
         able = [name for name in names(PACKAGES["loss"]) if getattr(part("loss", name), "takes_pairs", None)]
         choices = " or ".join(f"loss={name}" for name in sorted(able))
         yield f"data={data.name}: loss={config.loss.name} needs identities; use {choices}"
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Positions of images in their source, whether they are of one identity, and the fold of each pair."""
-
-    first: IntArray
-    second: IntArray
-    is_same: IntArray  # 1 or 0
-    fold: IntArray  # counted from 0; -1 where the table has none
 
 
 @dataclass

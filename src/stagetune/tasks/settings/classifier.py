@@ -9,7 +9,7 @@ from stagetune.config.settings import LossSettings, TaskSettings
 from stagetune.typed import choice, number
 
 if TYPE_CHECKING:
-    from stagetune.data.sources.pairs import Pairs
+    from stagetune.data.source import Pairs
     from stagetune.models.backbone import Backbone
     from stagetune.tasks.classification import ClassificationTask
 

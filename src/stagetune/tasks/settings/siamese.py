@@ -8,8 +8,7 @@ import numpy as np
 
 from stagetune.config.schema import Config
 from stagetune.config.settings import LossSettings, TaskSettings
-from stagetune.data.source import Source
-from stagetune.data.sources.pairs import Pairs
+from stagetune.data.source import Pairs, Source
 from stagetune.data.splits import Split, check_pairs
 from stagetune.errors import DataError
 from stagetune.evaluation.pairs import evaluation_pairs
