@@ -177,3 +177,9 @@ class Doubled(Metric):
     def reset(self) -> None:
         super().reset()
         self.metric.reset()
+
+
+class Errors(Surprise):
+    """The same, of which a low value is good."""
+
+    higher_is_better = False

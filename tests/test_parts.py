@@ -1,5 +1,7 @@
 """Parts bring their own settings: what the chosen ones do not read cannot be given, and all of them run."""
 
+import csv
+import os
 import subprocess
 import sys
 from dataclasses import asdict, fields
@@ -16,6 +18,7 @@ import outside
 import stagetune
 from conftest import TINY
 from stagetune.config.compose import compose
+from stagetune.config.monitor import monitor_mode
 from stagetune.config.parts import PACKAGES, WRAPPERS, names, part, wrappers
 from stagetune.config.validate import read_config, validate
 from stagetune.data.sources.own import OwnImages
@@ -44,7 +47,7 @@ def test_no_part_imports_torch() -> None:
 def test_a_setting_that_a_part_does_not_read_cannot_be_given_to_it(group: str, name: str) -> None:
     """Every setting of all others; those of one's own stand in its target, where they are checked."""
     every = set().union(*(settings_of(group, other) for other in names(PACKAGES[group])))
-    foreign = sorted(every - settings_of(group, name))
+    foreign = sorted(every - settings_of(group, name) - {"target"})  # which is written as _target_
     if name == "own" and group != "model":
         foreign = []
     values: dict[str, Any] = {group: {"name": name, **dict.fromkeys(foreign, 1)}}
@@ -361,3 +364,94 @@ def test_a_run_goes_on_from_the_head_of_another(images: Path, monkeypatch: pytes
     (images / "root" / "3").rename(images / "root" / "x")
     with pytest.raises(WeightsError, match="class 3 is 3 there and x here; give the data of that run"):
         run_experiment([*words, *warm], "third")
+
+
+@pytest.mark.parametrize(
+    ("words", "best", "stages"),
+    [
+        ([], "max", ("val/accuracy", "max")),
+        (["task.monitor=val/loss"], "min", ("val/loss", "min")),
+        (["task.mode=min"], "min", ("val/accuracy", "min")),
+        (["metrics.acc._target_=outside.Errors", "task.monitor=val/acc"], "min", ("val/acc", "min")),
+        (["metrics.m._target_=outside.Errors", "task.monitor=val/m", "+schedule.mode=max"], "max", ("val/m", "max")),
+        (
+            ["metrics.m._target_=outside.Errors", "task.monitor=val/m", "+schedule.monitor=val/accuracy"],
+            "min",
+            ("val/accuracy", "max"),
+        ),
+    ],
+    ids=" ".join,
+)
+def test_a_metric_has_one_direction_for_the_best_checkpoint_and_for_the_stages(
+    words: list[str], best: str, stages: tuple[str, str]
+) -> None:
+    config = compose([*words, "schedule=plateau", "model=resnet18"])
+    assert monitor_mode(config) == best
+    assert {(stage.monitor, stage.mode) for stage in stagetune.make_plan(config).stages} == {stages}
+
+
+def test_what_is_monitored_may_be_changed_after_composing() -> None:
+    config = compose(["schedule=plateau", "model=resnet18"])
+    config.task.monitor = "val/loss"
+    (watched,) = {(stage.monitor, stage.mode) for stage in stagetune.make_plan(config).stages}
+    assert watched == ("val/loss", "min")
+
+
+def test_two_directions_of_one_metric_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"task\.mode=min and schedule\.mode=max: are of one metric; leave one"):
+        compose(["task.mode=min", "+schedule.mode=max"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["torch.nn.MSELoss"], r"cannot take outputs \[4, 10\] and classes \[4\]: RuntimeError"),
+        (
+            ["torch.nn.CrossEntropyLoss", "loss.reduction=none"],
+            r"gives a tensor \[4\] for outputs .*; it must give one",
+        ),
+        (["torch.nn.ReLU"], r"cannot take .*: TypeError"),
+        (["outside.Diary"], r"gives a Diary, which is no torch\.nn\.Module"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_an_own_loss_is_tried_before_anything_is_trained(words: list[str], message: str) -> None:
+    before = torch.get_rng_state()
+    with pytest.raises(ConfigError, match=rf"loss\._target_=\S+: {message}"):
+        compose([f"loss._target_={words[0]}", *words[1:]]).loss.build(10, 10)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_no_pictures")
+def test_the_loss_of_an_epoch_is_that_of_its_images_however_steps_are_made(tmp_path: Path) -> None:
+    """Lightning divides what it hands on by the batches of a step."""
+    losses = []
+    for accumulation in ("x1", "x2"):
+        words = [*TINY, "schedule=head_only", "schedule.stages.0.lr=1e-12", f"accumulation={accumulation}"]
+        words = [word for word in words if "stages.1" not in word and "stages.2" not in word]
+        run_experiment(words, tmp_path / accumulation)
+        losses.append(next(csv.DictReader((tmp_path / accumulation / "metrics.csv").open()))["train/loss"])
+    assert float(losses[0]) == pytest.approx(float(losses[1]), rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_sweep_over_an_own_loss_is_told_its_winner(tmp_path: Path) -> None:
+    """Also with -m in front, as the documentation writes it."""
+    tests = str(Path(__file__).parent)
+    small = [word for word in TINY if "stages" not in word]
+    words = ["-m", *small, "schedule=head_only", "schedule.stages.0.epochs=1", "loss._target_=outside.Focal"]
+    environment = {**os.environ, "PYTHONPATH": f"{Path(tests).parent / 'src'}:{tests}", "OMP_NUM_THREADS": "1"}
+    train = str(Path(tests).parent / "train.py")
+    commands = [
+        [sys.executable, train, *words, "loss.gamma=0.5,2", "sweep.name=a"],
+        [sys.executable, "-m", "stagetune", "best", "outputs/sweeps/a"],
+    ]
+    for command in commands:
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "best.yaml").write_text(done.stdout)
+    again = [sys.executable, "-m", "stagetune", "plan", "+experiment=best"]
+    done = subprocess.run(again, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,10 +1,12 @@
 """Objects that the configuration names by `_target_`: checked before anything is built, then built. No torch."""
 
+import ast
 import hashlib
 import inspect
 import json
 import pkgutil
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
 from difflib import get_close_matches
@@ -81,14 +83,38 @@ def build(settings: Mapping[str, Any], **supplied: Any) -> Callable[..., Any]:
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
-    """A digest of the settings and of the source files of all that they name, so that what changes is noticed."""
+    """A digest of the settings and of the code of all that they name, so that what changes is noticed."""
     digest = hashlib.blake2b(json.dumps(settings, sort_keys=True, default=repr).encode(), digest_size=16)
     for _, nested in _nested("", settings):
         for name in _names(nested):
-            module = sys.modules.get(getattr(find(name), "__module__", ""))
-            file = getattr(module, "__file__", None)
-            digest.update(Path(file).read_bytes() if file else name.encode())
+            digest.update(name.encode())
+            for file in code_of(str(getattr(find(name), "__module__", ""))):
+                digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def code_of(module: str) -> list[Path]:
+    """The file of a module, and those that it imports, directly or through others, if they are not installed."""
+    waiting, found = [module], dict[Path, None]()
+    while waiting:
+        loaded = sys.modules.get(waiting.pop())
+        file = Path(getattr(loaded, "__file__", None) or "")
+        if loaded is None or file.suffix != ".py" or file in found or (found and _is_installed(file)):
+            continue
+        found[file] = None
+        package = f"{loaded.__name__}." if hasattr(loaded, "__path__") else loaded.__name__
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            if isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                above = package.rsplit(".", node.level)[0] + "." if node.level else ""
+                base = f"{above}{node.module or ''}".strip(".")
+                waiting += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return list(found)
+
+
+def _is_installed(file: Path) -> bool:
+    return any(file.is_relative_to(path) for path in sysconfig.get_paths().values())
 
 
 def find(name: str) -> Any:

@@ -32,6 +32,7 @@ from stagetune.seams import overrides_among, version_base
 from stagetune.shipped import CONF
 from stagetune.sweep.job import run_job
 
+was_composed: list[bool] = []  # Hydra has called us
 kept_for_resume: list[str] = []  # settings of the command line that are for the run's own configuration
 
 
@@ -46,7 +47,7 @@ def train(arguments: Sequence[str]) -> None:
         try:
             main()
         except UNCOMPOSABLE as error:
-            if HydraConfig.initialized() and not isinstance(error, HYDRAS_OWN):  # composed, so it is a fault of ours
+            if was_composed and not isinstance(error, HYDRAS_OWN):  # so it is a fault of ours, or of somebody's part
                 raise
             raise explain(error, overrides_among(sys.argv[1:])) from error
 
@@ -54,6 +55,7 @@ def train(arguments: Sequence[str]) -> None:
 @hydra.main(**version_base(), config_path=str(CONF), config_name="train")
 def main(composed: DictConfig) -> float | None:
     """What Hydra calls for a run, and for each job of a sweep in whichever process its launcher has for it."""
+    was_composed.append(True)
     hydra_config = HydraConfig.get()
     run_dir = Path(hydra_config.runtime.output_dir)
     if hydra_config.mode == RunMode.MULTIRUN:

@@ -86,7 +86,7 @@ def with_own(words: Sequence[str]) -> list[str]:
     """
     keys = [str(word).lstrip("+").partition("=")[0] for word in words]
     chosen = [f"{group}={OWN}" for group in TARGETS if f"{group}._target_" in keys and group not in keys]
-    return [*chosen, *words]
+    return [*words, *chosen]  # after flags, which may stand first
 
 
 def to_plain(config: DictConfig) -> dict[str, object]:

@@ -146,4 +146,5 @@ def readers(key: str) -> list[str]:
 
 @cache
 def _keys(group: str, name: str) -> frozenset[str]:
-    return frozenset(entry.name for entry in fields(part(group, name)))  # type: ignore[arg-type]
+    every = {entry.name for entry in fields(part(group, name))}  # type: ignore[arg-type]
+    return frozenset(every - {"target"})  # which is written without this word

@@ -147,6 +147,21 @@ class LossSettings(Part):
 
 
 @dataclass
+class NoLoss(LossSettings):
+    """In place of a loss where nothing is trained."""
+
+    distance: str = "euclidean"
+
+    def measure(self) -> str:
+        return self.distance
+
+    def build(self, classes: int, dimensions: int) -> "nn.Module":
+        from torch import nn
+
+        return nn.Module()
+
+
+@dataclass
 class PairLossSettings(LossSettings):
     """What every loss of distances between two embeddings can be told."""
 

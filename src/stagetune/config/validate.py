@@ -5,13 +5,13 @@ from dataclasses import fields
 from typing import Any
 
 from stagetune.config.earlier import translated
+from stagetune.config.monitor import monitor_problems
 from stagetune.config.parts import OWN, PACKAGES, TARGETS, Parts, names, of_data, part
 from stagetune.config.schema import Composed, Config
 from stagetune.config.settings import BLOCKS
 from stagetune.errors import ConfigError, ScheduleError, did_you_mean
 from stagetune.schedule.load import ScheduleSource, load_schedule
-from stagetune.schedule.spec import Schedule, mode_of
-from stagetune.targets import find
+from stagetune.schedule.spec import Schedule
 from stagetune.typed import typed
 
 # Arguments of lightning.pytorch.Trainer that a person may set; all others are decided by the framework.
@@ -51,7 +51,6 @@ def validate(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config
             problems.extend(f"{where}{problem}" for problem in error.problems)
     if problems or config is None:
         raise ConfigError(problems)
-    config.schedule.monitor = config.schedule.monitor or config.task.monitor
     return config
 
 
@@ -77,7 +76,10 @@ def named_own(values: Mapping[str, Any]) -> dict[str, Any]:
             read = {entry.name for entry in fields(part(group, OWN))}  # type: ignore[arg-type]
             more = {key: value for key, value in given.items() if key not in read}
             kept = {key: value for key, value in given.items() if key in read}
-            found[group] = {**kept, "name": OWN, holder: {**(given.get(holder) or {}), **more}}
+            held = given.get(holder) or {}
+            if not isinstance(held, Mapping):  # an argument that is called so
+                held = {holder: held}
+            found[group] = {**kept, "name": OWN, holder: {**held, **more}}
     return found
 
 
@@ -101,22 +103,7 @@ def _schedule(config: Config) -> Schedule:
     given = config.schedule
     if isinstance(given, ScheduleSource) and given.file is not None:
         given = ScheduleSource(**{key: getattr(given, key) for key in BESIDE_FILE})
-    mode = None if mode_of(config.task.monitor) else monitor_mode(config)  # of a metric whose name does not say it
-    return load_schedule(given, mode=mode, blocks=config.model.labels() or BLOCKS, metrics=_metrics(config))
-
-
-def monitor_mode(config: Config) -> str | None:
-    """`min` or `max`: which values of `task.monitor` are good, as is said, by its name, or as its class says."""
-    if config.task.mode is not None:
-        return config.task.mode
-    metric = config.metrics.get(config.task.monitor.removeprefix("val/"))
-    if metric is None or "_target_" not in metric:
-        return mode_of(config.task.monitor)
-    try:
-        is_high = getattr(find(str(metric["_target_"])), "higher_is_better", None)
-    except ConfigError:  # said with what else does not exist, before anything is built
-        is_high = True
-    return None if is_high is None else "max" if is_high else "min"
+    return load_schedule(given, blocks=config.model.labels() or BLOCKS, metrics=_metrics(config))
 
 
 def _metrics(config: Config) -> tuple[str, ...]:
@@ -133,8 +120,8 @@ def _rules(config: Config) -> Iterator[str]:
     if task.monitor not in _metrics(config):
         near = did_you_mean(task.monitor, _metrics(config))
         yield f"task.monitor={task.monitor}: no such metric of {task.name}; {near}"
-    elif monitor_mode(config) is None:
-        yield f"task.monitor={task.monitor}: is a high one good? say task.mode=max, or min"
+    else:
+        yield from monitor_problems(config)
     yield from task.problems(config)
     yield from loss.problems(config)
     for one in of_data(config.data):

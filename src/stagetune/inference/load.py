@@ -1,7 +1,7 @@
 """The model of a checkpoint, built again from what the checkpoint says of itself."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from stagetune.artifacts import CheckpointMetadata, RunDir
 from stagetune.config.parts import wrappers_of
 from stagetune.config.schema import Config
-from stagetune.config.settings import LossSettings
+from stagetune.config.settings import NoLoss
 from stagetune.config.validate import read_config
 from stagetune.data.image_files import read_image, rgb
 from stagetune.data.transforms import prepare
@@ -22,19 +22,6 @@ from stagetune.errors import ConfigError, DataError, WeightsError
 from stagetune.run.build import build_task
 from stagetune.tasks.siamese import SiameseTask
 from stagetune.tasks.staged_task import StagedTask
-
-
-@dataclass
-class _Unused(LossSettings):
-    """In place of the loss, which a trained model does not need: it may be of somebody's own, and not at hand."""
-
-    distance: str = "euclidean"
-
-    def measure(self) -> str:
-        return self.distance
-
-    def build(self, classes: int, dimensions: int) -> nn.Module:
-        return nn.Module()
 
 
 class Transform:
@@ -146,7 +133,7 @@ def load_task(path: str | os.PathLike[str]) -> tuple[StagedTask, Config, Checkpo
         config = read_config(metadata.config)
         with torch.random.fork_rng(devices=[]):  # first weights are drawn, and replaced by those of the file
             backbone = config.model.build(config.input().size)
-            loss = _Unused(distance=config.loss.measure())
+            loss = NoLoss(distance=config.loss.measure())  # it may be of somebody's own, and not at hand
             task = build_task(replace(config, loss=loss), backbone, len(metadata.classes), metadata)
         state = content["state_dict"]
         task.load_state_dict({name: value for name, value in state.items() if not name.startswith("loss.")})

@@ -1,10 +1,12 @@
 """A loss of a person's own, or of a library, by `loss._target_`."""
 
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from stagetune.config.schema import Config
 from stagetune.config.settings import LossSettings
+from stagetune.errors import ConfigError
 from stagetune.targets import build, check_target, find
 
 if TYPE_CHECKING:
@@ -35,5 +37,28 @@ class Settings(LossSettings):
         return problems
 
     def build(self, classes: int, dimensions: int) -> "nn.Module":
-        loss: nn.Module = build(self.target, num_classes=classes, embedding_size=dimensions)()
+        """See `LossSettings`.
+
+        Raises:
+            ConfigError: for what is no module, and where a small example gives no number with a gradient.
+        """
+        import torch
+        from torch import Tensor, nn
+
+        name = f"loss._target_={self.target['_target_']}"
+        with torch.device("cpu"), torch.random.fork_rng(devices=[]):  # also where a plan is made, without memory
+            loss = build(self.target, num_classes=classes, embedding_size=dimensions)()
+            if not isinstance(loss, nn.Module):
+                raise ConfigError([f"{name}: gives a {type(loss).__name__}, which is no torch.nn.Module"])
+            outputs = torch.nn.functional.normalize(torch.randn(4, dimensions)).requires_grad_()
+            shapes = f"outputs [4, {dimensions}] and classes [4]"
+            try:
+                cost = deepcopy(loss)(outputs, torch.tensor([0, 0, 1, 1]) % classes)
+            except Exception as error:  # somebody's code
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                raise ConfigError([f"{name}: cannot take {shapes}: {reason}"]) from error
+        if not isinstance(cost, Tensor) or cost.ndim or not cost.requires_grad:
+            what = f"a tensor {list(cost.shape)}" if isinstance(cost, Tensor) and cost.ndim else type(cost).__name__
+            what += " without a gradient" if isinstance(cost, Tensor) and not cost.requires_grad else ""
+            raise ConfigError([f"{name}: gives {what} for {shapes}; it must give one number with a gradient"])
         return loss

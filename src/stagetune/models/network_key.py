@@ -2,12 +2,14 @@
 
 import hashlib
 import inspect
-import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from torch import nn
+
+from stagetune.targets import code_of
 
 VERSIONED = ("torch", "torchvision", "timm")  # whose code is told by their version
 PLAIN = (bool, int, float, str, type(None))
@@ -52,12 +54,11 @@ def _is_plain(value: Any) -> bool:
 
 
 def _sources(network: nn.Module) -> Iterator[str]:
-    """The files that the classes stand in, else the classes; nothing for what has no source, as in a shell."""
+    """The files that the classes stand in, and those of a person's own that these import; else the classes."""
     kinds = {base for layer in network.modules() for base in type(layer).__mro__ if not _is_versioned(base)}
     for kind in sorted(kinds - {object}, key=lambda kind: f"{kind.__module__}.{kind.__qualname__}"):
-        for holder in (sys.modules.get(kind.__module__), kind):
-            try:
-                yield inspect.getsource(holder)  # type: ignore[arg-type]
-            except (OSError, TypeError):
-                continue
-            break
+        files = code_of(kind.__module__)
+        yield from (file.read_text() for file in files)
+        if not files:
+            with suppress(OSError, TypeError):
+                yield inspect.getsource(kind)

@@ -45,6 +45,7 @@ def experiment_yaml(summary: Summary) -> str:
         else:
             # a file cannot change one entry of a list: it has the whole of it
             whole = path[: next((i for i, part in enumerate(path) if part.isdigit()), len(path))]
+            whole = _stored(config, whole)
             _put(settings, whole, _get(config, whole))
     assert summary.best is not None
     assert summary.best.score is not None
@@ -62,6 +63,14 @@ def experiment_yaml(summary: Summary) -> str:
     if not run.overrides:  # it is of no sweep: all that is known is everything
         settings = {key: value for key, value in config.items() if key not in (*OF_THE_SWEEP, "name", "resume")}
     return "\n".join([*lines, "name: best", yaml.safe_dump(settings, sort_keys=False) if settings else ""])
+
+
+def _stored(config: dict[str, Any], path: list[str]) -> list[str]:
+    """Where a word of the command line is stored: arguments of a part of one's own lie with its `_target_`."""
+    holder = {"model": "network"}.get(path[0], "target")
+    group = config.get(path[0])
+    is_own = isinstance(group, dict) and group.get("name") == "own" and path[1] not in group
+    return [path[0], holder, *path[1:]] if is_own else path
 
 
 def _get(values: Any, path: list[str]) -> Any:

@@ -5,13 +5,13 @@ from dataclasses import asdict
 from typing import Any
 
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from stagetune.artifacts import RunDir, StageRecord
 from stagetune.cache.callback import FeatureCaching
 from stagetune.cache.store import Store
-from stagetune.config.validate import monitor_mode
+from stagetune.config.monitor import monitor_mode, watched
 from stagetune.data.datamodule import StagedData
 from stagetune.errors import ConfigError
 from stagetune.run.build import came_frozen
@@ -52,7 +52,9 @@ def own_callbacks(settings: Mapping[str, Mapping[str, Any]], run_dir: RunDir) ->
     for name, given in settings.items():
         callback = build(given)()
         path = f"callbacks.{name}"
-        if not isinstance(callback, Callback):
+        if isinstance(callback, GradientAccumulationScheduler):
+            problems.append(f"{path}: batches per step belong to accumulation=; leave it out")
+        elif not isinstance(callback, Callback):
             problems.append(
                 f"{path}._target_={given['_target_']}: gives {type(callback).__name__}, which is no "
                 "lightning.pytorch.Callback; derive it from that"
@@ -88,7 +90,7 @@ class Callbacks:
         config, monitor, mode = run.config, run.config.task.monitor, str(monitor_mode(run.config))
         on_collapse = config.task.on_collapse if isinstance(config.task, Siamese) else "go_on"
         self.unfreezing = StagedUnfreezing(
-            config.schedule,
+            watched(config),
             came_frozen=came_frozen(config),
             ema=config.ema,
             resume_with_new_schedule=config.resume_with_new_schedule,

@@ -7,17 +7,19 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from stagetune.artifacts import CheckpointMetadata, RunDir, new_run_dir, write_text
 from stagetune.config.compose import compose
+from stagetune.config.monitor import monitor_mode, watched
 from stagetune.config.resume import check_run
 from stagetune.config.schema import Config
-from stagetune.config.validate import monitor_mode, validate
+from stagetune.config.validate import validate
 from stagetune.data.datamodule import StagedData
-from stagetune.errors import ResultError
+from stagetune.errors import ConfigError, ResultError, TrainingError
 from stagetune.models.weights import Weights, load_head, load_into
 from stagetune.report.result import RunResult
 from stagetune.run import processes
@@ -133,7 +135,7 @@ def _build_fit_test(run: Run, last: Mapping[str, Any] | None) -> None:
         seed_everything(config.seed, workers=True, verbose=False)  # now: pretraining a backbone draws, too
         task = _task(config, data, weights, last)
         result.weights["used"] = task.metadata.weights
-        plan = make_plan(config.schedule, describe(task, came_frozen=came_frozen(config)))
+        plan = make_plan(watched(config), describe(task, came_frozen=came_frozen(config)))
         check_exact(plan, task)
         if last:
             state = last["callbacks"][StagedUnfreezing.__name__]
@@ -199,6 +201,8 @@ def _fit(
     result, start = run.result, time.monotonic()
     try:
         trainer.fit(task, datamodule=data, ckpt_path=run.dir.last if resumes else None, weights_only=True)
+    except MisconfigurationException as error:  # of a callback of somebody's own that this trainer is not made for
+        raise ConfigError([f"callbacks: {' '.join(str(error).split())}"]) from error
     except Exception as error:
         if trainer.received_sigterm:  # which ended the loader's processes, too, and they were missed first
             raise SIGTERMException from error
@@ -212,8 +216,12 @@ def _fit(
         result.peak_memory_mb = max((stage["peak_memory_mb"] for stage in result.stages), default=0.0)
         if run.dir.best.exists():
             result.best = _best(run, callbacks.recorder)
+    untrained = [stage.name for stage in callbacks.unfreezing.plan.stages[len(callbacks.unfreezing.stage_starts) :]]
+    if untrained:
+        run.screen.line("stopped", f"by a callback, before stage {', '.join(untrained)}")
     row = result.best
-    assert row is not None
+    if row is None:
+        raise TrainingError(f"{run.config.task.monitor} was a number in no epoch, so that none is the best")
     run.screen.line("best", f"{row['metric']} {row['value']:.4f} in epoch {row['epoch']}, stage {row['stage']}")
 
 

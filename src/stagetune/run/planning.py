@@ -1,12 +1,15 @@
 """The plan of a schedule on a model, or of a whole configuration; nothing is read or trained."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 from torch import nn
 
+from stagetune.config.monitor import watched
 from stagetune.config.schema import Config
+from stagetune.config.settings import NoLoss
 from stagetune.config.validate import validate
+from stagetune.errors import ConfigError
 from stagetune.run.build import build_task, came_frozen, check_targets
 from stagetune.schedule.load import Given, load_schedule
 from stagetune.schedule.model import Model
@@ -48,5 +51,12 @@ def plan_of(config: Config) -> Plan:
     """The plan of the run that a configuration asks for. Raises `ConfigError` and `ScheduleError`."""
     check_targets(config)
     with torch.device("meta"):  # shapes without memory
-        task = build_task(config, config.model.build(config.input().size), CLASSES)
-    return resolve(config.schedule, describe(task, came_frozen=came_frozen(config)))
+        backbone = config.model.build(config.input().size)
+        try:
+            task = build_task(config, backbone, CLASSES)
+        except ConfigError:
+            if config.loss.task is not None:
+                raise
+            # one of somebody's own may be made for as many classes as the data has, which is not known here
+            task = build_task(replace(config, loss=NoLoss(distance=config.loss.measure())), backbone, CLASSES)
+    return resolve(watched(config), describe(task, came_frozen=came_frozen(config)))

@@ -62,7 +62,9 @@ def find_weights(config: Config, screen: Screen, pretrain: Pretrain) -> Weights:
 
 def check_normalisation(model: ModelSettings, weights: Weights) -> None:
     """Raise `WeightsError` if a run's weights were trained on images that were normalised otherwise."""
-    wanted, theirs = model.input(), weights.config.get("model", {})
+    if not weights.config:
+        return
+    wanted, theirs = model.input(), weights.config["model"]
     for key, usual in (("mean", wanted.mean), ("std", wanted.std)):
         ours, other = list(getattr(model, key) or usual), list(theirs.get(key) or usual)
         if ours != other:

@@ -122,7 +122,8 @@ class Recorder(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        self._losses.append(outputs["loss"].detach())
+        # Lightning hands it on as it is accumulated
+        self._losses.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)
         for name, value in getattr(pl_module, "batch_figures", {}).items():
             self._figures.setdefault(name, []).append(value)
         self._samples += len(batch.target) * trainer.world_size

@@ -82,7 +82,9 @@ def check_plans(jobs: Sequence[Job]) -> None:
     for job, name in zip(jobs, names_of([job.overrides for job in jobs]), strict=True):
         config = job.config
         parts = (config.model, config.schedule, config.task, config.loss, config.optimizer, config.logger.lightning)
-        key = json.dumps([part if isinstance(part, dict | None) else asdict(part) for part in parts], sort_keys=True)
+        brought = (config.callbacks, config.metrics, config.data.transform, getattr(config.data, "target", None))
+        plain = [part if isinstance(part, dict | None) else asdict(part) for part in (*parts, *brought)]
+        key = json.dumps(plain, sort_keys=True)
         if key not in known:
             try:
                 plan_of(config)

@@ -12,7 +12,8 @@ from optuna import Trial
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from stagetune.config.validate import monitor_mode, validate
+from stagetune.config.monitor import monitor_mode
+from stagetune.config.validate import validate
 from stagetune.errors import ConfigError
 from stagetune.run.pruning import open_study
 from stagetune.sweep.combinations import check_plans, jobs_of

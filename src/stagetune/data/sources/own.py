@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from stagetune.targets import build, check_target
 if TYPE_CHECKING:
     from torch import Tensor
 
+TRIES = 16  # a mirrored image may be as it was
 KINDS = "a PIL image, a uint8 array [height, width, 3] or [height, width], or a uint8 tensor [3 or 1, height, width]"
 
 
@@ -29,7 +30,10 @@ class Settings(SplitSettings):
     target: dict[str, Any] = field(default_factory=dict)
 
     def target_problems(self, config: Config) -> list[str]:
-        return check_target("data", self.target)
+        problems = check_target("data", self.target)
+        lacks = [problem.split(":")[1].split() for problem in problems if problem.startswith("data: lacks ")]
+        ours = [entry.name for entry in fields(self) if any(entry.name in words for words in lacks)]
+        return [*problems, *(f"data.{key}: is ours; give your class's as data.target.{key}=..." for key in ours)]
 
     def build(self, image_size: int) -> "tuple[OwnImages, None]":
         return OwnImages(build(self.target)(), str(self.target["_target_"])), None
@@ -67,7 +71,7 @@ class OwnImages:
         position = {label: i for i, label in enumerate(known)}
         self.labels: IntArray = np.array([position[label] for label in labels], dtype=np.int64)
         self.notes: list[str] = []
-        if _content(self.image(0)) != self.contents[0]:
+        if any(_content(self.image(i % len(labels))) != self.contents[i % len(labels)] for i in range(TRIES)):
             raise DataError(
                 f"data._target_={name}: gives another image when it is asked for one again; leave augmentation to "
                 "data.augment and data.transform"
@@ -93,8 +97,9 @@ class OwnImages:
     def _pixels(self, image: Any, index: int) -> "Tensor":
         import torch
 
-        if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3):
-            image = Image.fromarray(image)
+        if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
+            image = image[..., 0] if image.shape[2:] == (1,) else image
+            image = Image.fromarray(image) if image.ndim == 2 or image.shape[2:] == (3,) else image
         if isinstance(image, Image.Image):
             return rgb(image)
         if (
@@ -116,8 +121,10 @@ class OwnImages:
         if isinstance(label, str):
             return label
         try:
-            return int(label)
-        except (TypeError, ValueError):
+            if label == int(label):
+                return int(label)
+            raise ValueError
+        except (TypeError, ValueError, OverflowError, RuntimeError):
             what = f"{label!r}"[:40]
             raise DataError(
                 f"data._target_={self.origin}: item {index} has {what} as its label; give a whole number or a name"
