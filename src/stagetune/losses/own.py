@@ -1,5 +1,6 @@
 """A loss of a person's own, or of a library, by `loss._target_`."""
 
+import warnings
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -43,22 +44,32 @@ class Settings(LossSettings):
             ConfigError: for what is no module, and where a small example gives no number with a gradient.
         """
         import torch
-        from torch import Tensor, nn
+        from torch import nn
 
         name = f"loss._target_={self.target['_target_']}"
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):  # also where a plan is made, without memory
             loss = build(self.target, num_classes=classes, embedding_size=dimensions)()
             if not isinstance(loss, nn.Module):
                 raise ConfigError([f"{name}: gives a {type(loss).__name__}, which is no torch.nn.Module"])
-            outputs = torch.nn.functional.normalize(torch.randn(4, dimensions)).requires_grad_()
-            shapes = f"outputs [4, {dimensions}] and classes [4]"
-            try:
-                cost = deepcopy(loss)(outputs, torch.tensor([0, 0, 1, 1]) % classes)
-            except Exception as error:  # somebody's code
-                reason = " ".join(f"{type(error).__name__}: {error}".split())
-                raise ConfigError([f"{name}: cannot take {shapes}: {reason}"]) from error
-        if not isinstance(cost, Tensor) or cost.ndim or not cost.requires_grad:
-            what = f"a tensor {list(cost.shape)}" if isinstance(cost, Tensor) and cost.ndim else type(cost).__name__
-            what += " without a gradient" if isinstance(cost, Tensor) and not cost.requires_grad else ""
-            raise ConfigError([f"{name}: gives {what} for {shapes}; it must give one number with a gradient"])
+            if not hasattr(loss, "of_pairs"):  # which may be all that it has
+                _try(loss, name, classes, dimensions)
         return loss
+
+
+def _try(loss: "nn.Module", name: str, classes: int, dimensions: int) -> None:
+    """Raise `ConfigError` where a small example gives no number with a gradient."""
+    import torch
+
+    outputs = torch.nn.functional.normalize(torch.randn(4, dimensions)).requires_grad_()
+    shapes = f"outputs [4, {dimensions}] and classes [4]"
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            cost: Any = deepcopy(loss)(outputs, torch.tensor([0, 0, 1, 1]) % classes)
+    except Exception as error:  # somebody's code
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError([f"{name}: cannot take {shapes}: {reason}"]) from error
+    if not isinstance(cost, torch.Tensor) or cost.ndim or not cost.requires_grad:
+        what = type(cost).__name__
+        if isinstance(cost, torch.Tensor):
+            what = f"a tensor {list(cost.shape)}" if cost.ndim else "a number without a gradient"
+        raise ConfigError([f"{name}: gives {what} for {shapes}; it must give one number with a gradient"])
