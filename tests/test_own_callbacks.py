@@ -11,9 +11,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from outside import Diary
 from stagetune.artifacts import RunDir
 from stagetune.config.schema import Config
-from stagetune.errors import ConfigError, ScheduleError
+from stagetune.errors import ConfigError, ScheduleError, TrainingError
 from stagetune.inference.load import load
 from stagetune.run.callbacks import own_callbacks
+from stagetune.run.checkpoints import AtomicCheckpoints
 from stagetune.run.experiment import run_experiment
 
 CLASSIFIER = "+experiment=classifier_staged"
@@ -139,3 +140,13 @@ def test_a_place_that_is_said_is_kept(tmp_path: Path) -> None:
     assert isinstance(there, ModelCheckpoint)
     assert here.dirpath == str(tmp_path)
     assert there.dirpath == str(Path("run/callbacks/there").resolve())
+
+
+def test_a_state_that_could_not_be_read_again_is_refused_as_it_is_saved(tmp_path: Path) -> None:
+    checkpoint = {"callbacks": {"Diary": {"lines": ["a"], "since": [{"at": Path("x")}]}}}
+    with pytest.raises(TrainingError, match=r"^callback Diary keeps a pathlib\.PosixPath in its state, and"):
+        AtomicCheckpoints().save_checkpoint(checkpoint, tmp_path / "x.ckpt")
+    assert not any(tmp_path.iterdir())
+    checkpoint["callbacks"]["Diary"]["since"] = [torch.zeros(2)]  # type: ignore[list-item]
+    AtomicCheckpoints().save_checkpoint(checkpoint, tmp_path / "x.ckpt")
+    assert torch.load(tmp_path / "x.ckpt", weights_only=True)["callbacks"]["Diary"]["lines"] == ["a"]

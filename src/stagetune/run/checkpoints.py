@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from stagetune.artifacts import RunDir, write_whole
 from stagetune.config.schema import CheckpointConfig
+from stagetune.errors import TrainingError
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.plan import PlannedStage
 from stagetune.schedule.progress import is_best
@@ -26,14 +27,36 @@ def read_last(run_dir: RunDir) -> dict[str, Any] | None:
     return checkpoint
 
 
+PLAIN = (bool, int, float, complex, str, bytes, type(None))
+
+
 class AtomicCheckpoints(TorchCheckpointIO):
     """Writes under another name and renames: a crash leaves the old checkpoint whole, never half of a new one."""
 
     def save_checkpoint(
         self, checkpoint: Mapping[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
+        for name, state in checkpoint.get("callbacks", {}).items():
+            if kind := _unreadable(state):
+                what = f"a {kind.__module__}.{kind.__qualname__} in its state"
+                raise TrainingError(
+                    f"callback {name} keeps {what}, and a checkpoint with that is not read again (it could run "
+                    "commands); let its state_dict give plain values and tensors"
+                )
         with write_whole(path) as file:
             torch.save(checkpoint, file)
+
+
+def _unreadable(value: Any) -> type | None:
+    """The kind of what `torch.load` with `weights_only` would not read; None if there is none."""
+    if isinstance(value, Mapping):
+        return next(filter(None, map(_unreadable, [*value, *value.values()])), None)
+    if isinstance(value, list | tuple | set):
+        return next(filter(None, map(_unreadable, value)), None)
+    is_plain = (
+        value is None or type(value) in (bool, int, float, complex, str, bytes) or isinstance(value, torch.Tensor)
+    )
+    return None if is_plain else type(value)
 
 
 class BestCheckpoint(Checkpoint):
