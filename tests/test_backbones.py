@@ -4,6 +4,7 @@ import copy
 import functools
 import pickle
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision import models
 
 from stagetune.cache.features import from_rows, to_rows
+from stagetune.cache.features import outputs as outputs_at
 from stagetune.config.compose import CONF, compose
 from stagetune.config.settings import BLOCKS
 from stagetune.errors import ConfigError, TrainingError
@@ -593,3 +595,72 @@ class Limited(nn.Module):
     __import__("linecache").clearcache()
     keys.append(key(6.0))
     assert len(set(keys)) == 3
+
+
+class Glue(nn.Module):
+    """Two layers, and between them what its code does of its own."""
+
+    def __init__(self, between: str) -> None:
+        super().__init__()
+        self.a, self.b, self.between = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 6, 3), between
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = self.a(images)
+        if self.between == "dropout":
+            hidden = F.dropout(hidden, 0.5, self.training)
+        if self.between == "noise":
+            hidden = hidden + torch.randn_like(hidden)
+        if self.between == "mean":
+            hidden = hidden - hidden.mean(0)
+        made = self.b(hidden)
+        return made + images.mean() if self.between == "skip" and self.training else made
+
+
+@pytest.mark.parametrize(
+    ("between", "starts", "reason"),
+    [
+        ("nothing", (0, 1, 2), ""),
+        ("dropout", (0, 2), "cannot begin at b: the code before it does otherwise in training"),
+        ("noise", (0,), "cannot be used: an image has other features each time"),
+        ("mean", (0,), "cannot be used: an image's features depend on the other images of its batch"),
+        ("skip", (0, 2), "cannot begin at b: the code of the network does otherwise in training"),
+    ],
+)
+def test_what_cannot_be_kept_of_an_image_is_not_kept(between: str, starts: tuple[int, ...], reason: str) -> None:
+    backbone = own_backbone(Glue(between), ["a", "b"], 16)
+    backbone.train()
+    assert (backbone.starts, backbone.cannot_begin) == (starts, reason)
+    assert backbone(torch.zeros(2, 3, 16, 16, dtype=torch.uint8)).shape == (2, 6)
+
+
+def test_outputs_that_are_kept_are_those_of_eval_mode_and_draw_nothing_from_the_run() -> None:
+    backbone = own_backbone(Glue("dropout"), ["a", "b"], 16).train()
+    images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
+    before = torch.get_rng_state()
+    kept = outputs_at(backbone, images, [2], precision=nullcontext)[2]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert backbone.training
+    assert backbone._network[0].training
+    with torch.no_grad():
+        torch.testing.assert_close(kept, backbone.eval()(images))
+
+
+@pytest.mark.parametrize(
+    ("blocks", "message"),
+    [
+        (
+            ["b", "a"],
+            r"model\.blocks: are not in forward order \(cannot begin at a: its layers run before those of b",
+        ),
+        ({"x": ["a"], "y": None}, r"model\.blocks\.y: is empty; list its layers, or leave it out"),
+    ],
+)
+def test_blocks_that_are_none_or_in_another_order_are_refused(blocks: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        own_backbone(Glue("nothing"), blocks, 16)
+
+
+def test_layers_called_by_numbers_and_blocks_of_one_layer_are_understood() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 6, 3))
+    assert own_backbone(network, [0, 1], 16).blocks == {"0": ("0",), "1": ("1",)}  # type: ignore[list-item]
+    assert own_backbone(Glue("nothing"), {"x": "a", "y": "b"}, 16).blocks == {"x": ("a",), "y": ("b",)}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -60,11 +60,26 @@ def outputs(
     """What a batch is at each of `depths` (rising), as rows; the inputs already went through `start` blocks."""
     found: dict[int, Tensor] = {}
     hidden = inputs
-    with torch.inference_mode(), precision():
+    with torch.inference_mode(), precision(), _measured(backbone):
         for depth in depths:
             hidden = backbone.forward(hidden, start=start, stop=depth)  # never compiled: it is one pass
             start, found[depth] = depth, to_rows(hidden)
     return found
+
+
+@contextmanager
+def _measured(backbone: nn.Module) -> Iterator[None]:
+    """While this lasts all of it is in eval mode, also the code between its layers; random numbers are put back."""
+    modes = [(module, module.training) for module in backbone.modules()]
+    device = next((parameter.device for parameter in backbone.parameters()), torch.device("cpu"))
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        backbone.eval()
+        try:
+            yield
+        finally:
+            backbone.train(modes[0][1])
+            for module, mode in modes:
+                module.training = mode
 
 
 def rows_of_rank(total: int, batch_size: int, rank: int, world_size: int) -> Iterator[tuple[range, list[int]]]:

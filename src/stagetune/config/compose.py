@@ -85,8 +85,11 @@ def with_own(words: Sequence[str]) -> list[str]:
     So that what the file of another option says does not hold for it.
     """
     keys = [str(word).lstrip("+").partition("=")[0] for word in words]
-    chosen = [f"{group}={OWN}" for group in TARGETS if f"{group}._target_" in keys and group not in keys]
-    return [*words, *chosen]  # after flags, which may stand first
+    found = list(words)
+    for group in TARGETS:
+        if f"{group}._target_" in keys and group not in keys:  # beside it: flags may stand first or last
+            found.insert(found.index(words[keys.index(f"{group}._target_")]), f"{group}={OWN}")
+    return found
 
 
 def to_plain(config: DictConfig) -> dict[str, object]:

@@ -41,7 +41,13 @@ def own_backbone(
     """
     if not isinstance(network, nn.Module):
         raise ConfigError([f"model.network: is a {type(network).__name__}, no torch.nn.Module"])
-    by_name = blocks if isinstance(blocks, Mapping) else {name: [name] for name in blocks}
+    given = blocks if isinstance(blocks, Mapping) else {name: [name] for name in blocks}
+    if empty := [block for block, layers in given.items() if layers is None]:
+        raise ConfigError([f"model.blocks.{empty[0]}: is empty; list its layers, or leave it out"])
+    by_name = {  # a layer of nn.Sequential is called by a number
+        str(block): [str(layer) for layer in (layers if isinstance(layers, list | tuple) else [layers])]
+        for block, layers in given.items()
+    }
     key, had, said = network_key(network, arguments), _with_weights(network, by_name), list[str]()
     device = next((parameter.device for parameter in network.parameters()), torch.get_default_device())
     with suppress(Exception):  # `Whole` says with its reason that it cannot take images

@@ -122,6 +122,13 @@ def load_into(backbone: nn.Module, weights: Weights) -> Weights:
             f"weights {_words(weights.used, fit.where)} do not fit this backbone: {'; '.join(fit.problems)}; "
             "choose the model and its settings that they were saved from"
         )
+    for name, value in fit.state.items():
+        if value.is_floating_point() != own[name].is_floating_point():
+            raise WeightsError(
+                f"weights {weights.used}: {name} is {value.dtype}, not {own[name].dtype}; save it as that"
+            )
+        if value.is_floating_point() and not value.isfinite().all():
+            raise WeightsError(f"weights {weights.used}: {name} holds what is no finite number; take other weights")
     backbone.load_state_dict(fit.state)
     used = _words(weights.used, fit.where)
     used += f" without {_listed(fit.left_out)}" if fit.left_out else ""

@@ -72,12 +72,13 @@ class Whole(Backbone):
         own["out_features"] = features.shape[1]
         for layer, block in course.uncovered.items():  # so that freezing a block freezes its dropout, too
             own["blocks"][block] += (layer,)
-        own["_cuts"] = {} if features.is_meta else self._tried(images, features, course)
-        own["starts"] = tuple(sorted({0, *self._cuts, len(blocks)}))
+        own["_cuts"] = {} if features.is_meta else course.cuts
+        why_not = "" if features.is_meta else self._try_whole(images)
+        own["_cuts"] = {} if why_not else self._tried(images, course)
+        own["starts"] = (0,) if why_not else tuple(sorted({0, *self._cuts, len(blocks)}))
         labels = list(blocks)
-        own["cannot_begin"] = "; ".join(
-            f"cannot begin at {labels[depth]}: {reason}" for depth, reason in sorted(course.reasons.items())
-        )
+        reasons = [f"cannot begin at {labels[depth]}: {reason}" for depth, reason in sorted(course.reasons.items())]
+        own["cannot_begin"] = f"cannot be used: {why_not}" if why_not else "; ".join(reasons)
         for inner, mode in modes:
             inner.training = mode
         self.training = network.training
@@ -85,7 +86,7 @@ class Whole(Backbone):
     def forward(self, inputs: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         end = len(self.blocks)
         stop = end if stop is None else stop
-        for depth in (start, stop):
+        for depth in {start, stop} - {end}:
             if depth not in self.starts:
                 raise ValueError(f"this network cannot begin or stop at depth {depth}, only at {self.starts}")
         if start == stop:
@@ -146,22 +147,69 @@ class Whole(Backbone):
             what = f"{type(network).__name__} cannot take images {list(images.shape)}"
             raise ConfigError([f"model: {what}: {type(error).__name__}: {error}"]) from error
 
-    def _tried(self, images: Tensor, features: Tensor, course: Course) -> dict[int, Cut]:
-        """The cuts from which the features are those of the whole run, also for one image alone."""
+    def _try_whole(self, images: Tensor) -> str:
+        """Why an image's features cannot be kept, in words; empty if they can."""
+        with torch.no_grad():
+            features = self._run(images)
+            if not _is_close(self._run(images, seed=1), features):
+                return "an image has other features each time"
+            if not _is_close(self._run(images[:1]), features[:1]):
+                return "an image's features depend on the other images of its batch"
+        return ""
+
+    def _tried(self, images: Tensor, course: Course) -> dict[int, Cut]:
+        """The cuts from which the features are those of the whole run, also for one image, also in training."""
         good = {}
         for depth, cut in course.cuts.items():
             try:
-                hidden = self._in_part(images, None, cut).detach()
-                with torch.enable_grad():
-                    again = self._in_part(hidden[:1], cut, None).detach()
+                reason = self._why_not(images, cut)
             except Exception as error:  # somebody's code, which is given zeros
-                course.reasons[depth] = f"{type(error).__name__}: {error}"
-                continue
-            if bool((again - features[:1]).abs().max() <= TOLERANCE * features.abs().max()):
-                good[depth] = cut
+                reason = f"{type(error).__name__}: {error}"
+            if reason:
+                course.reasons[depth] = reason
             else:
-                course.reasons[depth] = "it gives other features when it begins there"
+                good[depth] = cut
         return good
+
+    def _why_not(self, images: Tensor, cut: Cut) -> str:
+        hidden = self._run(images, stop=cut)
+        if not _is_close(self._run(images[:1], stop=cut), hidden[:1]):
+            return "what comes before it depends on the other images of a batch"
+        with torch.enable_grad():
+            again = self._run(hidden[:1], start=cut)
+        if not _is_close(again, self._run(images)[:1]):
+            return "it gives other features when it begins there"
+        # layers that are frozen stay in eval mode while the code between them is in training
+        if not _is_close(self._run(images, stop=cut, is_training=True), hidden):
+            return "the code before it does otherwise in training"
+        if not _is_close(self._run(hidden, start=cut, is_training=True), self._run(images, is_training=True)):
+            return "the code of the network does otherwise in training"
+        return ""
+
+    def _run(
+        self,
+        inputs: Tensor,
+        *,
+        start: Cut | None = None,
+        stop: Cut | None = None,
+        is_training: bool = False,
+        seed: int = 0,
+    ) -> Tensor:
+        """All of it or a part, by the same random numbers; `is_training` is the mode of its own code alone."""
+        network = self._network[0]
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            network.training = self.training = is_training
+            try:
+                whole = start is None and stop is None
+                made: Tensor = network(self._given(inputs)) if whole else self._in_part(inputs, start, stop)
+                return (self._features(made) if whole else made).detach()
+            finally:
+                network.training = self.training = False
+
+
+def _is_close(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool((one - other).abs().max() <= TOLERANCE * other.abs().max())
 
 
 def _images(size: int, device: torch.device) -> Tensor:

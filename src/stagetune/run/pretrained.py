@@ -11,9 +11,10 @@ from stagetune.artifacts import METADATA, RunDir, new_run_dir, write_whole
 from stagetune.config.compose import compose
 from stagetune.config.schema import Config
 from stagetune.config.settings import ModelSettings
+from stagetune.config.validate import read_config
 from stagetune.data.glyphs import renderer_fingerprint
 from stagetune.errors import WeightsError
-from stagetune.models.weights import Weights, file_weights, random_weights
+from stagetune.models.weights import Weights, file_weights
 from stagetune.report.result import config_hash
 from stagetune.run.screen import Screen
 
@@ -46,7 +47,7 @@ def find_weights(config: Config, screen: Screen, pretrain: Pretrain) -> Weights:
     """
     model = config.model
     if model.weights == "random":
-        return random_weights()
+        return model.as_built()
     if model.weights not in ("auto", "imagenet"):
         return file_weights(model.weights)
     weights = model.pretrained(config.input().size)
@@ -64,9 +65,9 @@ def check_normalisation(model: ModelSettings, weights: Weights) -> None:
     """Raise `WeightsError` if a run's weights were trained on images that were normalised otherwise."""
     if not weights.config:
         return
-    wanted, theirs = model.input(), weights.config["model"]
-    for key, usual in (("mean", wanted.mean), ("std", wanted.std)):
-        ours, other = list(getattr(model, key) or usual), list(theirs.get(key) or usual)
+    theirs = read_config(weights.config).model
+    for key in ("mean", "std"):
+        ours, other = (list(getattr(one, key) or getattr(one.input(), key)) for one in (model, theirs))
         if ours != other:
             raise WeightsError(
                 f"the weights {weights.used} were trained with model.{key}={other}, here it is {ours}; "

@@ -1,6 +1,7 @@
 """Any network that timm knows by name."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -117,7 +118,8 @@ def _candidates(network: "nn.Module") -> Iterator[list["Group"]]:
     if hasattr(network, "group_matcher"):
         matcher: Any = network.group_matcher
         for coarse in (True, False):
-            yield list(group_parameters(network, matcher(coarse=coarse)).values())
+            with suppress(AssertionError):  # some have no coarse groups
+                yield list(group_parameters(network, matcher(coarse=coarse)).values())
     yield units(network, 5)
 
 
