@@ -3,6 +3,7 @@
 import pytest
 
 from stagetune.config.compose import CONF, compose
+from stagetune.config.monitor import watched
 from stagetune.schedule.load import load_schedule
 from stagetune.schedule.network import describe
 from stagetune.schedule.plan import NO_DECAY
@@ -293,7 +294,7 @@ def test_every_preset_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_opens_exactly_this_at_these_rates(name: str) -> None:
-    plan = make_plan(compose([f"schedule={name}"]).schedule, describe(task("resnet50")))
+    plan = make_plan(watched(compose([f"schedule={name}"])), describe(task("resnet50")))
     by_tensor = any(stage.lr_scale for stage in plan.stages)  # then the table has them by block
     labels = {g.name: g.block if by_tensor else g.name.removeprefix("backbone.") for g in plan.groups}
     found = []

@@ -9,6 +9,7 @@ import yaml
 
 from programs import Program, fit
 from stagetune.config.compose import compose
+from stagetune.config.monitor import watched
 from stagetune.config.resume import resumed
 from stagetune.config.schema import Config
 from stagetune.errors import ConfigError, ScheduleError
@@ -54,7 +55,7 @@ def written(text: str, folder: Path) -> Path:
 
 def test_a_finetuning_schedulers_file_is_read_as_it_means_it(tmp_path: Path) -> None:
     config = compose([f"schedule.file={written(PHASES, tmp_path)}", "model=resnet18"])
-    plan = make_plan(config.schedule, describe(task()))
+    plan = make_plan(watched(config), describe(task()))
     assert (plan.name, plan.epochs) == ("phases", 3 + 7 + 1000)
     zero, one, two = plan.stages
     assert zero.open == ("head.weight", "head.bias")
@@ -277,7 +278,7 @@ def test_a_file_that_is_not_there_is_one_problem_of_the_configuration() -> None:
 def test_what_is_said_beside_a_file_holds_or_is_refused(tmp_path: Path) -> None:
     file = f"schedule.file={written(PHASES, tmp_path)}"
     config = compose([file, "schedule.monitor=val/loss", "schedule.mode=min", "model=resnet18"])
-    assert {(stage.monitor, stage.mode) for stage in make_plan(config.schedule, describe(task())).stages} == {
+    assert {(stage.monitor, stage.mode) for stage in make_plan(watched(config), describe(task())).stages} == {
         ("val/loss", "min")
     }
     with pytest.raises(ConfigError) as caught:
@@ -330,4 +331,4 @@ def test_loading_what_was_loaded_changes_nothing() -> None:
     once = load_schedule("backbone_finetuning")
     assert load_schedule(once) == once
     assert load_schedule(asdict(once)) == once
-    assert compose(["schedule=backbone_finetuning"]).schedule == replace(once, monitor="val/accuracy")
+    assert compose(["schedule=backbone_finetuning"]).schedule == once

@@ -87,11 +87,9 @@ class ModelSettings(Part):
         """The backbone with random weights (or, of a network of one's own, with those that its class gives it)."""
         raise NotImplementedError
 
-    def as_built(self) -> "Weights":
-        """Those that it has as it is built."""
-        from stagetune.models.weights import random_weights
-
-        return random_weights()
+    def as_built(self) -> "Weights | None":
+        """Those that it has as it is built; None where these are random."""
+        return None
 
     def pretrained(self, image_size: int) -> "Weights | None":
         """ImageNet's weights, for images of that size; None where they are neither at hand nor can be had."""

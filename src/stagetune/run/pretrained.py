@@ -14,7 +14,7 @@ from stagetune.config.settings import ModelSettings
 from stagetune.config.validate import read_config
 from stagetune.data.glyphs import renderer_fingerprint
 from stagetune.errors import WeightsError
-from stagetune.models.weights import Weights, file_weights
+from stagetune.models.weights import Weights, file_weights, random_weights
 from stagetune.report.result import config_hash
 from stagetune.run.screen import Screen
 
@@ -47,7 +47,7 @@ def find_weights(config: Config, screen: Screen, pretrain: Pretrain) -> Weights:
     """
     model = config.model
     if model.weights == "random":
-        return model.as_built()
+        return model.as_built() or random_weights()
     if model.weights not in ("auto", "imagenet"):
         return file_weights(model.weights)
     weights = model.pretrained(config.input().size)
