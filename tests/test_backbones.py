@@ -243,6 +243,11 @@ def test_the_input_is_what_the_weights_say_or_what_is_set() -> None:
     assert settings.build(32).normal == ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
+def test_a_tag_that_timm_does_not_know_is_said() -> None:
+    with pytest.raises(ConfigError, match=r"=resnet18\.a1_in1: timm has no such weights of resnet18; did you mean"):
+        timm_family.Settings(arch="resnet18.a1_in1").input()
+
+
 @pytest.mark.parametrize(
     ("settings", "size", "message"),
     [
@@ -521,7 +526,7 @@ class Gives(nn.Module):
         (lambda maps: maps[..., :3], "channels_first", lambda maps: maps[..., :3].mean((2, 3))),
         (lambda maps: maps.flatten(2).transpose(1, 2), "tokens", lambda maps: maps.mean((2, 3))),
         (lambda maps: maps.flatten(2).transpose(1, 2), "class_token", lambda maps: maps[:, :, 0, 0]),
-        (lambda maps: maps.mean((2, 3)), "tokens", lambda maps: maps.mean((2, 3))),
+        (lambda maps: maps.mean((2, 3)), None, lambda maps: maps.mean((2, 3))),
     ],
 )
 def test_features_are_found_in_maps_and_tokens(give: Any, layout: str | None, features: Any) -> None:
@@ -540,6 +545,15 @@ def test_a_layout_that_cannot_be_told_is_asked_for(give: Any, shape: str) -> Non
     message = rf"model\.layout: is missing, and {shape} of Gives does not tell it; one of channels_first, "
     with pytest.raises(ConfigError, match=message):
         own_backbone(Gives(give), ["conv"], 16)
+
+
+def test_a_layout_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model\.layout=tokens: does not fit \[2, 6\] of Gives; leave it out"):
+        own_backbone(Gives(lambda maps: maps.mean((2, 3))), ["conv"], 16, layout="tokens")
+    with pytest.raises(
+        ConfigError, match=r"layout=class_token: does not fit .*; choose channels_first or channels_last"
+    ):
+        own_backbone(Gives(lambda maps: maps), ["conv"], 16, layout="class_token")
 
 
 def test_class_scores_are_left_out_and_an_embedding_is_not() -> None:

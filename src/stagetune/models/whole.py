@@ -227,9 +227,11 @@ def _layout(output: Any, name: str, given: str | None) -> str | None:
         raise ConfigError(
             [f"model: {name} must give features [n, f], maps [n, f, h, w] or tokens [n, t, f], got {shape}"]
         )
-    if len(shape) == 2:
-        return None
-    if given:
+    takes = {2: (), 3: LAYOUTS, 4: LAYOUTS[:2]}[len(shape)]
+    if given and given not in takes:
+        valid = f"choose {' or '.join(takes)}" if takes else "leave it out"
+        raise ConfigError([f"model.layout={given}: does not fit {shape} of {name}; {valid}"])
+    if given or len(shape) == 2:
         return given
     is_first, is_last = len(shape) == 4 and shape[2] == shape[3], len(shape) == 4 and shape[1] == shape[2]
     if is_first == is_last:

@@ -74,6 +74,12 @@ class Settings(ModelSettings):
             raise ConfigError(
                 [f"model.arch={self.arch}: timm has none; {did_you_mean(self.arch, timm.list_models())}"]
             )
+        base, _, tag = self.arch.partition(".")
+        known = timm.list_pretrained(f"{base}.*")
+        if tag and self.arch not in known:
+            raise ConfigError(
+                [f"model.arch={self.arch}: timm has no such weights of {base}; {did_you_mean(self.arch, known)}"]
+            )
         return self.arch
 
     def _network(self, size: int) -> "nn.Module":
