@@ -84,7 +84,8 @@ def test_a_run_trains_by_the_numbers_of_a_plain_loop(name: str, seen: Callable[[
     """Torchvision's own network under the same head, on the same batches: each stage's loss, and all weights."""
     run_dir, watched = seen(name)
     assert len(watched.batches) == 12
-    task, *_ = load_task(run_dir / "checkpoints" / "best.ckpt")
+    task, config, _ = load_task(run_dir / "checkpoints" / "best.ckpt")
+    cost = config.loss.build(10, 128)
     plain = nn.ModuleDict({"backbone": resnet18(), "head": task.head}).to(memory_format=torch.channels_last)
     network = plain["backbone"]
     network.fc = nn.Identity()
@@ -110,7 +111,7 @@ def test_a_run_trains_by_the_numbers_of_a_plain_loop(name: str, seen: Callable[[
                 group["lr"] = rate * decay**depth
         optimizer.zero_grad()
         features = network((batch.inputs.float() / 255 - mean) / std)
-        loss = task.loss(plain["head"](features), batch.target)
+        loss = cost(plain["head"](features), batch.target)
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
