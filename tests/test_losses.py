@@ -177,3 +177,35 @@ def test_distances_are_scipys(kind: str, oracle: str) -> None:
     a, b = embeddings(0), embeddings(1)
     expected = torch.tensor(np.diag(cdist(a, b, oracle)))
     torch.testing.assert_close(measure(a - b, kind), expected, rtol=0, atol=1e-6)
+
+
+LIBRARY = {  # of pytorch-metric-learning: its class, and what ours are by default
+    "supcon": ("SupConLoss", {"temperature": 0.1}),
+    "nt_xent": ("NTXentLoss", {"temperature": 0.1}),
+    "multi_similarity": ("MultiSimilarityLoss", {}),
+    "arcface": ("ArcFaceLoss", {"num_classes": 100, "embedding_size": 6, "margin": 28.6, "scale": 64.0}),
+    "proxy_anchor": ("ProxyAnchorLoss", {"num_classes": 100, "embedding_size": 6, "margin": 0.1, "alpha": 32.0}),
+}
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_losses_of_the_library_have_its_numbers(name: str) -> None:
+    kind, arguments = LIBRARY[name]
+    theirs, ours, points = getattr(losses, kind)(**arguments), built(name), embeddings().float()
+    theirs.load_state_dict({key.removeprefix("loss."): value for key, value in ours.state_dict().items()})
+    torch.testing.assert_close(ours(points, IDENTITY), theirs(points, IDENTITY))
+
+
+def test_bce_is_torchs_of_the_scaled_distance_with_same_and_different_weighing_alike() -> None:
+    points = embeddings()
+    distances_, is_same = batch_pairs(points, IDENTITY)
+    cost = F.binary_cross_entropy((5 - 5 * distances_).sigmoid(), is_same.double(), reduction="none")
+    expected = 0.5 * (cost[is_same].mean() + cost[~is_same].mean())
+    torch.testing.assert_close(built("bce")(points, IDENTITY), expected, check_dtype=False)
+
+
+def test_cross_entropy_is_torchs_with_its_smoothing() -> None:
+    scores, target = embeddings(), torch.tensor([0, 1, 2, 3, 4, 5, 0, 1])
+    ours = built("cross_entropy", label_smoothing=0.2)(scores, target)
+    torch.testing.assert_close(ours, F.cross_entropy(scores, target, label_smoothing=0.2))
+    assert ours != F.cross_entropy(scores, target)
