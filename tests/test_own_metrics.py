@@ -20,13 +20,13 @@ from sklearn.metrics import (
 from torch import Tensor
 from torchmetrics.classification import BinaryAccuracy, MulticlassAUROC, MulticlassF1Score
 
-from outside import Pairs, Surprise
+from outside import Pairs
 from ranks import together
 from stagetune.config.schema import Config
 from stagetune.errors import ConfigError
 from stagetune.run.experiment import run_experiment
 from stagetune.tasks.classification import ClassificationTask
-from stagetune.tasks.metrics import OwnMetrics, mode_of_metric, own_metrics
+from stagetune.tasks.metrics import OwnMetrics, own_metrics
 from stagetune.tasks.siamese import Encoded, SiameseTask, sameness
 
 CLASSIFIER, SIAMESE = "+experiment=classifier_staged", "+experiment=siamese_staged"
@@ -101,11 +101,6 @@ def test_a_name_of_ours_is_refused() -> None:
         ConfigError, match=r"metrics\.accuracy: val/accuracy is measured already; give it another name"
     ):
         metrics_of(accuracy={"_target_": "torchmetrics.AUROC"})
-
-
-def test_the_class_says_which_values_are_good() -> None:
-    assert [mode_of_metric(metric) for metric in (Surprise, MulticlassAUROC(3), Pairs())] == ["min", "max", None]
-    assert mode_of_metric(own_metrics({"a": {"_target_": "torchmetrics.Accuracy"}}, task="binary")["a"]) == "max"
 
 
 def test_nothing_of_them_is_trained_or_in_a_checkpoint() -> None:

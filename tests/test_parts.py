@@ -397,6 +397,13 @@ def test_what_is_monitored_may_be_changed_after_composing() -> None:
     assert watched == ("val/loss", "min")
 
 
+def test_a_metric_that_does_not_say_which_values_are_good_is_asked_for() -> None:
+    words = ["task=siamese", "loss=bce", "metrics.m._target_=outside.Pairs", "task.monitor=val/m"]
+    with pytest.raises(ConfigError, match=r"task\.monitor=val/m: is a high one good\? say task\.mode=max, or min"):
+        compose(words)
+    assert monitor_mode(compose([*words, "task.mode=min"])) == "min"
+
+
 def test_two_directions_of_one_metric_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"task\.mode=min and schedule\.mode=max: are of one metric; leave one"):
         compose(["task.mode=min", "+schedule.mode=max"])

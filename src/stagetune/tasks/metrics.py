@@ -43,13 +43,6 @@ def own_metrics(settings: Mapping[str, Mapping[str, Any]], **supplied: Any) -> d
     return found
 
 
-def mode_of_metric(metric: Metric | type[Metric]) -> Literal["min", "max"] | None:
-    """Which of its values are good, as its class says by `higher_is_better`; None where it does not."""
-    if metric.higher_is_better is None:
-        return None
-    return "max" if metric.higher_is_better else "min"
-
-
 class OwnMetrics:
     """Of each metric one for validation and one for the test; what they are given is gathered from all processes.
 
