@@ -154,6 +154,12 @@ def test_an_own_part_takes_what_is_not_ours_as_its_arguments_and_nothing_of_the_
     check_targets(config)
 
 
+def test_an_option_and_a_part_of_ones_own_are_one_too_many() -> None:
+    with pytest.raises(ConfigError, match=r"model=timm and model\._target_: both choose a model; leave one of"):
+        compose(["model=timm", "model._target_=crashing.Net", "model.blocks=[stem]"])
+    assert compose(["loss=own", "loss._target_=outside.Focal"]).loss.name == "own"
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

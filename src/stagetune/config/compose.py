@@ -82,12 +82,16 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 def with_own(words: Sequence[str]) -> list[str]:
     """The words of a command line, with the option `own` of a group where one of a person's own is named there.
 
-    So that what the file of another option says does not hold for it.
+    So that what the file of another option says does not hold for it. Raises `ConfigError` if it was chosen, too.
     """
     keys = [str(word).lstrip("+").partition("=")[0] for word in words]
     found = list(words)
     for group in TARGETS:
-        if f"{group}._target_" in keys and group not in keys:  # beside it: flags may stand first or last
+        if f"{group}._target_" not in keys:
+            continue
+        if group in keys and (word := str(words[keys.index(group)])) != f"{group}={OWN}":
+            raise ConfigError([f"{word} and {group}._target_: both choose a {group}; leave one of them out"])
+        if group not in keys:  # beside it: flags may stand first or last
             found.insert(found.index(words[keys.index(f"{group}._target_")]), f"{group}={OWN}")
     return found
 
