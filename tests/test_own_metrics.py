@@ -17,7 +17,6 @@ from sklearn.metrics import (
     matthews_corrcoef,
     roc_auc_score,
 )
-from torch import Tensor
 from torchmetrics.classification import BinaryAccuracy, MulticlassAUROC, MulticlassF1Score
 
 from outside import Pairs
@@ -25,7 +24,7 @@ from ranks import together
 from stagetune.config.schema import Config
 from stagetune.errors import ConfigError
 from stagetune.run.experiment import run_experiment
-from stagetune.tasks.classification import ClassificationTask
+from stagetune.tasks.classification import ClassificationTask, Scored
 from stagetune.tasks.metrics import OwnMetrics, own_metrics
 from stagetune.tasks.siamese import Encoded, SiameseTask, sameness
 
@@ -151,16 +150,14 @@ def test_the_threshold_itself_is_the_same_whatever_a_metric_does_with_a_half() -
 def test_a_classifiers_run_measures_them_in_every_epoch_and_in_the_test(
     tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[tuple[Tensor, Tensor]] = []
-    honest = ClassificationTask._measured
+    seen: list[Scored] = []
+    honest = ClassificationTask.on_test_epoch_end
 
-    def watched(self: ClassificationTask, batch: Any) -> tuple[Tensor, Tensor]:
-        if self.trainer.testing:
-            seen.append(honest(self, batch))
-            return seen[-1]
-        return honest(self, batch)
+    def watched(self: ClassificationTask) -> None:
+        honest(self)
+        seen.append(self.scored["test"])
 
-    monkeypatch.setattr(ClassificationTask, "_measured", watched)
+    monkeypatch.setattr(ClassificationTask, "on_test_epoch_end", watched)
     config = tiny(
         CLASSIFIER,
         "+metrics.auroc._target_=torchmetrics.AUROC",
@@ -169,8 +166,7 @@ def test_a_classifiers_run_measures_them_in_every_epoch_and_in_the_test(
         stages=2,
     )
     result = run_experiment(config, tmp_path)
-    logits, target = (torch.cat(parts) for parts in zip(*seen, strict=True))
-    preds = logits.double().softmax(-1)
+    preds, target = seen[0].scores.double().softmax(-1), seen[0].target
     by_hand = {
         "test/auroc": roc_auc_score(target, preds, multi_class="ovr"),
         "test/kappa": cohen_kappa_score(target, preds.argmax(-1)),
@@ -194,8 +190,7 @@ def test_a_siamese_run_measures_its_pairs_at_the_threshold_that_is_kept(
 
     def watched(self: SiameseTask) -> None:
         honest(self)
-        assert self.encoded is not None
-        seen.append(self.encoded)
+        seen.append(self.encoded["test"])
 
     monkeypatch.setattr(SiameseTask, "on_test_epoch_end", watched)
     kinds = {"hits": "Accuracy", "ap": "AveragePrecision", "auroc": "AUROC", "mcc": "MatthewsCorrCoef"}

@@ -33,6 +33,8 @@ class RunDir(os.PathLike[str]):
         self.failed = self.path / "failed.json"  # the result of an attempt that was repeated
         self.plan = self.path / "plan.txt"  # what each stage opens, at which rate
         self.metrics = self.path / "metrics.csv"  # a row per epoch
+        self.predictions = self.path / "predictions.csv"  # what the best model says of validation and test
+        self.embeddings = self.path / "embeddings.npz"  # of a siamese run, the same with embeddings
         self.cache = self.path / "cache.json"  # where the feature cache was used, and why
         self.figures = self.path / "figures"
         self.tracker = self.path / "mlflow.json"  # the tracker's run that this one goes on in
@@ -143,7 +145,7 @@ class CheckpointMetadata:
         weights: those that training began with, in words.
         trained_on: by origin of images, the classes that it has seen in training, pretraining included.
         images: short keys of the contents of those images.
-        calibration: of the threshold of a siamese run, fitted in validation.
+        calibration: of the threshold of a siamese run, or of a classifier's probabilities, fitted in validation.
         version: of these entries.
     """
 

@@ -12,10 +12,11 @@ from stagetune.cache.features import Features
 from stagetune.cache.store import Store
 from stagetune.cache.tables import Tables
 from stagetune.config.schema import CacheConfig
-from stagetune.data.datamodule import StagedData
+from stagetune.data.datamodule import TESTED, StagedData
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.plan import PlannedStage
 
+AFTER = "after training"  # in place of a stage's name
 TRIALS, TRIAL_IMAGES = 3, 16
 CLEARLY = 10  # times as fast: one trial is enough
 
@@ -48,7 +49,7 @@ class FeatureCaching(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # what was never opened is the same in every checkpoint, and in every run of a sweep
         stages = self.unfreezing.plan.stages[: len(self.unfreezing.stage_starts)]
-        self._serve_parts(["test"], "test", [min(stage.frozen_prefix for stage in stages)], trainer)
+        self._serve_parts(list(TESTED), AFTER, [min(stage.frozen_prefix for stage in stages)], trainer)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.data.served.clear()

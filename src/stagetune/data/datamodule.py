@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -46,6 +46,7 @@ class Batch:
 
 
 Serve = Callable[[Iterable[list[Key]]], Iterator[Batch]]
+TESTED: tuple[Literal["test"], Literal["val"]] = ("test", "val")  # what the best model answers in the end, by loader
 
 
 class Images(Dataset[Batch]):
@@ -256,8 +257,8 @@ class StagedData(LightningDataModule):
     def val_dataloader(self) -> StagedLoader:
         return self._ordered("val")
 
-    def test_dataloader(self) -> StagedLoader:
-        return self._ordered("test")
+    def test_dataloader(self) -> list[StagedLoader]:
+        return [self._ordered(part) for part in TESTED]
 
     def _ordered(self, part: str) -> StagedLoader:
         # mixed, so that a batch is not all of one class; always the same; twice as many fit without a backward pass

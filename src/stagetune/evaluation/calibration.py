@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from stagetune.evaluation.roc import Roc
+from stagetune.evaluation.roc import FloatArray, Roc
 
 POINTS = 1000
 
@@ -23,8 +25,9 @@ class Calibration:
     scale: float  # probability of same, as many same as different pairs given: sigmoid(bias - scale * distance)
     bias: float
 
-    def probability(self, distance: float) -> float:
-        return float(1 / (1 + np.exp(self.scale * distance - self.bias)))
+    def probability(self, distance: npt.ArrayLike) -> FloatArray:
+        """That pairs so far apart are of one identity."""
+        return np.asarray(expit(self.bias - self.scale * np.asarray(distance)), dtype=np.float64)
 
 
 def calibrate(roc: Roc, kind: str = "accuracy", *, far: float = 1e-2) -> Calibration:

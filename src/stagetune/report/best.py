@@ -16,10 +16,9 @@ SETTINGS = ("ema", "came_frozen", "compile", "exact_accumulation")  # without a 
 
 def best_run(summary: Summary) -> Run:
     """The best run of the best configuration; raises `ResultError` if none has completed."""
-    if summary.best is None:
+    if summary.best_run is None:
         raise ResultError(f"no run below {summary.collection.folder} has completed")
-    sign = -1 if summary.higher_is_better else 1
-    return min(summary.best.scored, key=lambda run: sign * run.score)
+    return summary.best_run
 
 
 def experiment_yaml(summary: Summary) -> str:

@@ -86,29 +86,6 @@ def draw_plan(blocks: Sequence[str], rates: FloatArray, stages: Sequence[Mapping
     figure.savefig(path, dpi=120)
 
 
-def draw_confusion(counts: npt.NDArray[np.int64], classes: Sequence[str], path: Path) -> None:
-    """Confusion matrix of the test: rows the true class, columns the predicted one."""
-    few = len(classes) <= 30
-    figure = Figure(figsize=(6.5, 6.0), layout="constrained")
-    axes = figure.subplots()
-    share = counts / counts.sum(axis=1, keepdims=True).clip(1)
-    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
-    if few:
-        axes.set_xticks(range(len(classes)), classes, rotation=90)
-        axes.set_yticks(range(len(classes)), classes)
-        for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
-            label.set_parse_math(False)  # a class may be called $5
-        for (row, column), count in np.ndenumerate(counts):
-            if count:
-                color = "white" if share[row, column] > 0.5 else "black"
-                axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=color)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    axes.set_title(f"test: {np.trace(counts)} of {counts.sum()} right")
-    figure.savefig(path, dpi=120)
-
-
 def draw_roc(
     false_accept: FloatArray,
     true_accept: FloatArray,

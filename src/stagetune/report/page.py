@@ -8,6 +8,7 @@ from string import Template
 from typing import Any
 
 from stagetune.artifacts import RunDir, StageRecord, write_text
+from stagetune.report.answers import section
 from stagetune.report.collect import Run
 from stagetune.report.configurations import Configuration
 from stagetune.report.metrics import Row
@@ -44,6 +45,7 @@ def page(summary: Summary) -> str:
             f"<figure><figcaption>{escape(title)}</figcaption>{svg}</figure>"
             for title, svg in pictures(summary).items()
         ),
+        answers=section(summary.best_run) if summary.best_run else "",
         shared_count=len(summary.shared),
         shared=_settings(summary.shared),
     )
@@ -75,7 +77,10 @@ def _rows(summary: Summary, one: Configuration, rank: int, is_curved: bool) -> s
         _cell(f"{trainable / 1e6:.1f} M" if trainable else "", trainable or ""),
     ]
     runs = "".join(_run(summary, run, is_curved) for run in one.runs)
-    names = ("seed", "status", summary.metric, "test", "probe", "seconds", "course", "command and folder")
+    names = (
+        "seed", "status", summary.metric, "test", "balanced accuracy", "baseline", "probe", "seconds", "course",
+        "command and folder",
+    )  # fmt: skip
     head = "".join(f"<th>{escape(name)}</th>" for name in names)
     inner = f"<table><thead><tr>{head}</tr></thead><tbody>{runs}</tbody></table>"
     hidden = f'<tr class="runs" hidden><td colspan="{len(cells)}">{inner}</td></tr>'
@@ -90,12 +95,16 @@ def _run(summary: Summary, run: Run, is_curved: bool) -> str:
         f' <a href="{escape(str(RunDir(folder).figures / name), quote=True)}">{escape(Path(name).stem)}</a>'
         for name in sorted(path.name for path in RunDir(run.folder).figures.glob("*.png"))
     )
-    seconds = result.timing.get("fit_seconds")
+    seconds, found, balanced, baseline = result.timing.get("fit_seconds"), result.classification, "", ""
+    if found:
+        balanced, baseline = f"{found['balanced_accuracy']['value']:.4f}", f"{found['majority']['accuracy']:.4f}"
     cells = [
         f"<td>{result.seed}</td>",
         f'<td class="words {"" if result.status == "completed" else "bad"}">{escape(result.status + error)}</td>',
         f"<td>{f'{result.score:.4f}' if result.score is not None else ''}</td>",
         f"<td>{f'{tested:.4f}' if tested is not None else ''}</td>",
+        f"<td>{balanced}</td>",
+        f"<td>{baseline}</td>",
         f"<td>{f'{probed:.4f}' if probed is not None else ''}</td>",
         f"<td>{f'{seconds:.0f}' if seconds is not None else ''}</td>",
         f"<td>{_course(run.rows(), result.stages, summary.metric) if is_curved else ''}</td>",

@@ -37,8 +37,12 @@ class RunResult:
         probe: of the untouched features, where the first stage trains the head alone: val/accuracy and test/accuracy
             of a logistic regression, its C, features (how many) and converged; of a siamese run val/auc and test/auc
             by their cosine; or left_out, the reason why there is none.
+        classification: of the test, image by image: accuracy and balanced accuracy with intervals, the baseline, each
+            class, the pairs of classes confused most and the worst mistakes, see `evaluation/classification`. In a
+            siamese run an image is answered with the identity of the nearest other one.
         verification: of the test of a siamese run, with intervals.
-        calibration: of its threshold, fitted in validation.
+        calibration: what was fitted in validation: of a siamese run the threshold; of a classifier the temperature
+            and the probability below which an answer is unknown, and what these come to in val and test.
         timing: total_seconds; in them weights_seconds, probe_seconds, fit_seconds and, in these, cache_seconds.
         peak_memory_mb: the highest of all stages.
         environment: versions, device, git.
@@ -62,6 +66,7 @@ class RunResult:
     best: dict[str, Any] | None = None
     test: dict[str, float] = field(default_factory=dict)
     probe: dict[str, Any] = field(default_factory=dict)
+    classification: dict[str, Any] = field(default_factory=dict)
     verification: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Any] = field(default_factory=dict)
     timing: dict[str, float] = field(default_factory=dict)

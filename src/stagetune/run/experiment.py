@@ -31,20 +31,20 @@ from stagetune.run.data import build_data, build_store, check_unseen, decode_onc
 from stagetune.run.environment import environment
 from stagetune.run.pictures import draw_run
 from stagetune.run.precision import device_type, products, resolve_precision
+from stagetune.run.predictions import Predictions, predictions_of, write_predictions
 from stagetune.run.pretrained import check_normalisation, find_weights
 from stagetune.run.record import Run
 from stagetune.run.recorder import Recorder
 from stagetune.run.repeatable import seeds_unsaid
 from stagetune.run.resume import check_same, check_unfinished
 from stagetune.run.screen import quiet_libraries
-from stagetune.run.stage_reports import report_of
+from stagetune.run.verdict import judge
 from stagetune.run.words import SPLIT_WORDS, cache_words, data_words, model_words, training_words
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.network import describe
 from stagetune.schedule.plan import check_resumable
 from stagetune.schedule.resolve import make_plan
 from stagetune.schedule.table import count_words, plan_table, plan_text
-from stagetune.tasks.siamese import SiameseTask
 from stagetune.tasks.staged_task import StagedTask
 
 
@@ -161,9 +161,10 @@ def _build_fit_test(run: Run, last: Mapping[str, Any] | None) -> None:
             line("resume", f"from {run.dir.last}")
 
         _fit(run, trainer, task, data, callbacks, resumes=last is not None)
-        _test(run, trainer, task, data)
+        predictions = _test(run, trainer, task, data)
     if run.writes:
-        draw_run(task, data, callbacks.recorder, callbacks.reports.reports, config.task.monitor, run.dir.figures)
+        reports = callbacks.reports.reports
+        draw_run(task, data, callbacks.recorder, reports, config.task.monitor, predictions, run.dir.figures)
 
 
 def _weights(run: Run) -> Weights:
@@ -242,15 +243,22 @@ def _best(run: Run, recorder: Recorder) -> dict[str, Any] | None:
     }
 
 
-def _test(run: Run, trainer: Trainer, task: StagedTask, data: StagedData) -> None:
-    """Measure the best model on images that neither training nor the choice of it has seen."""
+def _test(run: Run, trainer: Trainer, task: StagedTask, data: StagedData) -> dict[str, Predictions]:
+    """Measure the best model on images that neither training nor the choice of it has seen.
+
+    Returns what it says of these, and of validation, whose images it answers on the way.
+    """
     result = run.result
     best = torch.load(run.dir.best, map_location="cpu", weights_only=True)
     task.load_state_dict(best["state_dict"])
-    (measured,) = trainer.test(task, datamodule=data, verbose=False)
+    measured, *_ = trainer.test(task, datamodule=data, verbose=False)
     result.test = {name: float(value) for name, value in measured.items()}
-    if isinstance(task, SiameseTask) and task.encoded is not None:
-        result.calibration = CheckpointMetadata.of(best).calibration or {}
-        result.verification = report_of(task, result.calibration["threshold"])
     numbers = "  ".join(f"{name.removeprefix('test/')} {value:.4f}" for name, value in result.test.items())
     run.screen.line("test", f"{numbers}  ({SPLIT_WORDS[run.config.data.split]})")
+    result.calibration = CheckpointMetadata.of(best).calibration or {}
+    predictions = predictions_of(task, result.calibration)
+    if run.writes:
+        write_predictions(task, result.calibration, data.source, run.dir)
+    for about, text in judge(result, task, data, predictions):
+        run.screen.line(about, text)
+    return predictions

@@ -9,10 +9,14 @@ from sklearn.decomposition import PCA
 
 from stagetune.data.datamodule import StagedData
 from stagetune.data.transforms import prepare
+from stagetune.evaluation.classification import confusion, worst
+from stagetune.evaluation.confidence import reliability
 from stagetune.evaluation.verification import bootstrap
 from stagetune.models.distances import measure
-from stagetune.report.figures import draw_confusion, draw_curves, draw_learning_rates, draw_roc
+from stagetune.report.answer_figures import draw_confusion, draw_mistakes, draw_reliability
+from stagetune.report.figures import draw_curves, draw_learning_rates, draw_roc
 from stagetune.report.verification_figures import draw_det, draw_distances, draw_hardest, draw_map, draw_stages
+from stagetune.run.predictions import Predictions
 from stagetune.run.recorder import Recorder
 from stagetune.tasks.classification import ClassificationTask
 from stagetune.tasks.siamese import SiameseTask
@@ -20,6 +24,7 @@ from stagetune.tasks.staged_task import StagedTask
 
 RATES = np.geomspace(1e-4, 1, 25)  # false accept rates at which the curves' band is drawn
 HARDEST = 8
+WORST = 12
 
 
 def draw_run(
@@ -28,6 +33,7 @@ def draw_run(
     recorder: Recorder,
     reports: Mapping[str, Mapping[str, Any]],
     monitor: str,
+    predictions: Mapping[str, Predictions],
     folder: Path,
 ) -> None:
     """Curves and learning rates of every run, and what the test and, of siamese runs, the stages' reports show."""
@@ -36,19 +42,41 @@ def draw_run(
     draw_curves(recorder.rows, stages, monitor, folder / "curves.png")
     draw_learning_rates(recorder.rate_curves(), stages, folder / "learning_rates.png")
     if isinstance(task, ClassificationTask):
-        counts = task.confusion.compute().cpu().numpy()
-        draw_confusion(counts, data.source.classes, folder / "confusion.png")
+        _draw_answers(predictions["test"], data, folder)
     if isinstance(task, SiameseTask):
         draw_stages(reports, folder / "stages.png")
         _draw_verification(task, data, folder)
 
 
+def _draw_answers(tested: Predictions, data: StagedData, folder: Path) -> None:
+    answers, classes = tested.answers, data.source.classes
+    draw_confusion(confusion(answers, len(classes)), classes, folder / "confusion.png")
+    found = reliability(answers.probability, answers.right)
+    draw_reliability(found.probability, found.accuracy, found.count, found.ece, folder / "reliability.png")
+    mistakes = [
+        (
+            _picture(data, int(tested.index[i])),
+            classes[answers.labels[i]],
+            classes[answers.answers[i]],
+            float(answers.probability[i]),
+        )
+        for i in worst(answers)[:WORST]
+    ]
+    if mistakes:
+        draw_mistakes(mistakes, folder / "mistakes.png")
+
+
+def _picture(data: StagedData, index: int) -> Any:
+    """An image as the network sees it, [height, width, 3]."""
+    image = prepare(data.source.image(index), data.image_size, data.interpolation)
+    return image.permute(1, 2, 0).numpy()
+
+
 def _draw_verification(task: SiameseTask, data: StagedData, folder: Path) -> None:
     assert task.roc is not None
-    assert task.encoded is not None
-    roc, threshold = task.roc, task.threshold.item()
-    embeddings, identity, index = task.encoded.embeddings, task.encoded.identity, task.encoded.index
-    first, second, is_same = task.encoded.pairs
+    roc, threshold, encoded = task.roc, task.threshold.item(), task.encoded["test"]
+    embeddings, identity, index = encoded.embeddings, encoded.identity, encoded.index
+    first, second, is_same = encoded.pairs
     apart = measure(embeddings[first] - embeddings[second], task.distance).double().numpy()
     rates = {f"{rate}": lambda roc, rate=rate: np.interp(rate, roc.false_accept, roc.true_accept) for rate in RATES}
     bands = bootstrap(apart, identity[first].numpy(), identity[second].numpy(), rates)
@@ -74,15 +102,14 @@ def _draw_verification(task: SiameseTask, data: StagedData, folder: Path) -> Non
         "same, but far apart": [pair for pair in order[::-1] if same[pair]][:HARDEST],
     }
 
-    def picture(position: int) -> Any:
-        return (
-            prepare(data.source.image(int(index[position])), data.image_size, data.interpolation)
-            .permute(1, 2, 0)
-            .numpy()
-        )
-
     images = {
-        title: [(picture(int(first[pair])), picture(int(second[pair])), float(apart[pair])) for pair in chosen]
+        title: [
+            (
+                *(_picture(data, int(index[int(side[pair])])) for side in (first, second)),
+                float(apart[pair]),
+            )
+            for pair in chosen
+        ]
         for title, chosen in hardest.items()
     }
     draw_hardest(images, folder / "hardest.png")

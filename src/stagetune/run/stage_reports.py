@@ -25,20 +25,21 @@ class StageReports(Callback):
 
     def on_stage_end(self, trainer: Trainer, pl_module: LightningModule, stage: PlannedStage) -> None:
         assert isinstance(pl_module, SiameseTask)
-        if pl_module.encoded is not None:  # as it is where a run goes on after a stage that a new schedule ends
-            self.reports[stage.name] = report_of(pl_module, pl_module.threshold.item())
+        if "val" in pl_module.encoded:  # as it is not where a run goes on after a stage that a new schedule ends
+            self.reports[stage.name] = report_of(pl_module, "val", pl_module.threshold.item())
 
 
-def report_of(task: SiameseTask, threshold: float) -> dict[str, Any]:
-    """The report of what was encoded last; retrieval with it where identities are known."""
-    assert task.encoded is not None
-    embeddings, identity, fold = task.encoded.embeddings, task.encoded.identity, task.encoded.fold
+def report_of(task: SiameseTask, part: str, threshold: float) -> dict[str, Any]:
+    """The report of a part as it was encoded last; retrieval with it where identities are known."""
+    encoded = task.encoded[part]
+    embeddings, identity, fold = encoded.embeddings, encoded.identity, encoded.fold
     settings: dict[str, Any] = {"threshold": threshold, "distance": task.distance}
     if fold is None:
-        return {**report(embeddings, identity, **settings), "retrieval": retrieval(embeddings, identity)}
-    found = report(embeddings, identity, pairs=task.encoded.pairs, **settings)
+        near = retrieval(embeddings, identity, distance=task.distance)
+        return {**report(embeddings, identity, **settings), "retrieval": near}
+    found = report(embeddings, identity, pairs=encoded.pairs, **settings)
     if int(fold.min()) >= 0 and len(set(fold.tolist())) > 1:
-        first, second, is_same = task.encoded.pairs
+        first, second, is_same = encoded.pairs
         apart = measure(embeddings[first] - embeddings[second], task.distance).double().numpy()
         found["folds"] = accuracy_over_folds(apart, is_same.numpy(), fold.numpy())
     return found

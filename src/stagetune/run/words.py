@@ -2,11 +2,15 @@
 
 import textwrap
 
+import numpy as np
+
 from stagetune.config.schema import Config
 from stagetune.data.datamodule import StagedData
 from stagetune.run.data import part_sizes
 from stagetune.tasks.staged_task import StagedTask
 
+NAMED = 8  # classes on one line
+UNEVEN = 3  # times as many images
 SPLIT_WORDS = {
     "images": "unseen images of known identities",
     "identities": "identities never seen in training",
@@ -21,8 +25,23 @@ def data_words(config: Config, data: StagedData) -> str:
     text += f" at {data.image_size} px; {counts}"
     if config.task.name == "siamese":
         text += f" ({SPLIT_WORDS[config.data.split]})"
+    text += f"\n{class_words(config, data)}" if config.data.has_identities else ""
     notes = [textwrap.shorten(note, 300, placeholder=" ... (result.json lists all)") for note in source.notes]
     return "\n".join([text, *notes])
+
+
+def class_words(config: Config, data: StagedData) -> str:
+    """How many images there are of each class, and, where they are few of some, what helps a classifier."""
+    source = data.source
+    counts = np.bincount(source.labels, minlength=len(source.classes))
+    order = np.argsort(-counts, kind="stable").tolist()
+    most, least = counts[order[0]], counts[order[-1]]
+    text = f"{source.classes[order[0]]} has {most:,} images, {source.classes[order[-1]]} {least:,}"
+    if len(order) <= NAMED:
+        text = ", ".join(f"{source.classes[i]} {counts[i]:,}" for i in order)
+    if config.task.name == "classifier" and most >= UNEVEN * least:
+        text += "; uneven: task.monitor=val/balanced_accuracy chooses by all classes alike"
+    return text
 
 
 def model_words(config: Config, task: StagedTask, parameters: str) -> str:

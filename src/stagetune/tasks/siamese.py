@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from stagetune.data.datamodule import Batch
+from stagetune.data.datamodule import TESTED, Batch
 from stagetune.data.gather import gather_rows
 from stagetune.data.source import Pairs
 from stagetune.evaluation.calibration import Calibration, calibrate
@@ -85,13 +85,13 @@ class SiameseTask(StagedTask):
         )
         self.distance, self.eval_pairs, self._calibrate = distance, eval_pairs, calibration
         self.register_buffer("threshold", torch.tensor(0.0, dtype=torch.float64))
-        self.calibration: Calibration | None = None  # the latest, as are the curve and the embeddings
+        self.calibration: Calibration | None = None  # the latest, as is the curve
         self.roc: Roc | None = None
-        self.encoded: Encoded | None = None
+        self.encoded: dict[str, Encoded] = {}  # by part; the test encodes validation, too
         given = None if pairs is None else np.stack([pairs.first, pairs.second, pairs.is_same, pairs.fold])
         self.register_buffer("pairs", None if given is None else torch.from_numpy(given), persistent=False)
-        self._encoded: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._losses: list[Tensor] = []
+        self._encoded: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
+        self._losses: dict[str, list[Tensor]] = {}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         cost = self._cost(*self.run(batch), batch)
@@ -99,10 +99,11 @@ class SiameseTask(StagedTask):
         return cost
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._encode(batch)
+        self._encode("val", batch)
 
     def on_validation_epoch_end(self) -> None:
-        loss, roc, spread = self._measured()
+        loss, roc, spread = self._measured("val")
+        self.roc = roc
         kind, far = self._calibrate
         self.calibration = calibrate(roc, kind, far=far)
         self.threshold.fill_(self.calibration.threshold)
@@ -119,11 +120,13 @@ class SiameseTask(StagedTask):
             }
         )
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._encode(batch)
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._encode(TESTED[dataloader_idx], batch)
 
     def on_test_epoch_end(self) -> None:
-        loss, roc, _ = self._measured()
+        self._measured("val")
+        loss, roc, _ = self._measured("test")
+        self.roc = roc
         accuracy = roc.accuracy_at(self.threshold.item())
         self.log_dict({"test/loss": loss, "test/auc": roc.auc, "test/eer": roc.eer, "test/accuracy": accuracy})
         self.log_dict(self._own("test"))
@@ -133,10 +136,11 @@ class SiameseTask(StagedTask):
         if self.calibration is not None:
             replace(self.metadata, calibration=asdict(self.calibration)).put_into(checkpoint)
 
-    def _encode(self, batch: Batch) -> None:
+    def _encode(self, part: Part, batch: Batch) -> None:
         embeddings, target = self.run(batch)
-        self._losses.append(self._cost(embeddings, target, batch) * len(target))
-        self._encoded.append((embeddings.cpu(), target.cpu(), gather_rows(self, batch.index).cpu()))
+        self._losses.setdefault(part, []).append(self._cost(embeddings, target, batch) * len(target))
+        encoded = (embeddings.cpu(), target.cpu(), gather_rows(self, batch.index).cpu())
+        self._encoded.setdefault(part, []).append(encoded)
 
     def _cost(self, embeddings: Tensor, identity: Tensor, batch: Batch) -> Tensor:
         """The loss of all pairs of a batch, or of those that the table gives."""
@@ -150,19 +154,17 @@ class SiameseTask(StagedTask):
 
     def _own(self, part: Part) -> dict[str, Tensor]:
         """The user's own metrics of the pairs measured last, at the threshold as it is now."""
-        assert self.encoded is not None
-        sure, is_same = sameness(self.encoded.distance, self.threshold.item()), self.encoded.pairs[2].long()
+        found = self.encoded[part]
+        sure, is_same = sameness(found.distance, self.threshold.item()), found.pairs[2].long()
         dtype = torch.float32 if self.device.type == "mps" else torch.float64  # which has no doubles
         self.own_metrics.update(part, sure.to(self.device, dtype), is_same.to(self.device))
         return self.own_metrics.compute(part)
 
-    def _measured(self) -> tuple[Tensor, Roc, Tensor]:
-        """Mean loss, the curve of fixed pairs, and the spread of all images encoded since the last call."""
-        embeddings, identity, index = (torch.cat(parts) for parts in zip(*self._encoded, strict=True))
+    def _measured(self, part: Part) -> tuple[Tensor, Roc, Tensor]:
+        """Mean loss, the curve of fixed pairs, and the spread of all images of a part since the last call."""
+        embeddings, identity, index = (torch.cat(parts) for parts in zip(*self._encoded.pop(part), strict=True))
         embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
-        loss = torch.stack(self._losses).sum() / len(identity)
-        self._encoded.clear()
-        self._losses.clear()
+        loss = torch.stack(self._losses.pop(part)).sum() / len(identity)
         if self.pairs is None:
             first, second = map(torch.from_numpy, evaluation_pairs(identity.numpy(), self.eval_pairs))
             is_same, fold = identity[first] == identity[second], None
@@ -173,11 +175,11 @@ class SiameseTask(StagedTask):
             for one, other in zip(*(torch.split(side, PAIRS_AT_ONCE) for side in (first, second)), strict=True)
         ]
         distance = torch.cat(apart)
-        self.encoded = Encoded(embeddings, identity, index, (first, second, is_same), distance, fold)
-        self.roc = Roc.of_pairs(distance.numpy(), is_same.numpy())
+        self.encoded[part] = Encoded(embeddings, identity, index, (first, second, is_same), distance, fold)
+        roc = Roc.of_pairs(distance.numpy(), is_same.numpy())
         # 0 where all embeddings coincide, 1 where they point everywhere alike
         spread = (embeddings - embeddings.mean(dim=0)).square().sum() / embeddings.square().sum()
-        return loss, self.roc, spread
+        return loss, roc, spread
 
 
 def _mean(distance: Any, counts: Any) -> float:

@@ -23,8 +23,9 @@ class Settings(TaskSettings):
     head: str = choice("linear", "hidden")
     hidden: int = number(1024, 1)
     dropout: float = number(0.0, 0, 0.99)
+    unknown: float = number(0.05, 0, 0.9)
 
-    metrics = ("val/loss", "val/accuracy", "val/top5", "val/f1")
+    metrics = ("val/loss", "val/accuracy", "val/balanced_accuracy", "val/top5", "val/f1")
     told = ("task", "num_classes")
     names_classes = True
 
@@ -57,4 +58,4 @@ class Settings(TaskSettings):
         else:
             head = hidden_head(backbone.out_features, classes, hidden=self.hidden, dropout=self.dropout)
         own, cost = own_metrics(metrics, task="multiclass", num_classes=classes), loss.build(classes, classes)
-        return ClassificationTask(backbone, head, cost, classes=classes, metrics=own, **shared)
+        return ClassificationTask(backbone, head, cost, classes=classes, lost=self.unknown, metrics=own, **shared)

@@ -1,0 +1,128 @@
+"""What the answers of a run are worth, in words for the screen and as a part of the page."""
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from stagetune.artifacts import RunDir
+from stagetune.report.collect import Run
+
+SHOWN = 3  # classes, confusions and mistakes on the screen
+
+
+def worth_words(found: Mapping[str, Any], *, about: str) -> dict[str, str]:
+    """What the screen says of the answers by image, by the word at the left: at most a few of each kind.
+
+    `about` is that of the first line.
+    """
+    accuracy, balanced, majority = found["accuracy"], found["balanced_accuracy"], found["majority"]
+    over = f"95% over {found['units']} {found['interval_over']}"
+    said = {
+        about: f"{_interval(accuracy)}, balanced {_interval(balanced)}; {over}",
+        "baseline": f"{majority['accuracy']:.4f} by always answering {majority['class']}",
+    }
+    weakest = sorted((one for one in found["classes"] if one["images"]), key=lambda one: one["recall"])
+    said["classes"] = ", ".join(
+        f"{one['name']} {round(one['recall'] * one['images'])} of {one['images']} right" for one in weakest[:SHOWN]
+    )
+    if len(weakest) > SHOWN:
+        said["classes"] += f"; {len(weakest) - SHOWN} more do no worse"
+    if found["confused"]:
+        said["confused"] = ", ".join(
+            f"{one['label']} taken for {one['answer']} {_times(one['count'])}" for one in found["confused"][:SHOWN]
+        )
+        said["mistakes"] = "\n".join(
+            f"{one['image']}: is {one['label']}, answered {one['answer']} ({one['probability']:.2f})"
+            for one in found["mistakes"][:SHOWN]
+        )
+    return said
+
+
+def trust_words(found: Mapping[str, Any]) -> str:
+    """How far probabilities can be believed, in a line."""
+    test = found["test"]
+    text = f"temperature {found['temperature']:.2f}, calibration error {test['ece_before']:.3f} -> {test['ece']:.3f}"
+    if found["unknown"] is None:
+        return text
+    text += f'; "unknown" below {found["unknown"]:.2f}: {100 * test["answered"]:.0f}% answered'
+    right = test["accuracy_of_answered"]
+    return text if right is None else f"{text}, {100 * right:.0f}% of these right"
+
+
+def verification_words(found: Mapping[str, Any]) -> dict[str, str]:
+    """How surely pairs are told apart, and how well the nearest images are of the same identity."""
+    said = {
+        "pairs": f"auc {_interval(found['auc'])}, eer {_interval(found['eer'])}; "
+        f"95% over {found['identities']} identities"
+    }
+    if "retrieval" in found:
+        near = found["retrieval"]
+        said["retrieval"] = (
+            f"recall@1 {near['recall@1']:.4f}, mAP@R {near['map@r']:.4f}, R-precision {near['r_precision']:.4f}"
+        )
+    return said
+
+
+def _interval(of: Mapping[str, float]) -> str:
+    return f"{of['value']:.4f} ({of['low']:.2f} to {of['high']:.2f})"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+def headline_of(run: Run) -> list[str]:
+    """The test of a run in a sentence; none of one that has no answers by image."""
+    found = run.result.classification
+    if not found:
+        return []
+    majority, over = found["majority"], f"{found['units']} {found['interval_over']}"
+    return [
+        f"In the test of its best run the accuracy is {_interval(found['accuracy'])}, the balanced accuracy "
+        f"{_interval(found['balanced_accuracy'])}, 95% over {over}; always answering "
+        f"{majority['class']} would have {majority['accuracy']:.4f}."
+    ]
+
+
+def section(run: Run) -> str:
+    """Classes, what is confused and the worst mistakes of a run's test, with their picture, as HTML."""
+    found = run.result.classification
+    if not found:
+        return ""
+    classes = _table(
+        ("class", "images", "right", "recall, 95%", "precision", "f1"),
+        [
+            (
+                one["name"],
+                str(one["images"]),
+                str(round((one["recall"] or 0) * one["images"])),
+                f"{one['recall']:.2f} ({one['recall_low']:.2f} to {one['recall_high']:.2f})" if one["images"] else "",
+                f"{one['precision']:.2f}" if one["answered"] else "",
+                f"{one['f1']:.2f}",
+            )
+            for one in found["classes"]
+        ],
+    )
+    confused = _table(
+        ("is", "answered", "times", "share of its images"),
+        [(one["label"], one["answer"], str(one["count"]), f"{one['share']:.2f}") for one in found["confused"]],
+    )
+    mistakes = _table(
+        ("image", "is", "answered", "probability"),
+        [(one["image"], one["label"], one["answer"], f"{one['probability']:.2f}") for one in found["mistakes"]],
+    )
+    parts = [f"<h2>The test of the best run, {escape(str(run.folder))}</h2>", f"<h3>Classes</h3>{classes}"]
+    if found["confused"]:
+        parts += [f"<h3>Confused most</h3>{confused}", f"<h3>Worst mistakes</h3>{mistakes}"]
+    picture = RunDir(run.folder).figures / "mistakes.png"
+    if found["confused"] and picture.is_file():
+        data = b64encode(picture.read_bytes()).decode()
+        parts.append(f'<figure><img alt="the worst mistakes" src="data:image/png;base64,{data}"></figure>')
+    return "".join(parts)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in header)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
