@@ -128,13 +128,15 @@ def test_a_run_trains_by_the_numbers_of_a_plain_loop(name: str, seen: Callable[[
 def test_a_run_leaves_its_directory(name: str, finished: Callable[[str], Path]) -> None:
     out = finished(name)
     siamese = ("roc", "det", "distances", "embeddings", "hardest", "stages")
-    more = ("confusion",) if name == CLASSIFIER else siamese
+    more = ("confusion", "reliability", "mistakes") if name == CLASSIFIER else siamese
     assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == {
         "config.yaml",
         "plan.txt",
         "cache.json",
         "metrics.csv",
         "result.json",
+        "predictions.csv",
+        *(["embeddings.npz"] if name == SIAMESE else []),
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
         "figures/curves.png",
@@ -181,7 +183,7 @@ def test_the_best_checkpoint_is_plain_and_gives_the_same_test_numbers(
     task = build_task(config, resnet.Settings(arch="resnet18").build(64), 10, {})
     task.load_state_dict(content["state_dict"])
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    (measured,) = trainer.test(task, datamodule=build_data(config), verbose=False)
+    measured, _ = trainer.test(task, datamodule=build_data(config), verbose=False)
     assert measured == pytest.approx(read_result(out).test, abs=1e-6)
     assert set(measured) >= ({"test/top5", "test/f1"} if name == CLASSIFIER else {"test/auc", "test/eer"})
 

@@ -52,9 +52,9 @@ def test_the_calibration_is_of_validation_alone_and_is_used_unchanged(
     first = run_experiment(config, tmp_path / "first")
     honest = SiameseTask.test_step
 
-    def wrong(self: SiameseTask, batch: object, batch_idx: int) -> None:
+    def wrong(self: SiameseTask, batch: object, batch_idx: int, dataloader_idx: int = 0) -> None:
         batch.target = batch.target.roll(1)  # type: ignore[attr-defined]
-        honest(self, batch, batch_idx)  # type: ignore[arg-type]
+        honest(self, batch, batch_idx, dataloader_idx)  # type: ignore[arg-type]
 
     monkeypatch.setattr(SiameseTask, "test_step", wrong)
     second = run_experiment(config, tmp_path / "second")

@@ -7,6 +7,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
+from stagetune.evaluation.intervals import share
 from stagetune.evaluation.pairs import IntArray
 from stagetune.evaluation.roc import FloatArray
 
@@ -66,6 +67,8 @@ class Reliability:
 
     probability: FloatArray  # the mean in each bin
     accuracy: FloatArray
+    low: FloatArray  # of the accuracy's 95% interval
+    high: FloatArray
     count: IntArray
 
     @property
@@ -82,4 +85,7 @@ def reliability(probability: FloatArray, right: npt.ArrayLike, *, bins: int = BI
     used = count > 0
     sums = (np.bincount(place, np.asarray(of, dtype=float), bins)[used] for of in (probability, right))
     mean, accuracy = (of / count[used] for of in sums)
-    return Reliability(mean, accuracy, count[used])
+    hits = np.round(accuracy * count[used])
+    intervals = [share(np.arange(of) < hit) for of, hit in zip(count[used].tolist(), hits, strict=True)]
+    low, high = (np.array([getattr(one, end) for one in intervals]) for end in ("low", "high"))
+    return Reliability(mean, accuracy, low, high, count[used])

@@ -37,13 +37,23 @@ def draw_confusion(counts: npt.NDArray[np.int64], classes: Sequence[str], path: 
 
 
 def draw_reliability(
-    probability: FloatArray, accuracy: FloatArray, count: npt.NDArray[np.int64], ece: float, path: Path
+    probability: FloatArray,
+    accuracy: FloatArray,
+    band: tuple[FloatArray, FloatArray],
+    count: npt.NDArray[np.int64],
+    ece: float,
+    path: Path,
 ) -> None:
-    """How often answers of each probability are right, and how many there are; the diagonal can be believed."""
+    """How often answers of each probability are right, with 95% intervals, and how many there are.
+
+    Probabilities on the diagonal can be believed.
+    """
     figure = Figure(figsize=(5.5, 6.0), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     upper.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1)
-    upper.plot(probability, accuracy, "o-", color="#2a5fa5", label=f"expected calibration error {ece:.3f}")
+    reach = (accuracy - band[0], band[1] - accuracy)
+    label = f"expected calibration error {ece:.3f}"
+    upper.errorbar(probability, accuracy, yerr=reach, fmt="o", color="#2a5fa5", capsize=3, label=label)
     upper.set_ylabel("share of answers that are right")
     upper.set_ylim(-0.02, 1.02)
     upper.legend(frameon=False, loc="upper left")
@@ -55,16 +65,16 @@ def draw_reliability(
     figure.savefig(path, dpi=120)
 
 
-def draw_mistakes(mistakes: Sequence[tuple[Any, str, str, float]], path: Path) -> None:
-    """Images [height, width, 3] with their class, the wrong answer and its probability."""
+def draw_mistakes(mistakes: Sequence[tuple[Any, str, str, str, float]], path: Path) -> None:
+    """Images [height, width, 3] with what they are called, their class, the wrong answer and its probability."""
     rows = -(-len(mistakes) // COLUMNS)
     figure = Figure(figsize=(2.3 * COLUMNS, 2.7 * rows), layout="constrained")
     grid = figure.subplots(rows, COLUMNS, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
-    for axes, (image, label, answer, probability) in zip(grid.flat, mistakes, strict=False):
+    for axes, (image, name, label, answer, probability) in zip(grid.flat, mistakes, strict=False):
         axes.imshow(image)
         wrong = f"answered {shorten(answer, 16, placeholder='...')} ({probability:.2f})"
-        title = axes.set_title(f"is {shorten(label, 20, placeholder='...')}\n{wrong}", fontsize=9)
+        title = axes.set_title(f"{name[-26:]}\nis {shorten(label, 20, placeholder='...')}\n{wrong}", fontsize=9)
         title.set_parse_math(False)  # a class may be called $5
     figure.savefig(path, dpi=120)

@@ -52,10 +52,12 @@ def _draw_answers(tested: Predictions, data: StagedData, folder: Path) -> None:
     answers, classes = tested.answers, data.source.classes
     draw_confusion(confusion(answers, len(classes)), classes, folder / "confusion.png")
     found = reliability(answers.probability, answers.right)
-    draw_reliability(found.probability, found.accuracy, found.count, found.ece, folder / "reliability.png")
+    band = (found.low, found.high)
+    draw_reliability(found.probability, found.accuracy, band, found.count, found.ece, folder / "reliability.png")
     mistakes = [
         (
             _picture(data, int(tested.index[i])),
+            data.source.describe(int(tested.index[i])),
             classes[answers.labels[i]],
             classes[answers.answers[i]],
             float(answers.probability[i]),
