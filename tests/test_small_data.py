@@ -15,7 +15,14 @@ from stagetune.report.result import read_result
 
 ROOT = Path(__file__).parents[1]
 COUNTS = {"bolt": 15, "nut": 5, "washer": 40}
-SMALL = ("model=resnet18", "model.weights=random", "data.image_size=32", "precision=fp32", "trainer=cpu")
+SMALL = (
+    "model=resnet18",
+    "model.weights=random",
+    "data.image_size=32",
+    "precision=fp32",
+    "trainer=cpu",
+    *(f"schedule.stages.{stage}.epochs=1" for stage in range(3)),
+)
 
 
 def draw_parts(folder: Path) -> None:
@@ -59,7 +66,8 @@ def test_the_screen_says_what_the_numbers_are_to_be_held_against(run: tuple[Path
     assert f"balanced {value:.4f} ({low:.2f} to {high:.2f}); 95% over 12 images" in screen
     assert low < value < high or value in (0, 1)
     assert re.search(r"classes   \w+ \d+ of \d+ right, ", screen)
-    assert "trust     temperature " in screen
+    assert "trust     expected calibration error " in screen
+    assert f"unknown   below probability {said['unknown']['below']:.2f}: " in screen
     for mistake in said["mistakes"][:3]:
         assert f"{mistake['image']}: is {mistake['label']}, answered {mistake['answer']} (" in screen
 

@@ -28,6 +28,11 @@ def worth_words(found: Mapping[str, Any], *, about: str) -> dict[str, str]:
     )
     if len(weakest) > SHOWN:
         said["classes"] += f"; {len(weakest) - SHOWN} more do no worse"
+    unknown = found["unknown"]
+    if unknown["below"] is not None:
+        said["unknown"] = f"below probability {unknown['below']:.2f}: {100 * unknown['answered']:.0f}% are answered"
+    if unknown["accuracy"] is not None and "unknown" in said:
+        said["unknown"] += f", {100 * unknown['accuracy']:.0f}% of these rightly"
     if found["confused"]:
         said["confused"] = ", ".join(
             f"{one['label']} taken for {one['answer']} {_times(one['count'])}" for one in found["confused"][:SHOWN]
@@ -42,12 +47,10 @@ def worth_words(found: Mapping[str, Any], *, about: str) -> dict[str, str]:
 def trust_words(found: Mapping[str, Any]) -> str:
     """How far probabilities can be believed, in a line."""
     test = found["test"]
-    text = f"temperature {found['temperature']:.2f}, calibration error {test['ece_before']:.3f} -> {test['ece']:.3f}"
-    if found["unknown"] is None:
-        return text
-    text += f'; "unknown" below {found["unknown"]:.2f}: {100 * test["answered"]:.0f}% answered'
-    right = test["accuracy_of_answered"]
-    return text if right is None else f"{text}, {100 * right:.0f}% of these right"
+    return (
+        f"expected calibration error {test['ece_before']:.3f}, with temperature {found['temperature']:.2f} "
+        f"{test['ece']:.3f}"
+    )
 
 
 def verification_words(found: Mapping[str, Any]) -> dict[str, str]:

@@ -38,11 +38,12 @@ class RunResult:
             of a logistic regression, its C, features (how many) and converged; of a siamese run val/auc and test/auc
             by their cosine; or left_out, the reason why there is none.
         classification: of the test, image by image: accuracy and balanced accuracy with intervals, the baseline, each
-            class, the pairs of classes confused most and the worst mistakes, see `evaluation/classification`. In a
-            siamese run an image is answered with the identity of the nearest other one.
+            class, the pairs of classes confused most and the worst mistakes, see `evaluation/classification`; and
+            unknown: the probability below which an answer is that, the share answered, and its accuracy. In a siamese
+            run an image is answered with the identity of the nearest other one.
         verification: of the test of a siamese run, with intervals.
         calibration: what was fitted in validation: of a siamese run the threshold; of a classifier the temperature
-            and the probability below which an answer is unknown, and what these come to in val and test.
+            and the probability below which an answer is unknown, and the calibration error in val and test.
         timing: total_seconds; in them weights_seconds, probe_seconds, fit_seconds and, in these, cache_seconds.
         peak_memory_mb: the highest of all stages.
         environment: versions, device, git.

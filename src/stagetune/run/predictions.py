@@ -33,6 +33,7 @@ class Predictions:
     index: IntArray  # [n], in the source
     answers: Answers
     answerable: npt.NDArray[np.bool_]  # [n], whether there is a right answer to give
+    unknown: float | None  # the probability below which an answer is "unknown", from validation
 
 
 def classified(scored: Scored, confidence: Confidence) -> Predictions:
@@ -40,7 +41,7 @@ def classified(scored: Scored, confidence: Confidence) -> Predictions:
     order = scored.index.argsort().numpy()
     probability = confidence.probabilities(scored.scores.double().numpy()[order])
     answers = Answers(scored.target.numpy()[order], probability.argmax(axis=1), probability.max(axis=1))
-    return Predictions(scored.index.numpy()[order], answers, np.ones(len(order), dtype=bool))
+    return Predictions(scored.index.numpy()[order], answers, np.ones(len(order), dtype=bool), confidence.unknown)
 
 
 def identified(encoded: Encoded, distance: str, calibration: Calibration) -> Predictions:
@@ -52,7 +53,8 @@ def identified(encoded: Encoded, distance: str, calibration: Calibration) -> Pre
     embeddings, identity = encoded.embeddings[order], encoded.identity[order]
     place, apart, has_other = nearest_others(embeddings, identity, distance)
     answers = Answers(identity.numpy(), identity[place].numpy(), calibration.probability(apart.numpy()))
-    return Predictions(encoded.index[order].numpy(), answers, has_other.numpy())
+    surely = float(calibration.probability(calibration.threshold))
+    return Predictions(encoded.index[order].numpy(), answers, has_other.numpy(), surely)
 
 
 def predictions_of(task: StagedTask, calibration: Mapping[str, Any]) -> dict[str, Predictions]:

@@ -50,13 +50,21 @@ def worth(found: Predictions, data: StagedData, *, is_siamese: bool) -> dict[str
     asked = found.answerable
     if not asked.any():
         return {}
-    said, source, index = found.answers, data.source, found.index[asked]
-    chosen = Answers(said.labels[asked], said.answers[asked], said.probability[asked])
+    source, index = data.source, found.index[asked]
+    chosen = Answers(found.answers.labels[asked], found.answers.answers[asked], found.answers.probability[asked])
     known = chosen.labels if is_siamese else source.labels[data.split.train]
     over, units = _units(source, index, is_siamese=is_siamese)
     images = [source.describe(i) for i in index.tolist()]
     majority = int(np.bincount(known).argmax())
-    return classification(chosen, source.classes, images, majority=majority, units=units, over=over)
+    said = classification(chosen, source.classes, images, majority=majority, units=units, over=over)
+    return said | {"unknown": _unknown(chosen, found.unknown)}
+
+
+def _unknown(chosen: Answers, threshold: float | None) -> dict[str, Any]:
+    """What share of the images is answered where answers below a probability are "unknown", and how many rightly."""
+    answered = chosen.probability >= (threshold or 0.0)
+    accuracy = float(chosen.right[answered].mean()) if answered.any() else None
+    return {"below": threshold, "answered": float(answered.mean()), "accuracy": accuracy}
 
 
 def _units(source: Source, index: IntArray, *, is_siamese: bool) -> tuple[str, IntArray | None]:
@@ -67,18 +75,12 @@ def _units(source: Source, index: IntArray, *, is_siamese: bool) -> tuple[str, I
 
 
 def trust(task: ClassificationTask, fitted: Confidence) -> dict[str, Any]:
-    """How far the probabilities of a classifier can be believed, before and after the temperature, in both parts.
-
-    And of "unknown" answers what share of the images is answered all the same, and how many of these rightly.
-    """
+    """How far the probabilities of a classifier can be believed, before and after the temperature, in both parts."""
     found: dict[str, Any] = asdict(fitted)
     for part, scored in task.scored.items():
         plain, scaled = (classified(scored, one).answers for one in (Confidence(1.0, None, 0), fitted))
-        answered = scaled.probability >= (fitted.unknown or 0.0)
         found[part] = {
             "ece_before": reliability(plain.probability, plain.right).ece,
             "ece": reliability(scaled.probability, scaled.right).ece,
-            "answered": float(answered.mean()),
-            "accuracy_of_answered": float(scaled.right[answered].mean()) if answered.any() else None,
         }
     return found
