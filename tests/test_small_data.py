@@ -3,6 +3,7 @@
 import csv
 import re
 from collections import Counter
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def test_the_screen_says_what_the_numbers_are_to_be_held_against(run: tuple[Path
     said = result.classification
     assert "washer 40, bolt 15, nut 5; uneven: task.monitor=val/balanced_accuracy chooses by all classes" in screen
     always = next(one["images"] for one in said["classes"] if one["name"] == "washer") / said["images"]
-    assert f"baseline  {always:.4f} by always answering washer" in screen
+    assert f'baseline  {always:.4f} by always answering "washer"' in screen
     value, low, high = (said["balanced_accuracy"][key] for key in ("value", "low", "high"))
     assert f"balanced {value:.4f} ({low:.2f} to {high:.2f}); 95% over 12 images" in screen
     assert low < value < high or value in (0, 1)
@@ -103,7 +104,7 @@ def test_the_report_says_the_same_by_name(run: tuple[Path, str]) -> None:
     said = read_result(folder).classification
     page = (folder / "report.html").read_text()
     for text in (screen, page):
-        assert "always answering washer would have 0.6667" in text
+        assert 'always answering "washer" would have 0.6667' in unescape(text)
         assert f"the balanced accuracy {said['balanced_accuracy']['value']:.4f} (" in text
     assert "<h3>Classes</h3>" in page
     for mistake in said["mistakes"]:

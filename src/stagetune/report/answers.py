@@ -20,7 +20,7 @@ def worth_words(found: Mapping[str, Any], *, about: str) -> dict[str, str]:
     over = f"95% over {found['units']} {found['interval_over']}"
     said = {
         about: f"{_interval(accuracy)}, balanced {_interval(balanced)}; {over}",
-        "baseline": f"{majority['accuracy']:.4f} by always answering {majority['class']}",
+        "baseline": f'{majority["accuracy"]:.4f} by always answering "{majority["class"]}"',
     }
     weakest = sorted((one for one in found["classes"] if one["images"]), key=lambda one: one["recall"])
     said["classes"] = ", ".join(
@@ -84,7 +84,7 @@ def headline_of(run: Run) -> list[str]:
     return [
         f"In the test of its best run the accuracy is {_interval(found['accuracy'])}, the balanced accuracy "
         f"{_interval(found['balanced_accuracy'])}, 95% over {over}; always answering "
-        f"{majority['class']} would have {majority['accuracy']:.4f}."
+        f'"{majority["class"]}" would have {majority["accuracy"]:.4f}.'
     ]
 
 

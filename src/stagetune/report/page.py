@@ -33,7 +33,8 @@ def page(summary: Summary) -> str:
     kinds = problems(summary)
     return Template(TEMPLATE.read_text()).substitute(
         title=escape(
-            f"{folder.resolve().name}: {len(summary.ranked)} configurations, {len(summary.collection.runs)} runs"
+            f"{folder.resolve().name}: {_counted(len(summary.ranked), 'configuration')}, "
+            f"{_counted(len(summary.collection.runs), 'run')}"
         ),
         headline="".join(f"<p>{escape(sentence)}</p>" for sentence in headline(summary)),
         problems="".join(_listed(kind, entries) for kind, entries in kinds.items()),
@@ -49,6 +50,10 @@ def page(summary: Summary) -> str:
         shared_count=len(summary.shared),
         shared=_settings(summary.shared),
     )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _listed(kind: str, entries: list[str]) -> str:
