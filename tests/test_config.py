@@ -291,7 +291,10 @@ def test_a_value_typo_of_a_sweep_is_found_among_its_values() -> None:
             "trainer.strategy=fsdp: FSDP binds parameters together that stages free singly; use trainer=ddp",
         ),
         (["seed=5000000000"], "seed=5000000000: must be at least 0 and at most 4294967295"),
-        (["data.root=images"], "data.root: data=digits does not read it, data=cub, image_folder, lfw, omniglot, sop, torchvision do"),
+        (
+            ["data.root=images"],
+            "data.root: data=digits does not read it, data=cub, image_folder, lfw, omniglot, sop, torchvision do",
+        ),
         (["data.pairs=p.csv"], "data.pairs: data=digits does not read it, data=pairs does"),
         (
             ["data=identity_csv"],

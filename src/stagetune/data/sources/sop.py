@@ -41,12 +41,10 @@ def sop(root: str | Path) -> list[Entry]:
     entries = []
     for part in ("train", "test"):
         file = folder / f"Ebay_{part}.txt"
-        lines = [words for _, words in read_list(file, COLUMNS)]
-        if not lines or lines[0] != list(COLUMNS):
-            raise DataError(
-                f"{file}: its first line is {' '.join(*lines[:1]) or 'empty'}; expected {' '.join(COLUMNS)}"
-            )
-        for _, product, _, path in lines[1:]:
+        header, *lines = [words for _, words in read_list(file, COLUMNS)] or [["empty"]]
+        if header != list(COLUMNS):
+            raise DataError(f"{file}: its first line is {' '.join(header)}; expected {' '.join(COLUMNS)}")
+        for _, product, _, path in lines:
             kind = path.partition("/")[0].removesuffix("_final")
             entries.append(Entry(folder / path, f"{kind}/{product}", part, kind))
     return entries
