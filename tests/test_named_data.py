@@ -296,7 +296,7 @@ def test_copies_across_a_published_split_stay_and_are_counted(tiny: Callable[...
     config = tiny("data=cifar10", f"data.root={tmp_path}", "data.num_workers=0", stages=1)
     assert run_experiment(config, tmp_path / "run").status == "completed"
     notes = read_result(tmp_path / "run").data["notes"]
-    assert [note for note in notes if note.startswith("2 images have a copy in another part, which stays")]
+    assert [note for note in notes if note.startswith("2 images have a copy in another part; they stay, since")]
     assert "CIFAR10 train[0] and CIFAR10 test[0]" in notes[-1] or "CIFAR10 train[1] and CIFAR10 test[1]" in notes[-1]
 
     # weights of that run are no weights that know the test by more than it does itself
@@ -554,9 +554,9 @@ def test_whole_numbers_and_text_are_labels_and_one_split_is_divided_by_share(
     many = saved(hub("two", labels, datasets.Value(dtype), id=[0] * 9), tmp_path / "many")
     with pytest.raises(DataError) as caught:
         hf.Settings(path=many).build(32)
-    assert str(caught.value).startswith(
+    assert str(caught.value) == (
         f"data.path={many}: several columns can be the labels, kind, id; name one, data.label_column=NAME: its "
-        "columns are picture (Image("
+        "columns are picture (Image), kind (Value), id (Value)"
     )
     assert hf.Settings(path=many, label_column="kind").build(32)[0].classes == classes
     for given, said in (("size", "is no column"), ("picture", "holds no labels, as a column")):

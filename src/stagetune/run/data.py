@@ -33,8 +33,8 @@ def build_data(config: Config, *, rank: int = 0, world_size: int = 1) -> StagedD
         source.notes.append(f"validation is drawn from train by data.val={division['val']}: the data brings none")
     if data.published and (copies := copies_across(source, split)):
         source.notes.append(
-            f"{len(copies)} images have a copy in another part, which stays, since others are compared so; the first "
-            f"stands {copies[0]}"
+            f"{len(copies)} images have a copy in another part; they stay, since results are compared on the data "
+            f"as it is; the first stands {copies[0]}"
         )
     if pairs is not None and (across := check_explicit_pairs(split, pairs)):
         source.notes.append(f"{across} of {len(pairs.is_same)} pairs lie across two parts and are not used")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SAVED = ("dataset_dict.json", "state.json")  # one of them lies in a folder of save_to_disk
+PLAIN = ("string", "large_string", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 USUAL = {"train": ("train",), "val": ("validation", "valid", "val", "dev"), "test": ("test",)}
 
 
@@ -104,7 +105,7 @@ def listed(
     features = found[next(iter(parts.values()))].features
     images = [column for column, kind in features.items() if isinstance(kind, datasets.Image)]
     named = [column for column, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
-    plain = [column for column, kind in features.items() if _is_plain(kind)]
+    plain = [column for column, kind in features.items() if isinstance(kind, datasets.Value) and kind.dtype in PLAIN]
     image = _column(path, features, "image", image, images, images)
     label = _column(path, features, "label", label, named or plain, named + plain)
     kind = features[label]
@@ -130,7 +131,7 @@ def _column(
     path: str, features: Mapping[str, Any], role: str, given: str | None, likely: Sequence[str], able: Sequence[str]
 ) -> str:
     """The column of a role: the given one if it is `able`, or else the only one that is `likely`."""
-    columns = "its columns are " + ", ".join(f"{name} ({kind})" for name, kind in features.items())
+    columns = "its columns are " + ", ".join(f"{name} ({type(kind).__name__})" for name, kind in features.items())
     if given is not None and given not in able:
         what = f"holds no {role}s, as a column" if given in features else "is no column"
         raise DataError(f"data.{role}_column={given}: {what} of {path}; {columns}")
@@ -138,12 +139,6 @@ def _column(
         many = f"several columns can be the {role}s, {', '.join(likely)}" if likely else f"no column has {role}s"
         raise DataError(f"data.path={path}: {many}; name one, data.{role}_column=NAME: {columns}")
     return given or likely[0]
-
-
-def _is_plain(kind: Any) -> bool:
-    """Whether a column has whole numbers or text."""
-    dtype = str(getattr(kind, "dtype", ""))
-    return dtype.startswith(("int", "uint")) or dtype in ("string", "large_string")
 
 
 def _loaded(path: str, subset: str | None) -> dict[str, Any]:

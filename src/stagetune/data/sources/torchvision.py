@@ -25,7 +25,7 @@ class Settings(SplitSettings):
     name: str = "torchvision"
     dataset: str = choice(
         "CIFAR10", "CIFAR100", "EuroSAT", "FashionMNIST", "Flowers102", "Food101", "OxfordIIITPet", "STL10"
-    )  # fmt: skip
+    )
     root: str = "data"
     download: bool = False
     on_error: str = choice("raise", "skip")
