@@ -61,12 +61,17 @@ def test_every_group_option_composes_and_validates(path: Path, tmp_path: Path) -
         "data=image_folder": [f"data.root={tmp_path}"],
         "data=omniglot": [f"data.root={tmp_path}", "task=siamese", "loss=bce"],
         "data=lfw": [f"data.root={tmp_path}", "task=siamese", "loss=bce"],
+        "data=hf": ["data.path=uoft-cs/cifar10"],
+        "data=cub": [f"data.root={tmp_path}"],
+        "data=sop": [f"data.root={tmp_path}", "task=siamese", "loss=bce"],
         "data=identity_csv": [f"data.csv={tmp_path}/table.csv"],
         "data=pairs": ["task=siamese", "loss=bce", f"data.pairs={tmp_path}/table.csv"],
         "task=siamese": ["loss=contrastive"],
         "precision=fp16": ["trainer=gpu"],
         "model=own": ["model.network._target_=a.Net", "model.blocks=[low,layer4]"],
     }
+    if "name: torchvision" in path.read_text():
+        needs[option] = [f"data.root={tmp_path}"]
     if option.startswith("loss=") and option != "loss=cross_entropy":
         needs[option] = ["task=siamese"]
     compose([option, *needs.get(option, [])])
@@ -161,7 +166,9 @@ def test_the_file_of_an_option_lists_what_its_part_can_be_told(group: str) -> No
         entries = listed(path.read_text().splitlines()[1:])
         assert set(given) <= set(declared), path
         for key in set(given) - {"name", "network"}:
-            assert given[key] != declared[key].default or key == "arch", f"{path}: {key} is that by default"
+            assert given[key] != declared[key].default or key in ("arch", "dataset"), (
+                f"{path}: {key} is that by default"
+            )
         assert set(own) <= set(entries) | {"arch"}, path
         behind = {key: entry for key, entry in entries.items() if key in own and key not in given}
         assert_as_declared(behind, {key: own[key] for key in behind}, path)
@@ -284,7 +291,10 @@ def test_a_value_typo_of_a_sweep_is_found_among_its_values() -> None:
             "trainer.strategy=fsdp: FSDP binds parameters together that stages free singly; use trainer=ddp",
         ),
         (["seed=5000000000"], "seed=5000000000: must be at least 0 and at most 4294967295"),
-        (["data.root=images"], "data.root: data=digits does not read it, data=image_folder, lfw, omniglot do"),
+        (
+            ["data.root=images"],
+            "data.root: data=digits does not read it, data=cub, image_folder, lfw, omniglot, sop, torchvision do",
+        ),
         (["data.pairs=p.csv"], "data.pairs: data=digits does not read it, data=pairs does"),
         (
             ["data=identity_csv"],

@@ -62,6 +62,8 @@ BESIDE = (
     ["+experiment=siamese_staged"],
     ["+experiment=omniglot_small1"],
     ["+experiment=siamese_staged", "data=image_folder", "data.root=images", "data.split=identities"],
+    ["data=cifar10"],
+    ["data=sop", "data.root=images", "task=siamese", "loss=triplet"],
     ["+experiment=siamese_staged", "trainer=ddp"],
     ["model=own", "model.network._target_=my_package.MyNetwork", "model.blocks=[conv1,layer1]", "schedule=full"],
 )

@@ -85,7 +85,8 @@ def test_a_wrapper_that_needs_identities_is_no_setting_of_pairs(wrapper: Any) ->
         (["task.embedding=64"], "task.embedding: task=classifier does not read it, task=siamese does"),
         (
             ["data.on_error=skip"],
-            "data.on_error: data=digits does not read it, data=identity_csv, image_folder, lfw, omniglot, pairs do",
+            "data.on_error: data=digits does not read it, data=cub, hf, identity_csv, image_folder, lfw, omniglot, "
+            "pairs, sop, torchvision do",
         ),
         (["task.hidden=64"], "task.hidden=64: has no effect with task.head=linear; add task.head=hidden"),
         (
@@ -344,7 +345,8 @@ def test_every_part_is_among_those_that_train() -> None:
     losses = {word.partition("=")[2] for word in words if word.startswith("loss=")}
     assert losses | {"own"} == set(names(PACKAGES["loss"]))
     sources = {word.partition("=")[2] for word in words if word.startswith("data=")}
-    assert sources | {"own", "lfw", "omniglot"} == set(names(PACKAGES["data"]))  # those two in test_known_sets.py
+    elsewhere = {"lfw", "omniglot"} | {"cub", "hf", "sop", "torchvision"}  # test_known_sets.py, test_named_data.py
+    assert sources | {"own"} | elsewhere == set(names(PACKAGES["data"]))
     keys = {word.partition("=")[0] for word in words}
     assert all(f"data.{entry.name}" in keys for kind in wrappers() for entry in fields(kind))
 

@@ -198,6 +198,7 @@ class DataSettings(Part):
     reads_files: ClassVar[bool] = True
     has_identities: ClassVar[bool] = True  # not where a table gives pairs
     may_be_photographs: ClassVar[bool] = True
+    published: ClassVar[bool] = False  # others are compared on it, so that it stays as it is, with its copies
 
     def problems(self, config: "Config") -> Iterator[str]:
         for entry in fields(self):

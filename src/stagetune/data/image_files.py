@@ -1,12 +1,12 @@
-"""Image files, each of one class: what a folder or a table lists, decoded once at the start."""
+"""Images of one class each that a folder, a table or a library lists, decoded once at the start."""
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -18,6 +18,29 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _known: dict[tuple[str, int, int], str] = {}  # the runs of a sweep decode a file of one path, size and time once
+
+
+class Listed(Protocol):
+    """One image and what it shows; as text it says where it was listed."""
+
+    @property
+    def identity(self) -> str: ...
+
+    @property
+    def split(self) -> str | None: ...
+
+    @property
+    def group(self) -> str | None: ...
+
+    @property
+    def name(self) -> str:
+        """Which image this is, for a message."""
+
+    def read(self) -> "Tensor":
+        """The decoded image, uint8 [3, height, width]."""
+
+    def digest(self) -> str:
+        """The `digest` of that image."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +56,66 @@ class Entry:
     def __str__(self) -> str:
         return f"{self.where}{self.path}"
 
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def read(self) -> "Tensor":
+        return read_image(self.path)
+
+    def digest(self) -> str:
+        stat = self.path.stat()
+        file = (str(self.path.absolute()), stat.st_size, stat.st_mtime_ns)
+        if file not in _known:
+            _known[file] = digest(self.read())
+        return _known[file]
+
+
+@dataclass(frozen=True)
+class Row:
+    """An image that a library's data set opens by its index, and what it shows; `where` is the set's name."""
+
+    opened: Callable[[int], Image.Image]
+    index: int
+    where: str
+    identity: str
+    split: str | None = None
+    group: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.where}[{self.index}]"
+
+    @property
+    def name(self) -> str:
+        return str(self)
+
+    def read(self) -> "Tensor":
+        return rgb(self.opened(self.index))
+
+    def digest(self) -> str:
+        return digest(self.read())
+
 
 class ImageFiles:
-    """A source of files; those that cannot be read raise `DataError`, or are left out with `on_error="skip"`."""
+    """A source of what is listed; what cannot be read raises `DataError`, or is left out with `on_error="skip"`.
+
+    Args:
+        classes: in their order; where they are not given, in alphabetical order.
+    """
 
     def __init__(
-        self, name: str, origin: str, entries: Sequence[Entry], *, on_error: str = "raise", notes: Sequence[str] = ()
+        self,
+        name: str,
+        origin: str,
+        entries: Sequence[Listed],
+        *,
+        on_error: str = "raise",
+        notes: Sequence[str] = (),
+        classes: Sequence[str] | None = None,
     ) -> None:
         self.name, self.origin, self.notes = name, origin, list(notes)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            digests = list(pool.map(_digest, (entry.path for entry in entries)))
+            digests = list(pool.map(_digest, entries))
         broken = [f"{entry} ({d})" for entry, d in zip(entries, digests, strict=True) if isinstance(d, Exception)]
         if broken:
             self._report(broken, len(entries), on_error)
@@ -50,7 +123,8 @@ class ImageFiles:
         self._entries = [entry for entry, _ in usable]
         self.contents = [digest for _, digest in usable]
         self.split = [entry.split for entry in self._entries if entry.split] or None
-        self.classes = sorted({entry.identity for entry in self._entries})
+        present = {entry.identity for entry in self._entries}
+        self.classes = [one for one in classes if one in present] if classes else sorted(present)
         group_of = {entry.identity: entry.group for entry in self._entries}
         groups = [group_of[name] for name in self.classes]
         self.groups = [group for group in groups if group is not None] if None not in groups else None
@@ -61,10 +135,10 @@ class ImageFiles:
         return len(self._entries)
 
     def image(self, index: int) -> "Tensor":
-        return read_image(self._entries[index].path)
+        return self._entries[index].read()
 
     def describe(self, index: int) -> str:
-        return str(self._entries[index].path)
+        return self._entries[index].name
 
     def _report(self, broken: list[str], total: int, on_error: str) -> None:
         summary = f"{len(broken)} of {total} images cannot be read: "
@@ -96,15 +170,15 @@ def rgb(opened: Image.Image) -> "Tensor":
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
 
 
-def _digest(path: Path) -> str | Exception:
-    """A key of the decoded pixels, or why the file cannot be read as an image."""
+def digest(pixels: "Tensor") -> str:
+    """A key of an image, uint8 [3, height, width]: that of its pixels, however it was stored."""
+    shape = np.array(pixels.shape, dtype=np.int64).tobytes()
+    return hashlib.blake2b(shape + pixels.numpy().tobytes(), digest_size=16).hexdigest()
+
+
+def _digest(entry: Listed) -> str | Exception:
+    """The key of an image, or why it cannot be read as one."""
     try:
-        stat = path.stat()
-        file = (str(path.absolute()), stat.st_size, stat.st_mtime_ns)
-        if file not in _known:
-            pixels = read_image(path)
-            shape = np.array(pixels.shape, dtype=np.int64).tobytes()
-            _known[file] = hashlib.blake2b(shape + pixels.numpy().tobytes(), digest_size=16).hexdigest()
+        return entry.digest()
     except Exception as error:  # Pillow's decoders raise many types for a damaged file
         return error
-    return _known[file]

@@ -30,35 +30,47 @@ def make_split(
     seed: int,
     val_groups: Sequence[str] | None = None,
     test_groups: Sequence[str] | None = None,
+    published: bool = False,
 ) -> Split:
     """The split that the data set brings, else one by images (stratified) or by identities.
 
-    Raises `DataError` where a picture or, with `by="identities"`, an identity stands in two parts, and
-    where a part has fewer than 2 classes.
+    Where the one that it brings has no validation, that is drawn from train. Raises `DataError` where a picture
+    (unless the data is `published`) or, with `by="identities"`, an identity stands in two parts, and where a part
+    has fewer than 2 classes.
     """
     if source.split is not None:
         where = np.array(source.split)
         split = Split(*(np.flatnonzero(where == part) for part in ("train", "val", "test")))
+        if not len(split.val):
+            split = _with_validation(source, split, by, val, seed)
     elif by == "identities":
         part_of_class = _identities_apart(source, val, test, seed, val_groups or (), test_groups or ())
         split = Split(*(np.flatnonzero(part_of_class[source.labels] == part) for part in range(3)))
     else:
         split = _images_by_share(source, val, test, seed)
-    check_split(source, split, by)
+    check_split(source, split, by, published=published)
     return split
 
 
-def check_split(source: Source, split: Split, by: str) -> None:
-    """Raise `DataError` for a leak between the parts or a part that nothing can be learnt from."""
+def copies_across(source: Source, split: Split) -> list[str]:
+    """In words, each image whose picture stands in an earlier part, too."""
     seen: dict[str, tuple[str, int]] = {}
+    found = []
     for part, indices in split.parts().items():
         for index in indices.tolist():
             other, twin = seen.setdefault(source.contents[index], (part, index))
             if other != part:
-                raise DataError(
-                    f"the same picture stands in {other} and in {part}: {source.describe(twin)} and "
-                    f"{source.describe(index)}; remove one of them, or the test would be of memory"
-                )
+                found.append(f"in {other} and in {part}: {source.describe(twin)} and {source.describe(index)}")
+    return found
+
+
+def check_split(source: Source, split: Split, by: str, *, published: bool = False) -> None:
+    """Raise `DataError` for a leak between the parts or a part that nothing can be learnt from.
+
+    Copies of a picture in two parts of `published` data stay: results are compared on it as it is.
+    """
+    if not published and (copies := copies_across(source, split)):
+        raise DataError(f"the same picture stands {copies[0]}; remove one of them, or the test would be of memory")
     classes = {part: set(source.labels[indices].tolist()) for part, indices in split.parts().items()}
     for part, present in classes.items():
         if len(present) < 2:
@@ -127,6 +139,42 @@ def _images_by_share(source: Source, val: float, test: float, seed: int) -> Spli
             part = 1 if rank < n_val else 2 if rank < n_val + n_test else 0
             parts[part].extend(pictures[picture])
     return Split(*(np.array(sorted(part), dtype=np.int64) for part in parts))
+
+
+def leave_split_of_images(source: Source) -> None:
+    """Have identities divided by share where the split that the data brings has the same ones in train and test."""
+    if source.split is None:
+        return
+    where = np.array(source.split)
+    train, test = (set(source.labels[where == part].tolist()) for part in ("train", "test"))
+    if train & test:
+        source.split = None
+        source.notes.append(
+            "its own split has the same classes in train and test, so that identities are divided anew"
+        )
+
+
+def _with_validation(source: Source, split: Split, by: str, val: float, seed: int) -> Split:
+    """The split with a share of its training images as validation, drawn as where the data set brings no split.
+
+    By images stratified by class, with copies of one picture in the same part; or by identities.
+    """
+    labels = source.labels[split.train]
+    if by == "identities":
+        identities = np.unique(labels)
+        count = max(2, _shares(len(identities), val, 0.0)[0])
+        drawn = np.isin(labels, np.random.default_rng([seed, 2]).permutation(identities)[:count])
+        return Split(split.train[~drawn], split.train[drawn], split.test)
+    rng, taken = np.random.default_rng([seed, 1]), []
+    for label in np.unique(labels):
+        copies: dict[str, list[int]] = {}
+        for index in split.train[labels == label].tolist():
+            copies.setdefault(source.contents[index], []).append(index)
+        pictures = list(copies.values())
+        for picture in rng.permutation(len(pictures))[: _shares(len(pictures), val, 0.0)[0]].tolist():
+            taken += pictures[picture]
+    drawn = np.isin(split.train, taken)
+    return Split(split.train[~drawn], split.train[drawn], split.test)
 
 
 def _identities_apart(

@@ -16,7 +16,7 @@ from stagetune.config.parts import wrappers_of
 from stagetune.config.schema import Config
 from stagetune.config.settings import DataSettings
 from stagetune.data.datamodule import StagedData
-from stagetune.data.splits import Split, check_explicit_pairs, make_split
+from stagetune.data.splits import Split, check_explicit_pairs, copies_across, make_split
 from stagetune.data.transforms import own_transform
 from stagetune.errors import DataError
 from stagetune.models.weights import Weights
@@ -28,7 +28,14 @@ def build_data(config: Config, *, rank: int = 0, world_size: int = 1) -> StagedD
     data, task, wanted = config.data, config.task, config.input()
     source, pairs = data.build(wanted.size)
     division = data.division()
-    split = make_split(source, **division)
+    split = make_split(source, **division, published=data.published)
+    if source.split and "val" not in source.split:
+        source.notes.append(f"validation is drawn from train by data.val={division['val']}: the data brings none")
+    if data.published and (copies := copies_across(source, split)):
+        source.notes.append(
+            f"{len(copies)} images have a copy in another part; they stay, since results are compared on the data "
+            f"as it is; the first stands {copies[0]}"
+        )
     if pairs is not None and (across := check_explicit_pairs(split, pairs)):
         source.notes.append(f"{across} of {len(pairs.is_same)} pairs lie across two parts and are not used")
     task.check(source, split, pairs)
@@ -90,7 +97,9 @@ def check_unseen(data: StagedData, weights: Weights, split_by: str) -> None:
     """Raise `DataError` if the weights were trained on images, or on identities, that count as unseen here."""
     source, split = data.source, data.split
     held_out = np.concatenate([split.val, split.test]).tolist()
-    if known := [i for i in held_out if _short(source.contents[i]) in weights.images]:
+    trained = {source.contents[i] for i in split.train.tolist()}  # published data may have copies
+    images = [i for i in held_out if source.contents[i] not in trained]
+    if known := [i for i in images if _short(source.contents[i]) in weights.images]:
         raise DataError(
             f"the weights {weights.used} were trained on {len(known)} of the {len(held_out)} images of validation "
             f"and test, such as {source.describe(known[0])}; use the data.seed of that training, or other weights"

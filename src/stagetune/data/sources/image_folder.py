@@ -1,4 +1,4 @@
-"""A person's own images: root/<class>/*.png, or root/{train,val,test}/<class>/*.png."""
+"""A person's own images: root/<class>/*.png, or root/{train,val,test}/<class>/*.png, of which val may be missing."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,12 +54,13 @@ def _scan(root: Path, depth: int) -> list[Entry]:
     present = [part for part in SPLITS if any(path.is_dir() for path in (root / part).glob(inner))]
     if not present:
         return class_entries(root, depth=depth)
-    if missing := [part for part in SPLITS if part not in present]:
+    if missing := [part for part in ("train", "test") if part not in present]:
         raise DataError(
             f"data.root={root}: has {' and '.join(present)} but no {' and no '.join(missing)} folder; "
-            "give all three, or one folder per class and let data.val and data.test split them"
+            "give train and test (without val, validation is drawn from train), or one folder per class and let "
+            "data.val and data.test split them"
         )
-    return [entry for part in SPLITS for entry in class_entries(root / part, depth=depth, split=part)]
+    return [entry for part in present for entry in class_entries(root / part, depth=depth, split=part)]
 
 
 def class_entries(folder: Path, *, depth: int, split: str | None = None) -> list[Entry]:

@@ -1,6 +1,5 @@
 """A data set of a person's own, or of a library, by `data._target_`: a map-style dataset of image and label."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from PIL import Image
 
 from stagetune.config.schema import Config
 from stagetune.config.settings import SplitSettings
-from stagetune.data.image_files import rgb
+from stagetune.data.image_files import digest, rgb
 from stagetune.data.source import IntArray
 from stagetune.errors import DataError
 from stagetune.targets import build, check_target
@@ -63,7 +62,7 @@ class OwnImages:
         for index in range(len(dataset)):
             image, label = self._item(index)
             labels.append(self._label(label, index))
-            self.contents.append(_content(image))
+            self.contents.append(digest(image))
         if not labels:
             raise DataError(f"data._target_={name}: is empty")
         known = sorted(set(labels), key=lambda label: (isinstance(label, str), label))
@@ -71,7 +70,7 @@ class OwnImages:
         position = {label: i for i, label in enumerate(known)}
         self.labels: IntArray = np.array([position[label] for label in labels], dtype=np.int64)
         self.notes: list[str] = []
-        if any(_content(self.image(i % len(labels))) != self.contents[i % len(labels)] for i in range(TRIES)):
+        if any(digest(self.image(i % len(labels))) != self.contents[i % len(labels)] for i in range(TRIES)):
             raise DataError(
                 f"data._target_={name}: gives another image when it is asked for one again; leave augmentation to "
                 "data.augment and data.transform"
@@ -129,11 +128,6 @@ class OwnImages:
             raise DataError(
                 f"data._target_={self.origin}: item {index} has {what} as its label; give a whole number or a name"
             ) from None
-
-
-def _content(image: "Tensor") -> str:
-    shape = np.array(image.shape, dtype=np.int64).tobytes()
-    return hashlib.blake2b(shape + image.numpy().tobytes(), digest_size=16).hexdigest()
 
 
 def _name_of(label: int | str, classes: Sequence[str] | None) -> str:
