@@ -19,6 +19,7 @@ from stagetune.config.resume import check_run
 from stagetune.config.schema import Config
 from stagetune.config.validate import validate
 from stagetune.data.datamodule import StagedData
+from stagetune.data.groups import group_numbers
 from stagetune.errors import ConfigError, ResultError, TrainingError
 from stagetune.models.weights import Weights, load_head, load_into
 from stagetune.report.result import RunResult
@@ -251,6 +252,6 @@ def _test(run: Run, trainer: Trainer, task: StagedTask, data: StagedData) -> Non
     result.test = {name: float(value) for name, value in measured.items()}
     if isinstance(task, SiameseTask) and task.encoded is not None:
         result.calibration = CheckpointMetadata.of(best).calibration or {}
-        result.verification = report_of(task, result.calibration["threshold"])
+        result.verification = report_of(task, result.calibration["threshold"], group_numbers(data.source))
     numbers = "  ".join(f"{name.removeprefix('test/')} {value:.4f}" for name, value in result.test.items())
     run.screen.line("test", f"{numbers}  ({SPLIT_WORDS[run.config.data.split]})")

@@ -10,6 +10,7 @@ from stagetune.tasks.staged_task import StagedTask
 SPLIT_WORDS = {
     "images": "unseen images of known identities",
     "identities": "identities never seen in training",
+    "groups": "unseen groups of known classes",
 }
 
 
@@ -19,7 +20,9 @@ def data_words(config: Config, data: StagedData) -> str:
     counts = ", ".join(f"{part} {size:,}" for part, size in part_sizes(data.split).items())
     text = f"{source.name}, {len(source):,} images of {len(source.classes)} classes"
     text += f" at {data.image_size} px; {counts}"
-    if config.task.name == "siamese":
+    if folds := config.data.division().get("folds"):
+        text += f"; the test is fold {config.data.division()['fold']} of {folds}"
+    if config.task.name == "siamese" or config.data.split == "groups":
         text += f" ({SPLIT_WORDS[config.data.split]})"
     notes = [textwrap.shorten(note, 300, placeholder=" ... (result.json lists all)") for note in source.notes]
     return "\n".join([text, *notes])
