@@ -302,7 +302,7 @@ def test_a_value_typo_of_a_sweep_is_found_among_its_values() -> None:
         ),
         (
             ["data=glyphs", "data.test_groups=[greek]"],
-            "data.val_groups and data.test_groups: take effect only with data.split=identities or groups; add it",
+            "data.val_groups and data.test_groups: have an effect with data.split=identities or groups; add it",
         ),
         (
             ["+logger.lightning={name: x}"],

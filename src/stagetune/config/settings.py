@@ -259,7 +259,7 @@ class GroupSettings(SplitSettings):
     def problems(self, config: "Config") -> Iterator[str]:
         yield from SplitSettings.problems(self, config)
         if (self.val_groups or self.test_groups) and self.split == "images":
-            yield "data.val_groups and data.test_groups: take effect only with data.split=identities or groups; add it"
+            yield "data.val_groups and data.test_groups: have an effect with data.split=identities or groups; add it"
         if (self.val_groups or self.test_groups) and self.folds is not None:
             yield f"data.val_groups and data.test_groups: data.folds={self.folds} draws both; leave one of them out"
 

@@ -68,7 +68,7 @@ def fold_by_images(source: Source, *, folds: int, fold: int, val: float, seed: i
     What follows a fold in the order of its class is its validation. Raises `DataError` for a class of one picture.
     """
     rng = np.random.default_rng([seed, 14])
-    part = np.zeros(len(source), dtype=np.int64)
+    part = np.zeros_like(source.labels)
     dealt = 0
     for label, name in enumerate(source.classes):
         images = np.flatnonzero(source.labels == label)
@@ -152,7 +152,7 @@ def divided(
         full = [p for p in range(len(shares)) if p not in open_parts]
         want[0] += want[full].sum(axis=0)
     scale = np.maximum(want[open_parts].mean(axis=1), 0.01)
-    size = np.bincount(of, weights=weight**2)
+    size = np.log2(np.bincount(of, weights=weight**2)).round()  # coarse, so that the seed has something to draw
     order = np.random.default_rng([seed, 15]).permutation(len(rows))
     for group in order[np.argsort(-size[order], kind="stable")].tolist():
         if group in given:
@@ -170,7 +170,7 @@ def divided(
 
 
 def _units(source: Source, needed: int) -> tuple[list[str], IntArray, IntArray]:
-    """The names of the groups; the unit of each, and of each image: groups with copies of one picture are one unit."""
+    """The names of the groups; the unit of each, and of each image: groups with copies of a picture are one."""
     groups = group_numbers(source)
     assert groups is not None
     names = sorted(set(source.image_groups or ()))
