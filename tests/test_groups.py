@@ -379,7 +379,10 @@ def test_a_classifier_is_tested_on_a_fold_of_patients_and_says_so(tmp_path: Path
     config = compose([*words, "data.split=groups", "data.folds=3", "data.fold=1", "data.image_size=16"])
     data = build_data(config)
     said = data_words(config, data)
-    assert "train 6, val 2, test 4; the test is fold 1 of 3 (unseen groups of known classes)" in said
+    assert said == (
+        "image_folder, 12 images of 2 classes in 6 groups at 16 px; train 6, val 2, test 4; the test is fold 1 of 3 "
+        "(unseen groups of known classes)"
+    )
     config = compose([*words, "data.image_size=16"])
     assert "groups have images in train and in test; data.split=groups keeps them apart" in data_words(
         config, build_data(config)

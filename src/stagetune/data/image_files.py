@@ -54,7 +54,8 @@ class ImageFiles:
         self.classes = sorted({entry.identity for entry in self._entries})
         position = {name: i for i, name in enumerate(self.classes)}
         self.labels: IntArray = np.array([position[entry.identity] for entry in self._entries], dtype=np.int64)
-        self.image_groups = [entry.group for entry in self._entries if entry.group is not None] or None
+        groups = [entry.group for entry in self._entries if entry.group is not None]
+        self.image_groups = groups if groups and len(groups) == len(self._entries) else None
         self.groups = class_groups(self.labels, self.image_groups)
 
     def __len__(self) -> int:

@@ -50,8 +50,9 @@ def make_split(
     if by == "groups" and source.image_groups is None:
         raise DataError(f"data.split=groups: {source.name} knows no groups; {GIVE_GROUPS}")
     if source.split is not None:
-        if folds is not None:
-            raise DataError(f"data.folds={folds}: {source.name} brings its own split; leave data.folds out")
+        for key, asked in (("folds", folds), ("val_groups", val_groups), ("test_groups", test_groups)):
+            if asked:
+                raise DataError(f"data.{key}={asked}: {source.name} brings its own split; leave data.{key} out")
         where = np.array(source.split)
         split = Split(*(np.flatnonzero(where == part) for part in ("train", "val", "test")))
     elif folds is not None:

@@ -19,6 +19,8 @@ def data_words(config: Config, data: StagedData) -> str:
     source = data.source
     counts = ", ".join(f"{part} {size:,}" for part, size in part_sizes(data.split).items())
     text = f"{source.name}, {len(source):,} images of {len(source.classes)} classes"
+    if source.image_groups is not None:
+        text += f" in {len(set(source.image_groups))} groups"
     text += f" at {data.image_size} px; {counts}"
     if folds := config.data.division().get("folds"):
         text += f"; the test is fold {config.data.division()['fold']} of {folds}"
