@@ -1,7 +1,7 @@
 """Config errors are found all at once and said in words that help."""
 
 import re
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,7 @@ def assert_as_declared(entries: dict[str, tuple[str, str]], declared: dict[str, 
     for key, (value, effect) in entries.items():
         assert effect, f"{path}: {key} has no effect"
         default = declared[key].default if declared[key].default is not MISSING else declared[key].default_factory()
+        default = asdict(default) if is_dataclass(default) else default
         assert yaml.safe_load(value) == default, f"{path}: {key} is {default} by default"
         missing = [
             c for c in declared[key].metadata.get("choices", ()) if not re.search(rf"\b{c}\b", f"{value} {effect}")
@@ -311,7 +312,7 @@ def test_a_value_typo_of_a_sweep_is_found_among_its_values() -> None:
         ),
         (
             ["data=glyphs", "data.test_groups=[greek]"],
-            "data.val_groups and data.test_groups: take effect only with data.split=identities; add it",
+            "data.val_groups and data.test_groups: have an effect with data.split=identities or groups; add it",
         ),
         (
             ["+logger.lightning={name: x}"],

@@ -110,6 +110,19 @@ def test_runs_that_differ_in_the_seed_alone_are_one_configuration(tmp_path: Path
     assert not {"seed", "name", "schedule.name", "accumulation"} & shared.keys()
 
 
+def test_the_folds_of_a_seed_are_one_score_of_one_configuration(tmp_path: Path) -> None:
+    for fold in range(3):
+        for seed in range(2 if fold < 2 else 1):  # seed 1 has yet to run its last fold
+            words = ["schedule=full", "data.folds=3", f"data.fold={fold}"]
+            leave(tmp_path / f"{fold}-{seed}", 0.5 + 0.1 * fold + 0.01 * seed, *words, seed=seed)
+    collection = collect(tmp_path)
+    (found,), shared = configurations(collection.runs)
+    assert found.scores == {0: pytest.approx(0.6)}
+    assert found.tested("val/auc").mean == pytest.approx(0.59)
+    assert "data.fold" not in shared
+    assert summarize(collection).warnings == []
+
+
 def test_a_setting_within_a_group_is_a_column_only_where_the_groups_name_does_not_tell(tmp_path: Path) -> None:
     for i, rate in enumerate(("1e-3", "1e-4")):
         leave(tmp_path / str(i), 0.9, "schedule=full", f"schedule.stages.0.lr={rate}")

@@ -183,7 +183,7 @@ class DataSettings(Part):
 
     name: str = "digits"
     image_size: int | None = number(None, 16)
-    split: str = choice("images", "identities")
+    split: str = choice("images", "identities", "groups")
     augment: str = choice(
         "none",
         "affine",
@@ -225,28 +225,44 @@ class SplitSettings(DataSettings):
     val: float = number(0.2, 0.01, 0.9)
     test: float = number(0.2, 0.01, 0.9)
     seed: int = number(0, 0)
+    folds: int | None = number(None, 2)
+    fold: int = number(0, 0)
 
     def problems(self, config: "Config") -> Iterator[str]:
         yield from DataSettings.problems(self, config)
-        if self.val + self.test >= 0.95:
-            shares = f"data.val={self.val} and data.test={self.test}"
-            yield f"{shares}: leave nothing to train on; keep their sum below 0.95"
+        if self.folds is None:
+            if self.val + self.test >= 0.95:
+                shares = f"data.val={self.val} and data.test={self.test}"
+                yield f"{shares}: leave nothing to train on; keep their sum below 0.95"
+            if self.fold:
+                yield f"data.fold={self.fold}: has no effect without data.folds; add data.folds=5"
+            return
+        if self.val + 1 / self.folds >= 0.95:
+            shares = f"data.val={self.val} and data.folds={self.folds}"
+            yield f"{shares}: leave nothing to train on, a fold is {1 / self.folds:.2g}; take a smaller data.val"
+        if self.fold >= self.folds:
+            yield f"data.fold={self.fold}: there are data.folds={self.folds}, counted from 0 to {self.folds - 1}"
+        if self.differs("test"):
+            yield f"data.test={self.test}: has no effect with data.folds={self.folds}, one of which is the test"
 
     def division(self) -> dict[str, Any]:
-        return {"by": self.split, "val": self.val, "test": self.test, "seed": self.seed}
+        shares = {"val": self.val, "test": self.test, "folds": self.folds, "fold": self.fold}
+        return {"by": self.split, "seed": self.seed, **shares}
 
 
 @dataclass
 class GroupSettings(SplitSettings):
-    """What data can be told whose identities lie in groups, such as the alphabet of a character."""
+    """What data can be told that may know groups: the patient of an image, the alphabet of a character."""
 
     val_groups: list[str] | None = None
     test_groups: list[str] | None = None
 
     def problems(self, config: "Config") -> Iterator[str]:
         yield from SplitSettings.problems(self, config)
-        if (self.val_groups or self.test_groups) and self.split != "identities":
-            yield "data.val_groups and data.test_groups: take effect only with data.split=identities; add it"
+        if (self.val_groups or self.test_groups) and self.split == "images":
+            yield "data.val_groups and data.test_groups: have an effect with data.split=identities or groups; add it"
+        if (self.val_groups or self.test_groups) and self.folds is not None:
+            yield f"data.val_groups and data.test_groups: data.folds={self.folds} draws both; leave one of them out"
 
     def division(self) -> dict[str, Any]:
         groups = {"val_groups": self.val_groups, "test_groups": self.test_groups}

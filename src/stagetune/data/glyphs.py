@@ -91,6 +91,7 @@ class Glyphs:
         self.classes = [letter.name for letter in self._letters]
         self.groups: list[str] | None = [letter.script for letter in self._letters]
         self.labels: IntArray = np.repeat(np.arange(len(self._letters), dtype=np.int64), images_per_identity)
+        self.image_groups: list[str] | None = [self._letters[label].script for label in self.labels]
         recipe = f"{renderer_fingerprint()} size {image_size} seed {seed}"
         instances = range(images_per_identity)
         self.contents = [f"{recipe} U+{letter.code:04X} {i}" for letter in self._letters for i in instances]

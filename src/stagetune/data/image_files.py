@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from PIL import Image, ImageOps
 
+from stagetune.data.groups import class_groups
 from stagetune.data.source import IntArray
 from stagetune.errors import DataError
 
@@ -45,7 +46,7 @@ class Listed(Protocol):
 
 @dataclass(frozen=True)
 class Entry:
-    """A file and what it shows; `where` says for a message where it was listed."""
+    """A file and what it shows; `group` is the image's, `where` says for a message where it was listed."""
 
     path: Path
     identity: str
@@ -125,11 +126,11 @@ class ImageFiles:
         self.split = [entry.split for entry in self._entries if entry.split] or None
         present = {entry.identity for entry in self._entries}
         self.classes = [one for one in classes if one in present] if classes else sorted(present)
-        group_of = {entry.identity: entry.group for entry in self._entries}
-        groups = [group_of[name] for name in self.classes]
-        self.groups = [group for group in groups if group is not None] if None not in groups else None
         position = {name: i for i, name in enumerate(self.classes)}
         self.labels: IntArray = np.array([position[entry.identity] for entry in self._entries], dtype=np.int64)
+        groups = [entry.group for entry in self._entries if entry.group is not None]
+        self.image_groups = groups if groups and len(groups) == len(self._entries) else None
+        self.groups = class_groups(self.labels, self.image_groups)
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -19,7 +19,8 @@ class Source(Protocol):
     origin: str  # where it comes from: classes of one origin are the same things in every run
     classes: list[str]  # class or identity names
     labels: IntArray  # [n], the class of each image
-    groups: list[str] | None  # per class the group it belongs to, such as a script
+    groups: list[str] | None  # per class the group that all its images belong to, such as a script
+    image_groups: list[str] | None  # per image the group it belongs to, such as a patient
     split: list[str] | None  # per image "train", "val" or "test" where the data set brings its own split
     contents: list[str]  # per image a key of its content; equal keys are the same picture
     notes: list[str]  # what a person should know of it, such as files left out

@@ -5,8 +5,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stagetune.data.division import (
+    by_groups,
+    check_named,
+    divided,
+    fold_by_groups,
+    fold_by_identities,
+    fold_by_images,
+)
+from stagetune.data.groups import joined_by_copies, some
 from stagetune.data.source import IntArray, Pairs, Source
-from stagetune.errors import DataError, did_you_mean
+from stagetune.errors import DataError
+
+GIVE_GROUPS = (
+    "give them by folder or file name (data=image_folder with data.group_level or data.group_pattern), in a table "
+    "(data=identity_csv with a column group, or data.columns.group=NAME), or as `group` of the items of your own data"
+)
 
 
 @dataclass(frozen=True)
@@ -31,21 +45,36 @@ def make_split(
     val_groups: Sequence[str] | None = None,
     test_groups: Sequence[str] | None = None,
     published: bool = False,
+    folds: int | None = None,
+    fold: int = 0,
 ) -> Split:
-    """The split that the data set brings, else one by images (stratified) or by identities.
+    """The split that the data set brings, else one by images (stratified), by identities or by groups.
 
-    Where the one that it brings has no validation, that is drawn from train. Raises `DataError` where a picture
-    (unless the data is `published`) or, with `by="identities"`, an identity stands in two parts, and where a part
-    has fewer than 2 classes.
+    Where the one that it brings has no validation, that is drawn from train. With `folds` the test is the fold of
+    that number, so that over all of them every image is tested once.
+
+    Raises `DataError` where a picture (unless the data is `published`) or, with `by="identities"`, an identity or,
+    with `by="groups"`, a group stands in two parts, and where a part has fewer than 2 classes.
     """
+    if by == "groups" and source.image_groups is None:
+        raise DataError(f"data.split=groups: {source.name} knows no groups; {GIVE_GROUPS}")
     if source.split is not None:
+        for key, asked in (("folds", folds), ("val_groups", val_groups), ("test_groups", test_groups)):
+            if asked:
+                raise DataError(f"data.{key}={asked}: {source.name} brings its own split; leave data.{key} out")
         where = np.array(source.split)
         split = Split(*(np.flatnonzero(where == part) for part in ("train", "val", "test")))
         if not len(split.val):
             split = _with_validation(source, split, by, val, seed)
+    elif folds is not None:
+        draw = {"groups": fold_by_groups, "identities": fold_by_identities}.get(by, fold_by_images)
+        split = _of_parts(draw(source, folds=folds, fold=fold, val=val, seed=seed))
+    elif by == "groups":
+        named = {"val_groups": val_groups or (), "test_groups": test_groups or ()}
+        split = _of_parts(by_groups(source, val=val, test=test, seed=seed, **named))
     elif by == "identities":
         part_of_class = _identities_apart(source, val, test, seed, val_groups or (), test_groups or ())
-        split = Split(*(np.flatnonzero(part_of_class[source.labels] == part) for part in range(3)))
+        split = _of_parts(part_of_class[source.labels])
     else:
         split = _images_by_share(source, val, test, seed)
     check_split(source, split, by, published=published)
@@ -83,7 +112,9 @@ def check_split(source: Source, split: Split, by: str, *, published: bool = Fals
         if by == "identities" and (shared := classes["train"] & classes[part]):
             names = ", ".join(source.classes[i] for i in sorted(shared)[:5])
             raise DataError(f"data.split=identities, but {names} of {part} are in train too; keep them apart")
-        if by == "images" and (unknown := classes[part] - classes["train"]):
+        if by == "groups" and (crossing := _groups_across(source, split, part)):
+            raise DataError(f"data.split=groups, but {some(crossing)} of {part} are in train too; keep them apart")
+        if by != "identities" and (unknown := classes[part] - classes["train"]):
             names = ", ".join(source.classes[i] for i in sorted(unknown)[:5])
             raise DataError(
                 f"{names} of {part} are not in train; add images of them there, "
@@ -92,6 +123,30 @@ def check_split(source: Source, split: Split, by: str, *, published: bool = Fals
     if by == "identities" and (shared := classes["val"] & classes["test"]):
         names = ", ".join(source.classes[i] for i in sorted(shared)[:5])
         raise DataError(f"data.split=identities, but {names} of val are in test too; keep them apart")
+    if by == "groups" and (crossing := _groups_across(source, split, "test", "val")):
+        raise DataError(f"data.split=groups, but {some(crossing)} of val are in test too; keep them apart")
+
+
+def split_notes(source: Source, split: Split, by: str) -> list[str]:
+    """What a person should know of a split: groups that it does not keep apart, classes that it leaves untested."""
+    notes = []
+    if by == "images" and source.image_groups and source.groups is None:
+        for part in ("test", "val"):
+            if crossing := _groups_across(source, split, part):
+                count = len(set(source.image_groups))
+                notes.append(
+                    f"{len(crossing)} of {count} groups have images in train and in {part}; "
+                    "data.split=groups keeps them apart"
+                )
+                break
+    if by == "groups":
+        for part, indices in (("validation", split.val), ("test", split.test)):
+            if lacking := sorted(set(source.labels.tolist()) - set(source.labels[indices].tolist())):
+                names = some([source.classes[i] for i in lacking])
+                notes.append(
+                    f"{part} has no image of {names}: there are too few groups, or they were held out otherwise"
+                )
+    return notes
 
 
 def check_pairs(source: Source, split: Split) -> None:
@@ -157,9 +212,15 @@ def leave_split_of_images(source: Source) -> None:
 def _with_validation(source: Source, split: Split, by: str, val: float, seed: int) -> Split:
     """The split with a share of its training images as validation, drawn as where the data set brings no split.
 
-    By images stratified by class, with copies of one picture in the same part; or by identities.
+    By images stratified by class, with copies of one picture in the same part; or by identities, or by groups.
     """
     labels = source.labels[split.train]
+    if by == "groups":
+        groups = np.unique([(source.image_groups or [])[i] for i in split.train.tolist()], return_inverse=True)[1]
+        unit = joined_by_copies(groups, [source.contents[i] for i in split.train.tolist()])
+        unit = np.unique(unit, return_inverse=True)[1][groups]
+        drawn = divided(labels, unit, (1 - val, val), seed=seed)[unit] > 0
+        return Split(split.train[~drawn], split.train[drawn], split.test)
     if by == "identities":
         identities = np.unique(labels)
         count = max(2, _shares(len(identities), val, 0.0)[0])
@@ -177,18 +238,28 @@ def _with_validation(source: Source, split: Split, by: str, val: float, seed: in
     return Split(split.train[~drawn], split.train[drawn], split.test)
 
 
+def _of_parts(part: IntArray) -> Split:
+    """The split of the part of each image: 0 for train, 1 for val, 2 for test."""
+    return Split(*(np.flatnonzero(part == number) for number in range(3)))
+
+
+def _groups_across(source: Source, split: Split, part: str, other: str = "train") -> list[str]:
+    """The groups that have images in both parts."""
+    groups = source.image_groups or []
+    inside, beside = ({groups[i] for i in split.parts()[name].tolist()} for name in (part, other))
+    return sorted(inside & beside)
+
+
 def _identities_apart(
     source: Source, val: float, test: float, seed: int, val_groups: Sequence[str], test_groups: Sequence[str]
 ) -> IntArray:
     """Per class 0 for train, 1 for val, 2 for test, by its group; a part without groups is drawn from the others."""
-    known = sorted(set(source.groups or []))
-    for group in [*val_groups, *test_groups]:
-        if group not in known:
-            raise DataError(
-                f"{source.name} has no group named {group}; {did_you_mean(group, known) if known else 'it has none'}"
-            )
-        if group in val_groups and group in test_groups:
-            raise DataError(f"{group} stands in data.val_groups and in data.test_groups; leave it in one of them")
+    if (val_groups or test_groups) and source.image_groups and source.groups is None:
+        raise DataError(
+            "data.split=identities: some identities have images of several groups, so that no group of identities "
+            "can be held out; use data.split=groups with data.val_groups and data.test_groups"
+        )
+    check_named(source.name, sorted(set(source.groups or [])), val_groups, test_groups)
     groups = source.groups or [""] * len(source.classes)
     part = np.array([1 if group in val_groups else 2 if group in test_groups else 0 for group in groups])
     order = np.random.default_rng([seed, 2]).permutation(np.flatnonzero(part == 0))

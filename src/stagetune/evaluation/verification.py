@@ -1,10 +1,11 @@
-"""How well embeddings tell same from different pairs: all pairs, with an interval over identities on every number."""
+"""How well embeddings tell same from different pairs: all pairs, with an interval on every number."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -47,16 +48,19 @@ def report(
     threshold: float,
     distance: str = "euclidean",
     pairs: tuple[Tensor, Tensor, Tensor] | None = None,
+    groups: IntArray | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """AUC, EER, accuracy at a threshold that was fitted elsewhere, and TAR at several FARs, each with its interval.
 
     Values are of all pairs, or of `pairs` (positions of both images, is_same) where they are given. A rate finer than
-    ten of the different pairs is not given as a number, but said to be unresolvable.
+    ten of the different pairs is not given as a number, but said to be unresolvable. Intervals draw identities anew,
+    or `groups` (of each image [n], such as its patient) where identities lie within them; `interval_over` says which.
     """
     if pairs is None:
         roc = all_pairs(embeddings, identity, distance)
         first, second = map(torch.from_numpy, drawn_pairs(identity.numpy(), DRAWN_PAIRS, seed=seed))
+        is_same = identity[first] == identity[second]
     else:
         first, second, is_same = pairs
     apart = measure(embeddings[first].float() - embeddings[second].float(), distance).double().numpy()
@@ -67,7 +71,9 @@ def report(
         "eer": lambda roc: roc.eer,
         "accuracy": lambda roc: roc.accuracy_at(threshold),
     }
+    over, unit = interval_unit(identity.numpy(), groups)
     content: dict[str, Any] = {
+        "interval_over": over,
         "identities": len(np.unique(identity.numpy())),
         "pairs": {"same": int(roc.same.sum()), "different": int(roc.different.sum())},
         "threshold": threshold,
@@ -81,7 +87,7 @@ def report(
             }
         else:
             measures[name] = partial(Roc.true_accept_at, far=far)
-    intervals = bootstrap(apart, identity[first].numpy(), identity[second].numpy(), measures, seed=seed)
+    intervals = bootstrap(apart, unit[first], unit[second], measures, is_same=is_same.numpy().astype(bool), seed=seed)
     for name, of in measures.items():
         low, high = intervals[name]
         value = of(roc)
@@ -106,30 +112,58 @@ def bootstrap(
     second: IntArray,
     measures: Mapping[str, Callable[[Roc], float]],
     *,
+    is_same: npt.NDArray[np.bool_] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """95% intervals of measures over pairs of the identities `first` and `second`, drawing identities anew.
+    """95% intervals of measures over pairs, drawing anew the units that the `first` and the `second` images are of.
 
-    A pair counts as often as both its identities were drawn (a same pair: as its identity was). Pairs that share an
-    identity are not independent, so drawing pairs would make intervals far too narrow (Bolle, Ratha, Pankanti 2004).
+    A pair counts as often as both its units were drawn (one within a unit: as that was). Pairs that share an identity
+    are not independent, so drawing pairs would make intervals far too narrow (Bolle, Ratha, Pankanti 2004); nor are
+    identities of one group, such as the moles of a patient, so that a unit is the coarser of the two.
+
+    Args:
+        distance: of each pair [pairs].
+        first: the unit of its first image [pairs].
+        second: of its second image [pairs].
+        measures: what is computed of the curve of each draw.
+        is_same: whether it is of one identity [pairs]; None: where both are of one unit, units being identities.
+        draws: how often units are drawn.
+        seed: of the draws.
+
+    Returns:
+        Low and high end by the measure's name.
     """
     names, members = np.unique(np.concatenate([first, second]), return_inverse=True)
     order = np.argsort(distance, kind="stable")
     one, other = members[: len(first)][order], members[len(first) :][order]
-    is_same = one == other
+    within = one == other
+    is_same = within if is_same is None else is_same[order]
     found, starts = np.unique(distance[order], return_index=True)
     rng = np.random.default_rng([seed, 6])
     values: dict[str, list[float]] = {name: [] for name in measures}
     for _ in range(draws):
         drawn = np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names)).astype(float)
-        weight = np.where(is_same, drawn[one], drawn[one] * drawn[other])
+        weight = np.where(within, drawn[one], drawn[one] * drawn[other])
         same, different = (np.add.reduceat(weight * kind, starts) for kind in (is_same, ~is_same))
         if same.sum() and different.sum():
             roc = Roc(found, same, different)
             for name, of in measures.items():
                 values[name].append(of(roc))
     return {name: _interval(value) for name, value in values.items()}
+
+
+def interval_unit(identity: IntArray, groups: IntArray | None) -> tuple[str, IntArray]:
+    """What intervals draw anew, `groups` or `identities`, and the unit of each image [n].
+
+    Groups where every identity lies within one of them and there are several; else identities, which may be of
+    several groups (the same people in other sessions).
+    """
+    if groups is None:
+        return "identities", identity
+    pairs = len(np.unique(np.stack([identity, groups]), axis=1).T)
+    identities, count = len(np.unique(identity)), len(np.unique(groups))
+    return ("groups", groups) if pairs == identities > count > 1 else ("identities", identity)
 
 
 def _interval(values: list[float]) -> tuple[float, float]:

@@ -56,8 +56,7 @@ def trust_words(found: Mapping[str, Any]) -> str:
 def verification_words(found: Mapping[str, Any]) -> dict[str, str]:
     """How surely pairs are told apart, and how well the nearest images are of the same identity."""
     said = {
-        "pairs": f"auc {_interval(found['auc'])}, eer {_interval(found['eer'])}; "
-        f"95% over {found['identities']} identities"
+        "pairs": f"auc {_interval(found['auc'])}, eer {_interval(found['eer'])}; 95% over {found['interval_over']}"
     }
     if "retrieval" in found:
         near = found["retrieval"]

@@ -7,6 +7,7 @@ import yaml
 from stagetune.artifacts import RunDir, stored_config
 from stagetune.errors import ResultError
 from stagetune.report.collect import Run, is_for_stages
+from stagetune.report.configurations import FOLD
 from stagetune.report.summary import Summary
 from stagetune.shipped import COMMAND
 
@@ -33,7 +34,7 @@ def experiment_yaml(summary: Summary) -> str:
         path = key.split(".")
         if key == "experiment":
             base = [f"  - {value}"]
-        elif path[0] in OF_THE_SWEEP:
+        elif path[0] in OF_THE_SWEEP or key == FOLD:
             continue
         elif key in SETTINGS:
             settings[key] = config[key]

@@ -1,14 +1,16 @@
-"""Runs that differ in nothing but the seed are one configuration; what configurations differ in are the columns."""
+"""Runs that differ in seed and fold alone are one configuration; what configurations differ in are the columns."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from stagetune.report.collect import Run
 from stagetune.report.statistics import Estimate, estimate
 
-ASIDE = ("seed", "name")  # keys by which configurations do not differ: `name` follows from others
+FOLD = "data.fold"
+ASIDE = ("seed", "name", FOLD)  # keys by which configurations do not differ: `name` follows from others
 NAMES = {"optimizer": "optimizer._target_", "model": "model.arch"}  # of a group; others have a key `name`
 
 
@@ -33,8 +35,8 @@ class Configuration:
 
     @property
     def scores(self) -> dict[int, float]:
-        """By seed."""
-        return {run.result.seed: run.score for run in self.scored}
+        """By seed; with folds the mean over a seed's, since folds train on much the same: no repetitions."""
+        return self._by_seed({run.folder: run.score for run in self.scored})
 
     @property
     def score(self) -> Estimate | None:
@@ -43,8 +45,17 @@ class Configuration:
     def tested(self, metric: str) -> Estimate | None:
         """The test's value of a metric of validation."""
         name = metric.replace("val/", "test/")
-        values = [run.result.test[name] for run in self.scored if name in run.result.test]
-        return estimate(values) if values else None
+        found = {run.folder: run.result.test[name] for run in self.scored if name in run.result.test}
+        return estimate(list(self._by_seed(found).values())) if found else None
+
+    def _by_seed(self, values: Mapping[Path, float]) -> dict[int, float]:
+        """The mean over folds of what runs have, by folder; of seeds with other folds those of the most count."""
+        by_seed: dict[int, dict[Any, float]] = {}
+        for run in self.runs:
+            if run.folder in values:
+                by_seed.setdefault(run.result.seed, {})[run.settings.get(FOLD)] = values[run.folder]
+        folds = max((of.keys() for of in by_seed.values()), key=len, default=None)
+        return {seed: sum(of.values()) / len(of) for seed, of in by_seed.items() if of.keys() == folds}
 
     def probed(self, metric: str) -> float | None:
         """What the probe of the untouched features has of a metric, on average; None where no run had one."""
@@ -146,6 +157,8 @@ def warnings_of(runs: Sequence[Run]) -> list[str]:
 def _data(run: Run) -> str:
     data = run.result.data
     parts = ", ".join(f"{part} {data[part]}" for part in ("train", "val", "test") if part in data)
+    if folds := run.settings.get("data.folds"):  # whose sizes differ by what cannot be divided
+        parts = f"a fold of {folds}"
     return f"{data['name']} ({parts}, split by {data.get('split')})" if "name" in data else ""
 
 

@@ -34,13 +34,20 @@ def draw_distances(
 
 
 def draw_det(
-    false_accept: FloatArray, false_reject: FloatArray, band: tuple[FloatArray, FloatArray, FloatArray], path: Path
+    false_accept: FloatArray,
+    false_reject: FloatArray,
+    band: tuple[FloatArray, FloatArray, FloatArray],
+    over: str,
+    path: Path,
 ) -> None:
-    """The two errors against each other on logarithmic axes, with the 95% band of false rejects (rate, low, high)."""
+    """The two errors against each other on logarithmic axes, with the 95% band of false rejects (rate, low, high).
+
+    `over` says what the band draws anew, identities or groups.
+    """
     figure = Figure(figsize=(6.0, 5.5), layout="constrained")
     axes = figure.subplots()
     shown = (false_accept > 0) & (false_reject > 0)
-    axes.fill_between(*band, color="#2a5fa5", alpha=0.15, linewidth=0, label="95% over identities")
+    axes.fill_between(*band, color="#2a5fa5", alpha=0.15, linewidth=0, label=f"95% over {over}")
     axes.plot(false_accept[shown], false_reject[shown], color="#2a5fa5")
     axes.plot([1e-4, 1], [1e-4, 1], color="#bbbbbb", linewidth=1, label="equal errors")
     for axis in (axes.set_xscale, axes.set_yscale):
@@ -63,7 +70,10 @@ def draw_stages(reports: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         axes.errorbar(values, range(len(found)), xerr=reach, fmt="o", color="#2a5fa5", capsize=4)
         axes.set_yticks(range(len(found)), list(reports))
         axes.set_ylim(len(found) - 0.5, -0.5)
-        axes.set_xlabel(f"validation {label}, 95% over identities")
+        over = next(
+            (report["interval_over"] for report in reports.values() if "interval_over" in report), "identities"
+        )
+        axes.set_xlabel(f"validation {label}, 95% over {over}")
         axes.grid(axis="x", color="#eeeeee")
         axes.set_axisbelow(True)
     figure.savefig(path, dpi=120)

@@ -13,6 +13,7 @@ from stagetune.cache.callback import FeatureCaching
 from stagetune.cache.store import Store
 from stagetune.config.monitor import monitor_mode, watched
 from stagetune.data.datamodule import StagedData
+from stagetune.data.groups import group_numbers
 from stagetune.errors import ConfigError
 from stagetune.run.build import came_frozen
 from stagetune.run.checkpoints import BestCheckpoint, LastCheckpoint
@@ -101,7 +102,7 @@ class Callbacks:
         self.probe = Probe(
             self.unfreezing, data, store, config.cache, say=lambda text: run.screen.line("probe", text)
         )
-        self.reports = StageReports()
+        self.reports = StageReports(group_numbers(data.source))
         self.guard = CollapseGuard(
             self.unfreezing,
             monitor,

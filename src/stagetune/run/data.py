@@ -16,7 +16,7 @@ from stagetune.config.parts import wrappers_of
 from stagetune.config.schema import Config
 from stagetune.config.settings import DataSettings
 from stagetune.data.datamodule import StagedData
-from stagetune.data.splits import Split, check_explicit_pairs, copies_across, make_split
+from stagetune.data.splits import Split, check_explicit_pairs, copies_across, make_split, split_notes
 from stagetune.data.transforms import own_transform
 from stagetune.errors import DataError
 from stagetune.models.weights import Weights
@@ -29,6 +29,7 @@ def build_data(config: Config, *, rank: int = 0, world_size: int = 1) -> StagedD
     source, pairs = data.build(wanted.size)
     division = data.division()
     split = make_split(source, **division, published=data.published)
+    source.notes.extend(split_notes(source, split, data.split))
     if source.split and "val" not in source.split:
         source.notes.append(f"validation is drawn from train by data.val={division['val']}: the data brings none")
     if data.published and (copies := copies_across(source, split)):

@@ -8,10 +8,11 @@ import numpy as np
 from sklearn.decomposition import PCA
 
 from stagetune.data.datamodule import StagedData
+from stagetune.data.groups import group_numbers
 from stagetune.data.transforms import prepare
 from stagetune.evaluation.classification import confusion, worst
 from stagetune.evaluation.confidence import reliability
-from stagetune.evaluation.verification import bootstrap
+from stagetune.evaluation.verification import bootstrap, interval_unit
 from stagetune.models.distances import measure
 from stagetune.report.answer_figures import draw_confusion, draw_mistakes, draw_reliability
 from stagetune.report.figures import draw_curves, draw_learning_rates, draw_roc
@@ -81,7 +82,10 @@ def _draw_verification(task: SiameseTask, data: StagedData, folder: Path) -> Non
     first, second, is_same = encoded.pairs
     apart = measure(embeddings[first] - embeddings[second], task.distance).double().numpy()
     rates = {f"{rate}": lambda roc, rate=rate: np.interp(rate, roc.false_accept, roc.true_accept) for rate in RATES}
-    bands = bootstrap(apart, identity[first].numpy(), identity[second].numpy(), rates)
+    groups = group_numbers(data.source)
+    over, unit = interval_unit(identity.numpy(), None if groups is None else groups[index.numpy()])
+    same = is_same.numpy().astype(bool)
+    bands = bootstrap(apart, unit[first], unit[second], rates, is_same=same)
     low, high = np.array([bands[f"{rate}"] for rate in RATES]).T
     draw_roc(
         roc.false_accept,
@@ -92,13 +96,12 @@ def _draw_verification(task: SiameseTask, data: StagedData, folder: Path) -> Non
         threshold=threshold,
         path=folder / "roc.png",
     )
-    draw_det(roc.false_accept, 1 - roc.true_accept, (RATES, 1 - high, 1 - low), folder / "det.png")
+    draw_det(roc.false_accept, 1 - roc.true_accept, (RATES, 1 - high, 1 - low), over, folder / "det.png")
     draw_distances(roc.distance, roc.same, roc.different, threshold=threshold, path=folder / "distances.png")
     names = [data.source.classes[i] for i in identity.tolist()]
     if len(embeddings) > 2:
         draw_map(PCA(2).fit_transform(embeddings.numpy()), names, folder / "embeddings.png")
     order = np.argsort(apart)
-    same = is_same.numpy().astype(bool)
     hardest = {
         "different, but near": [pair for pair in order if not same[pair]][:HARDEST],
         "same, but far apart": [pair for pair in order[::-1] if same[pair]][:HARDEST],

@@ -124,9 +124,5 @@ def _pair_rows(part: str, encoded: Encoded, fitted: Calibration, source: Source)
 
 def _image(part: str, index: int, source: Source) -> tuple[str, str, str]:
     """Its path, the part and its group, if it has one."""
-    group = ""
-    if (groups := getattr(source, "image_groups", None)) is not None:
-        group = groups[index]
-    elif source.groups is not None:
-        group = source.groups[source.labels[index]]
+    group = "" if source.image_groups is None else source.image_groups[index]
     return source.describe(index), part, group

@@ -4,6 +4,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from stagetune.data.source import IntArray
 from stagetune.evaluation.retrieval import retrieval
 from stagetune.evaluation.verification import accuracy_over_folds, report
 from stagetune.models.distances import measure
@@ -12,9 +13,14 @@ from stagetune.tasks.siamese import SiameseTask
 
 
 class StageReports(Callback):
-    """Reports of validation by the stage's name; they travel in the checkpoint."""
+    """Reports of validation by the stage's name; they travel in the checkpoint.
 
-    def __init__(self) -> None:
+    Args:
+        groups: of each image of the data, where they are known.
+    """
+
+    def __init__(self, groups: IntArray | None) -> None:
+        self._groups = groups
         self.reports: dict[str, dict[str, Any]] = {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -26,14 +32,15 @@ class StageReports(Callback):
     def on_stage_end(self, trainer: Trainer, pl_module: LightningModule, stage: PlannedStage) -> None:
         assert isinstance(pl_module, SiameseTask)
         if "val" in pl_module.encoded:  # as it is not where a run goes on after a stage that a new schedule ends
-            self.reports[stage.name] = report_of(pl_module, "val", pl_module.threshold.item())
+            self.reports[stage.name] = report_of(pl_module, "val", pl_module.threshold.item(), self._groups)
 
 
-def report_of(task: SiameseTask, part: str, threshold: float) -> dict[str, Any]:
-    """The report of a part as it was encoded last; retrieval with it where identities are known."""
+def report_of(task: SiameseTask, part: str, threshold: float, groups: IntArray | None) -> dict[str, Any]:
+    """The report of a part as it was encoded last, of data with `groups`; retrieval where identities are known."""
     encoded = task.encoded[part]
     embeddings, identity, fold = encoded.embeddings, encoded.identity, encoded.fold
     settings: dict[str, Any] = {"threshold": threshold, "distance": task.distance}
+    settings["groups"] = None if groups is None else groups[encoded.index.numpy()]
     if fold is None:
         near = retrieval(embeddings, identity, distance=task.distance)
         return {**report(embeddings, identity, **settings), "retrieval": near}

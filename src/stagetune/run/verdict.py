@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from stagetune.data.datamodule import StagedData
+from stagetune.data.groups import group_numbers
 from stagetune.data.source import IntArray, Source
 from stagetune.evaluation.classification import Answers, classification
 from stagetune.evaluation.confidence import Confidence, reliability
+from stagetune.evaluation.verification import interval_unit
 from stagetune.report.answers import trust_words, verification_words, worth_words
 from stagetune.report.result import RunResult
 from stagetune.run.predictions import Predictions, classified
@@ -29,7 +31,8 @@ def judge(
     lines: dict[str, str] = {}
     is_siamese = isinstance(task, SiameseTask)
     if isinstance(task, SiameseTask):
-        result.verification = report_of(task, "test", result.calibration["threshold"])
+        threshold, groups = result.calibration["threshold"], group_numbers(data.source)
+        result.verification = report_of(task, "test", threshold, groups)
         lines |= verification_words(result.verification)
     if "test" in predictions:
         result.classification = worth(predictions["test"], data, is_siamese=is_siamese)
@@ -69,9 +72,11 @@ def _unknown(chosen: Answers, threshold: float | None) -> dict[str, Any]:
 
 def _units(source: Source, index: IntArray, *, is_siamese: bool) -> tuple[str, IntArray | None]:
     """What images belong to that are right or wrong together."""
-    if (groups := getattr(source, "image_groups", None)) is not None:
-        return "groups", np.unique([groups[i] for i in index.tolist()], return_inverse=True)[1]
-    return ("identities", source.labels[index]) if is_siamese else ("images", None)
+    groups = group_numbers(source)
+    if is_siamese:
+        return interval_unit(source.labels[index], None if groups is None else groups[index])
+    # not groups of whole classes, such as alphabets: an unseen image of a known class has nothing of them
+    return ("images", None) if groups is None or source.groups is not None else ("groups", groups[index])
 
 
 def trust(task: ClassificationTask, fitted: Confidence) -> dict[str, Any]:

@@ -14,6 +14,7 @@ UNEVEN = 3  # times as many images
 SPLIT_WORDS = {
     "images": "unseen images of known identities",
     "identities": "identities never seen in training",
+    "groups": "unseen groups of known classes",
 }
 
 
@@ -22,8 +23,12 @@ def data_words(config: Config, data: StagedData) -> str:
     source = data.source
     counts = ", ".join(f"{part} {size:,}" for part, size in part_sizes(data.split).items())
     text = f"{source.name}, {len(source):,} images of {len(source.classes)} classes"
+    if source.image_groups is not None:
+        text += f" in {len(set(source.image_groups))} groups"
     text += f" at {data.image_size} px; {counts}"
-    if config.task.name == "siamese":
+    if folds := config.data.division().get("folds"):
+        text += f"; the test is fold {config.data.division()['fold']} of {folds}"
+    if config.task.name == "siamese" or config.data.split == "groups":
         text += f" ({SPLIT_WORDS[config.data.split]})"
     text += f"\n{class_words(config, data)}" if config.data.has_identities else ""
     notes = [textwrap.shorten(note, 300, placeholder=" ... (result.json lists all)") for note in source.notes]

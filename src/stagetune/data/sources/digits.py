@@ -29,6 +29,7 @@ class Digits:
 
     name = origin = "digits"
     groups: list[str] | None = None
+    image_groups: list[str] | None = None
     split: list[str] | None = None
 
     def __init__(self) -> None:

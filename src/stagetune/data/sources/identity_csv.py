@@ -1,11 +1,13 @@
-"""A table of images: columns path and identity, and where wanted split (train, val, test) and group."""
+"""A table of images: columns path and identity, and where wanted split (train, val, test) and group of the image."""
 
 import csv
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from stagetune.config.settings import GroupSettings, place
+from stagetune.config.schema import Config
+from stagetune.config.settings import place
+from stagetune.data.groups import PathGroupSettings, groups_of_paths
 from stagetune.data.image_files import Entry, ImageFiles
 from stagetune.data.sources.image_folder import SPLITS
 from stagetune.errors import DataError, did_you_mean
@@ -14,32 +16,74 @@ from stagetune.typed import choice
 SHOWN = 5  # problems in one message
 
 
+@dataclass(frozen=True)
+class Columns:
+    """What the columns are called in the table."""
+
+    path: str = "path"
+    identity: str = "identity"
+    split: str = "split"
+    group: str = "group"
+
+
 @dataclass
-class Settings(GroupSettings):
+class Settings(PathGroupSettings):
     """`data=identity_csv`."""
 
     name: str = "identity_csv"
     csv: str | None = place("table with columns path and identity", "path/to/images.csv")
+    columns: Columns = field(default_factory=Columns)
     on_error: str = choice("raise", "skip")
 
+    def problems(self, config: Config) -> Iterator[str]:
+        yield from PathGroupSettings.problems(self, config)
+        if self.group_pattern is not None and self.columns.group != Columns.group:
+            yield "data.columns.group and data.group_pattern: both say the group of an image; leave one of them out"
+        given = asdict(self.columns)
+        for key, column in given.items():
+            if other := next((k for k in given if k < key and given[k] == column), None):
+                yield f"data.columns.{other} and data.columns.{key}: are both {column}; each is a column of its own"
+
     def build(self, image_size: int) -> tuple[ImageFiles, None]:
-        return identity_csv(str(self.csv), on_error=self.on_error), None
+        found = identity_csv(
+            str(self.csv), columns=self.columns, group_pattern=self.group_pattern, on_error=self.on_error
+        )
+        return found, None
 
 
-def identity_csv(path: str | Path, *, on_error: str = "raise") -> ImageFiles:
+def identity_csv(
+    path: str | Path,
+    *,
+    columns: Columns = Columns(),
+    group_pattern: str | None = None,
+    on_error: str = "raise",
+) -> ImageFiles:
     """The images that a table lists, paths relative to its folder.
 
-    Raises `DataError` for a table that is not one, and once for all lines that are wrong, by their numbers.
+    With `group_pattern` a part of the path as it is listed is the image's group, whatever column there is.
+
+    Raises `DataError` for a table that is not one, for paths without a group, and once for all lines that are wrong,
+    by their numbers.
     """
     file = Path(path).expanduser()
-    rows = read_table(file, needed=("path", "identity"), known=("split", "group"))
+    called = asdict(columns)
+    renamed = [called[key] for key in ("split", "group") if called[key] != key]
+    rows = [
+        (line, {key: row[column] for key, column in called.items() if column in row})
+        for line, row in read_table(
+            file,
+            needed=(columns.path, columns.identity, *renamed),
+            known=(columns.split, columns.group),
+            remedy="; say what a column is called with data.columns.identity=NAME (path, split, group)",
+        )
+    ]
     entries, problems = [], []
     seen: dict[Path, tuple[int, str]] = {}
     for line, row in rows:
         image, identity, split = file.parent / row["path"], row["identity"], row.get("split") or None
         first, other = seen.setdefault(image, (line, identity))
         if not row["path"] or not identity:
-            problems.append(f"line {line}: {'path' if not row['path'] else 'identity'} is empty")
+            problems.append(f"line {line}: {columns.path if not row['path'] else columns.identity} is empty")
         elif not image.is_file():
             problems.append(f"line {line}: {row['path']} does not exist in {file.parent}")
         elif first != line:
@@ -47,17 +91,25 @@ def identity_csv(path: str | Path, *, on_error: str = "raise") -> ImageFiles:
             problems.append(f"line {line}: {row['path']} of line {first} {said}")
         elif "split" in row and split not in SPLITS:
             problems.append(
-                f"line {line}: split is {split or 'empty'}; give train, val or test to every image, or to none"
+                f"line {line}: {columns.split} is {split or 'empty'}; "
+                "give train, val or test to every image, or to none"
             )
-        entries.append(Entry(image, identity, split, row.get("group") or None, f"line {line}: "))
+        elif row.get("group") == "" and group_pattern is None:
+            problems.append(f"line {line}: {columns.group} is empty; give every image its group, or none a column")
+        entries.append(Entry(image, identity, split, row.get("group"), f"line {line}: "))
     refuse(file, problems)
+    if group_pattern is not None:
+        groups = groups_of_paths([row["path"] for _, row in rows], group_pattern)
+        entries = [replace(entry, group=group) for entry, group in zip(entries, groups, strict=True)]
     return ImageFiles("identity_csv", str(file.resolve()), entries, on_error=on_error)
 
 
-def read_table(file: Path, *, needed: Sequence[str], known: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+def read_table(
+    file: Path, *, needed: Sequence[str], known: Sequence[str], remedy: str = ""
+) -> list[tuple[int, dict[str, str]]]:
     """The lines of a CSV with their numbers, the header being line 1; `needed` and `known` are its columns.
 
-    Raises `DataError` for a file that is missing or empty and for columns that are.
+    Raises `DataError` for a file that is missing or empty and for columns that are, with `remedy` at its end.
     """
     if not file.is_file():
         raise DataError(f"{file}: no such file; give a CSV with columns {', '.join(needed)}")
@@ -67,7 +119,7 @@ def read_table(file: Path, *, needed: Sequence[str], known: Sequence[str]) -> li
         reader.fieldnames = columns
         if missing := [column for column in needed if column not in columns]:
             near = did_you_mean(missing[0], columns) if columns else "the file is empty"
-            raise DataError(f"{file}: has no column {' and no column '.join(missing)}; {near}")
+            raise DataError(f"{file}: has no column {' and no column '.join(missing)}; {near}{remedy}")
         try:
             rows = [
                 (reader.line_num, {c: (row[c] or "").strip() for c in (*needed, *known) if c in columns})

@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 
 from stagetune.config.schema import Config
-from stagetune.config.settings import SplitSettings
+from stagetune.config.settings import GroupSettings
+from stagetune.data.groups import class_groups
 from stagetune.data.image_files import digest, rgb
 from stagetune.data.source import IntArray
 from stagetune.errors import DataError
@@ -22,7 +23,7 @@ KINDS = "a PIL image, a uint8 array [height, width, 3] or [height, width], or a 
 
 
 @dataclass
-class Settings(SplitSettings):
+class Settings(GroupSettings):
     """`data._target_=package.Dataset`: its arguments are the keys that data has not of its own."""
 
     name: str = "own"
@@ -43,14 +44,14 @@ class OwnImages:
 
     Args:
         dataset: has a length, and gives an image and its label (a whole number or a name) for each index.
-            `dataset.classes`, where it has that, names its labels.
+            `dataset.classes`, where it has that, names its labels. An item that is a mapping of `image` and `label`
+            may have the `group` of the image, too, such as its patient.
         name: what it is called in messages.
 
     Raises:
         DataError: for anything else, naming the index.
     """
 
-    groups: list[str] | None = None
     split: list[str] | None = None
 
     def __init__(self, dataset: Any, name: str) -> None:
@@ -58,10 +59,11 @@ class OwnImages:
         self.name = name.rpartition(".")[2]
         if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
             raise DataError(f"data._target_={name}: is no map-style dataset; it needs __len__ and __getitem__")
-        labels, self.contents = [], []
+        labels, groups, self.contents = [], [], []
         for index in range(len(dataset)):
-            image, label = self._item(index)
-            labels.append(self._label(label, index))
+            image, label, group = self._item(index)
+            labels.append(self._named(label, index, "label"))
+            groups.append(None if group is None else str(self._named(group, index, "group")))
             self.contents.append(digest(image))
         if not labels:
             raise DataError(f"data._target_={name}: is empty")
@@ -69,6 +71,12 @@ class OwnImages:
         self.classes = [_name_of(label, getattr(dataset, "classes", None)) for label in known]
         position = {label: i for i, label in enumerate(known)}
         self.labels: IntArray = np.array([position[label] for label in labels], dtype=np.int64)
+        if None in groups and set(groups) != {None}:
+            raise DataError(
+                f"data._target_={name}: item {groups.index(None)} has no group; give one to all or to none"
+            )
+        self.image_groups = [group for group in groups if group is not None] or None
+        self.groups = class_groups(self.labels, self.image_groups)
         self.notes: list[str] = []
         if any(digest(self.image(i % len(labels))) != self.contents[i % len(labels)] for i in range(TRIES)):
             raise DataError(
@@ -85,13 +93,15 @@ class OwnImages:
     def describe(self, index: int) -> str:
         return f"{self.name}[{index}]"
 
-    def _item(self, index: int) -> "tuple[Tensor, Any]":
+    def _item(self, index: int) -> "tuple[Tensor, Any, Any]":
         try:
             item = self.dataset[index]
-            image, label, *_ = (item["image"], item["label"]) if isinstance(item, Mapping) else item
+            is_named = isinstance(item, Mapping)
+            image, label, *_ = (item["image"], item["label"]) if is_named else item
+            group = item.get("group") if is_named else None
         except Exception as error:  # somebody's code
             raise DataError(f"data._target_={self.origin}: item {index}: {type(error).__name__}: {error}") from error
-        return self._pixels(image, index), label
+        return self._pixels(image, index), label, group
 
     def _pixels(self, image: Any, index: int) -> "Tensor":
         import torch
@@ -116,17 +126,18 @@ class OwnImages:
             "numbers, and normalises it, is ours (leave ToTensor and Normalize out)"
         )
 
-    def _label(self, label: Any, index: int) -> int | str:
-        if isinstance(label, str):
-            return label
+    def _named(self, value: Any, index: int, what: str) -> int | str:
+        """A label or group as it is called."""
+        if isinstance(value, str):
+            return value
         try:
-            if label == int(label):
-                return int(label)
+            if value == int(value):
+                return int(value)
             raise ValueError
         except (TypeError, ValueError, OverflowError, RuntimeError):
-            what = f"{label!r}"[:40]
+            given = f"{value!r}"[:40]
             raise DataError(
-                f"data._target_={self.origin}: item {index} has {what} as its label; give a whole number or a name"
+                f"data._target_={self.origin}: item {index} has {given} as its {what}; give a whole number or a name"
             ) from None
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from stagetune.config.parts import PACKAGES, names, part
 from stagetune.config.schema import Config
 from stagetune.config.settings import DataSettings, SplitSettings, place
+from stagetune.data.groups import joined
 from stagetune.data.image_files import Entry, ImageFiles
 from stagetune.data.source import Pairs
 from stagetune.data.sources.identity_csv import read_table, refuse
@@ -69,7 +70,7 @@ def pairs_csv(path: str | Path, *, on_error: str = "raise") -> tuple[ImageFiles,
     refuse(file, _wrong(lines, file.parent, has_split))
     names = sorted({name for line in lines for name in (line.a, line.b)})
     position = {name: i for i, name in enumerate(names)}
-    owner = _joined(len(names), [(position[line.a], position[line.b]) for line in lines if line.is_same == "1"])
+    owner = joined(len(names), [(position[line.a], position[line.b]) for line in lines if line.is_same == "1"])
     refuse(
         file,
         [
@@ -126,19 +127,3 @@ def _wrong(lines: Sequence[_Line], folder: Path, has_split: bool) -> list[str]:
             said = "repeats" if twin.is_same == line.is_same else "contradicts"
             problems.append(f"{where}{said} line {twin.number} ({line.a}, {line.b})")
     return problems
-
-
-def _joined(count: int, links: Sequence[tuple[int, int]]) -> list[int]:
-    """For each of `count` things the first of those that links join it with."""
-    owner = list(range(count))
-
-    def root(i: int) -> int:
-        while owner[i] != i:
-            owner[i] = owner[owner[i]]
-            i = owner[i]
-        return i
-
-    for a, b in links:
-        low, high = sorted((root(a), root(b)))
-        owner[high] = low
-    return [root(i) for i in range(count)]

@@ -33,7 +33,7 @@ class Centred:
     def __init__(self, source: Source) -> None:
         self.source, self.name, self.origin = source, source.name, source.origin
         self.classes, self.labels = source.classes, source.labels
-        self.groups, self.split = source.groups, source.split
+        self.groups, self.image_groups, self.split = source.groups, source.image_groups, source.split
         self.contents = [f"{key} centred" for key in source.contents]
         self.notes = [*source.notes, "each image moved so that its ink's centre of mass is in the middle"]
 

@@ -51,6 +51,8 @@ class Spliced:
         self.labels: IntArray = np.concatenate([source.labels, labels + n])
         self.classes = source.classes + _spliced_names(source.classes, lefts, rights)
         self.groups = source.groups and source.groups + _spliced_names(source.groups, lefts, rights)
+        # of two; what they do not come to is validation or test
+        self.image_groups = source.image_groups and source.image_groups + [source.image_groups[i] for i in self.left]
         self.split = source.split and source.split + ["train"] * len(left)
         self.contents = source.contents + _spliced_names(source.contents, self.left, self.right)
         self.notes = [

@@ -44,6 +44,7 @@ class Turned:
         self.groups = source.groups and [
             group + _by(quarter) for quarter in range(QUARTERS) for group in source.groups
         ]
+        self.image_groups = source.image_groups and QUARTERS * source.image_groups
         self.split = source.split and QUARTERS * source.split
         self.contents = [key + _by(quarter) for quarter in range(QUARTERS) for key in source.contents]
         self.notes = [
