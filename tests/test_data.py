@@ -9,13 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from stagetune.data.augmentation import KINDS, Augmentation
 from stagetune.data.datamodule import StagedData
 from stagetune.data.image_files import read_image
 from stagetune.data.samplers import batch_shape, grouped_batches, identity_batches, shuffled_batches
 from stagetune.data.sources.digits import Digits
 from stagetune.data.sources.image_folder import image_folder
 from stagetune.data.splits import check_pairs, check_split, make_split
-from stagetune.data.transforms import augment, prepare
+from stagetune.data.transforms import prepare
+from stagetune.data.views import views_of
 from stagetune.data.wrappers.centred import Centred, centred
 from stagetune.data.wrappers.spliced import Spliced, splice
 from stagetune.data.wrappers.turned import turned
@@ -67,25 +69,30 @@ def test_prepare_gives_the_centre_square() -> None:
     assert square.float().mean() == 200
 
 
-@pytest.mark.parametrize("kind", ["affine", "strong_affine", "crop_flip"])
-def test_augmentation_depends_on_seed_epoch_and_position_alone(kind: str) -> None:
+@pytest.mark.parametrize("kind", [*KINDS, "none"])
+def test_a_view_depends_on_data_seed_image_and_view_alone(kind: str) -> None:
+    """`none` with erasing alone."""
     image = prepare(Digits().image(0), 32)
-    once = augment(image, kind, seed=0, key=(1, 2))
+    erasing, kept = (1.0, image.clone()) if kind == "none" else (0.5, image.clone())
+    seeded = [Augmentation(kind, erasing=erasing, colour=(255, 0, 9), seed=seed) for seed in (0, 1)]
     state = torch.get_rng_state()
-    torch.rand(5)
-    assert torch.equal(augment(image, kind, seed=0, key=(1, 2)), once)
-    for seed, key in ((1, (1, 2)), (0, (2, 2)), (0, (1, 3)), (0, (2, 1))):
-        assert not torch.equal(augment(image, kind, seed=seed, key=key), once)
-    torch.set_rng_state(state)
-    augment(image, kind, seed=0, key=(1, 2))
+    views = [
+        seeded[seed](image, index, view)
+        for seed, index, view in [(0, 1, 2), (1, 1, 2), (0, 2, 2), (0, 1, 3), (0, 2, 1)]
+    ]
     assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(5)
+    assert torch.equal(seeded[0](image, 1, 2), views[0])
+    assert torch.equal(image, kept)
+    assert {(view.dtype, view.shape) for view in views} == {(torch.uint8, image.shape)}
+    assert len({view.numpy().tobytes() for view in views}) >= 4  # some may have turned out as no change at all
 
 
 def test_affine_turns_in_paper_where_the_paper_is_white() -> None:
     paper = torch.full((3, 32, 32), 255, dtype=torch.uint8)
     paper[:, 12:20, 12:20] = 0
-    for epoch in range(5):
-        turned = augment(paper, "affine", seed=0, key=(epoch, 0))
+    for view in range(5):
+        turned = Augmentation("affine")(paper, 0, view)
         assert turned[:, [0, 0, -1, -1], [0, -1, 0, -1]].min() > 250
 
 
@@ -361,7 +368,8 @@ def test_identities_of_a_given_split_must_differ_where_it_says_so(folder: Path) 
 def test_batches_are_the_same_for_any_number_of_workers(workers: int) -> None:
     source = Digits()
     split = make_split(source, by="images", **SHARES)
-    data = StagedData(source, split, image_size=16, batch_size=300, augment="affine", num_workers=workers)
+    augmentation = Augmentation("randaugment", erasing=0.5, seed=3)
+    data = StagedData(source, split, image_size=16, batch_size=300, augmentation=augmentation, num_workers=workers)
     loader = data.train_dataloader()
     loader.sampler.set_epoch(3)
     batch = next(iter(loader))
@@ -369,8 +377,9 @@ def test_batches_are_the_same_for_any_number_of_workers(workers: int) -> None:
     assert batch.index.tolist() == split.train[positions].tolist()
     assert batch.depth == 0
     assert batch.target.tolist() == source.labels[batch.index].tolist()
-    expected = augment(prepare(source.image(int(batch.index[7])), 16), "affine", seed=0, key=(3, positions[7]))
-    assert torch.equal(batch.inputs[7], expected)
+    index = int(batch.index[7])
+    (view,) = views_of([3], np.array([index]), seed=0, views=0)
+    assert torch.equal(batch.inputs[7], augmentation(prepare(source.image(index), 16), index, int(view)))
     assert batch.inputs.is_contiguous(memory_format=torch.channels_last)
 
 

@@ -8,7 +8,6 @@ import numpy as np
 from sklearn.decomposition import PCA
 
 from stagetune.data.datamodule import StagedData
-from stagetune.data.transforms import prepare
 from stagetune.evaluation.verification import bootstrap
 from stagetune.models.distances import measure
 from stagetune.report.figures import draw_confusion, draw_curves, draw_learning_rates, draw_roc
@@ -75,11 +74,7 @@ def _draw_verification(task: SiameseTask, data: StagedData, folder: Path) -> Non
     }
 
     def picture(position: int) -> Any:
-        return (
-            prepare(data.source.image(int(index[position])), data.image_size, data.interpolation)
-            .permute(1, 2, 0)
-            .numpy()
-        )
+        return data.parts["test"].prepared(int(index[position])).permute(1, 2, 0).numpy()
 
     images = {
         title: [(picture(int(first[pair])), picture(int(second[pair])), float(apart[pair])) for pair in chosen]

@@ -48,6 +48,8 @@ def cache_words(config: Config, data: StagedData) -> str:
     """Of which images the outputs of a frozen prefix are computed once, and why not of all."""
     if config.cache.features == "off":
         return "off: a frozen prefix is computed in each epoch (cache=auto computes it once)"
+    if data.mixes:
+        return "validation only: training mixes its images anew in each epoch (data.mixup, data.cutmix)"
     views = data.parts["train"].distinct_views
     if not views:
         return "validation only: training draws new augmentations in each epoch (cache.views=4 would repeat four)"
