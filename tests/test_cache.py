@@ -467,6 +467,26 @@ def test_all_that_decides_the_numbers_of_a_network_of_ones_own_tells_its_tables_
     assert [again._key(again.data.parts["val"], depth) for depth in (1, 2)] == keys[0]
 
 
+def test_the_runs_of_a_sweep_share_the_views_that_their_seeds_put_in_order(
+    tiny: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = replace(tiny(TASKS[0], "data.augment=affine"), cache=CacheConfig(views=3))
+    tables = _tables(config, tmp_path)
+    other, unlike = (replace(config, data=replace(config.data, **one)) for one in ({"seed": 1}, {"resize": "pad"}))
+    first, second, reseeded, padded = map(build_data, (config, replace(config, seed=1), other, unlike))
+    train = [data.parts["train"] for data in (first, second)]
+    assert torch.equal(*(images[[(2, 5), (0, 7)]].inputs for images in train))
+    assert tables._key(train[0], 2) == tables._key(train[1], 2)
+    visits = [(epoch, 5) for epoch in range(12)]
+    assert first._keys("train", visits) != second._keys("train", visits)
+    reseeded.parts["train"].indices = train[0].indices
+    moved = build_data(config).parts["train"]
+    moved.indices = moved.indices[::-1].copy()
+    moved.source.contents = moved.source.contents[::-1]  # other places in the source
+    keys = {tables._key(images, 2) for images in (*train, reseeded.parts["train"], padded.parts["train"], moved)}
+    assert len(keys) == 4
+
+
 @pytest.mark.parametrize("place", [0, 6, 11])
 def test_a_stored_table_is_compared_at_its_beginning_middle_and_end(
     place: int, calls: list[tuple[int, int]], tiny: Callable[..., Config], tmp_path: Path

@@ -12,7 +12,7 @@ from PIL import Image
 from stagetune.data.augmentation import KINDS, Augmentation
 from stagetune.data.datamodule import StagedData
 from stagetune.data.image_files import read_image
-from stagetune.data.samplers import batch_shape, grouped_batches, identity_batches, shuffled_batches
+from stagetune.data.samplers import balanced_batches, batch_shape, grouped_batches, identity_batches, shuffled_batches
 from stagetune.data.sources.digits import Digits
 from stagetune.data.sources.image_folder import image_folder
 from stagetune.data.splits import check_pairs, check_split, make_split
@@ -61,25 +61,56 @@ def test_exif_rotation_is_honoured(tmp_path: Path) -> None:
     assert tuple(read_image(tmp_path / "a.jpg").shape) == (3, 8, 4)
 
 
-def test_prepare_gives_the_centre_square() -> None:
-    wide = torch.zeros(3, 10, 30, dtype=torch.uint8)
-    wide[:, :, 10:20] = 200
-    square = prepare(wide, 10)
-    assert square.shape == (3, 10, 10)
-    assert square.float().mean() == 200
+def test_prepare_gives_a_square_that_is_the_centre_or_all_of_the_image_padded_or_squashed() -> None:
+    """Exact by nearest pixels, on 2 x 4 of them to 4 x 4 and the like; paper is 9."""
+    image = torch.tensor([[9, 9, 9, 9], [9, 5, 6, 9]], dtype=torch.uint8).expand(3, 2, 4)
+    nothing = [9, 9, 9, 9]
+    expected = {
+        "crop": [[9, 9, 9, 9], [9, 9, 9, 9], [5, 5, 6, 6], [5, 5, 6, 6]],
+        "pad": [nothing, [9, 9, 9, 9], [9, 5, 6, 9], nothing],
+        "squash": [[9, 9, 9, 9], [9, 9, 9, 9], [9, 5, 6, 9], [9, 5, 6, 9]],
+    }
+    for resize, pixels in expected.items():
+        square = prepare(image, 4, "nearest", resize)
+        assert square.dtype == torch.uint8
+        assert square.tolist() == [pixels] * 3, resize
+    assert torch.equal(prepare(image.mT, 4, "nearest", "pad").mT, prepare(image, 4, "nearest", "pad"))
+    assert prepare(torch.full((3, 1, 900), 7, dtype=torch.uint8), 16, resize="pad").unique().tolist() == [7]
+
+
+@given(views=st.integers(1, 5), seed=st.integers(0, 2**32 - 1))
+def test_an_image_goes_through_all_its_views_in_so_many_epochs(views: int, seed: int) -> None:
+    images = np.array([3, 1, 4, 59])
+    seen = np.array([views_of([epoch] * 4, images, seed=seed, views=views) for epoch in range(3 * views)])
+    for turn in seen.reshape(3, views, 4):
+        assert (np.sort(turn, axis=0) == np.arange(views)[:, None]).all()
+    backwards = [views_of([epoch] * 4, images[::-1], seed=seed, views=views) for epoch in range(3 * views)]
+    assert (np.array(backwards)[:, ::-1] == seen).all()
+
+
+def test_the_orders_of_views_are_all_as_likely_and_without_views_each_visit_has_its_own() -> None:
+    images = np.arange(6000)
+    turns = np.array([views_of(np.full(6000, epoch), images, seed=0, views=3) for epoch in range(3)]).T
+    _, counts = np.unique(turns, axis=0, return_counts=True)
+    assert len(counts) == 6
+    assert counts.min() > 900
+    fresh = {
+        view
+        for seed in (0, 1)
+        for epoch in range(3)
+        for view in views_of(np.full(6000, epoch), images, seed=seed, views=0).tolist()
+    }
+    assert len(fresh) == 2 * 3 * 6000
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "none"])
 def test_a_view_depends_on_data_seed_image_and_view_alone(kind: str) -> None:
-    """`none` with erasing alone."""
     image = prepare(Digits().image(0), 32)
-    erasing, kept = (1.0, image.clone()) if kind == "none" else (0.5, image.clone())
+    kept, erasing = image.clone(), 1.0 if kind == "none" else 0.5
     seeded = [Augmentation(kind, erasing=erasing, colour=(255, 0, 9), seed=seed) for seed in (0, 1)]
     state = torch.get_rng_state()
-    views = [
-        seeded[seed](image, index, view)
-        for seed, index, view in [(0, 1, 2), (1, 1, 2), (0, 2, 2), (0, 1, 3), (0, 2, 1)]
-    ]
+    drawn = [(0, 1, 2), (1, 1, 2), (0, 2, 2), (0, 1, 3), (0, 2, 1)]
+    views = [seeded[seed](image, index, view) for seed, index, view in drawn]
     assert torch.equal(torch.get_rng_state(), state)
     torch.rand(5)
     assert torch.equal(seeded[0](image, 1, 2), views[0])
@@ -102,6 +133,33 @@ def test_an_epoch_holds_every_image_once(count: int, batch_size: int, epoch: int
     assert sorted(position for batch in batches for position in batch) == list(range(count))
     assert all(len(batch) > 1 for batch in batches)
     assert batches == shuffled_batches(count, batch_size, seed=5, epoch=epoch)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=2, max_size=5),
+    batch_size=st.integers(2, 8),
+    processes=st.integers(1, 3),
+)
+def test_balanced_batches_take_the_images_of_each_class_in_turn(
+    sizes: list[int], batch_size: int, processes: int
+) -> None:
+    """As a plain loop counts them, over epochs; the processes' parts are the whole."""
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    share, came = max(1, round(sum(sizes) / len(sizes))), np.zeros(len(labels), dtype=int)
+    for epoch in range(5):
+        ranks = [
+            balanced_batches(labels, batch_size, seed=2, epoch=epoch, rank=rank, world_size=processes)
+            for rank in range(processes)
+        ]
+        visits = [visit for batches in ranks for batch in batches for visit in batch]
+        assert np.bincount(labels[[position for _, position in visits]]).tolist() == [share] * len(sizes)
+        for visit, position in sorted(visits):
+            assert visit == came[position]
+            came[position] += 1
+        for label in range(len(sizes)):
+            assert np.ptp(came[labels == label]) <= 1
+    (alone,) = balanced_batches(labels, 99, seed=2, epoch=4)
+    assert sorted(alone) == sorted(visits)
 
 
 @given(

@@ -3,6 +3,7 @@
 import pickle
 import random
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 import torch
 
 from stagetune.artifacts import RunDir
+from stagetune.config.compose import compose
 from stagetune.config.schema import Config
+from stagetune.config.validate import read_config
 from stagetune.data.augmentation import Augmentation
 from stagetune.data.datamodule import StagedData
 from stagetune.data.own_transform import own_transform, seeded
@@ -19,6 +22,7 @@ from stagetune.data.sources.digits import Digits
 from stagetune.data.splits import make_split
 from stagetune.data.transforms import prepare
 from stagetune.errors import ConfigError, DataError
+from stagetune.inference.load import Transform
 from stagetune.run.experiment import run_experiment
 
 V2 = "torchvision.transforms.v2"
@@ -119,6 +123,16 @@ def test_what_gives_no_image_of_ours_is_refused_before_training(settings: dict[s
     with pytest.raises(DataError) as caught:
         data_with(settings)
     assert str(caught.value) == problem
+
+
+def test_a_trained_model_prepares_images_as_its_run_did_and_those_of_before_were_cropped() -> None:
+    wide = torch.zeros(3, 20, 40, dtype=torch.uint8)
+    wide[:, :, 10:30] = 200
+    kept = {resize: asdict(compose(["data.image_size=16", f"data.resize={resize}"])) for resize in ("crop", "pad")}
+    kept["before"] = kept["crop"] | {"data": {k: v for k, v in kept["crop"]["data"].items() if k != "resize"}}
+    seen = {name: Transform(read_config(values))(wide) for name, values in kept.items()}
+    shares = {name: float((square > 100).float().mean()) for name, square in seen.items()}
+    assert shares == {"crop": 1.0, "pad": 0.25, "before": 1.0}
 
 
 def test_a_function_that_is_to_be_called_later_is_told_how(tiny: Callable[..., Config], tmp_path: Path) -> None:

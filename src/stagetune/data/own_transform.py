@@ -33,7 +33,7 @@ class OwnTransform:
     fingerprint: str = ""
 
     def __call__(self, image: Tensor, *, seed: int, key: tuple[int, int]) -> Tensor:
-        """A view of an image, a pure function of (data.seed, index in the source, view); the `key` is the last two.
+        """A view of an image, a pure function of data.seed and `key`: the image's index in its source, and the view.
 
         Raises:
             DataError: for anything that is no uint8 image of the same size.
