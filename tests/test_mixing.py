@@ -75,11 +75,15 @@ def test_a_step_trains_on_the_mixed_batch_also_in_parts(settings: dict[str, Any]
 def test_a_run_mixes_in_training_alone_and_says_that_it_is_not_cached(
     tiny: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = tiny("+experiment=classifier_staged", "data.augment=none", "data.mixup=0.2", stages=1)
+    config = tiny(
+        "+experiment=classifier_staged", "data.augment=none", "data.mixup=0.2", "data.sampler=balanced", stages=1
+    )
     result = run_experiment(config, tmp_path / "run")
     assert result.stages[0]["cache"].keys() == {"val"}
     said = "validation only: training mixes its images anew in each epoch (data.mixup, data.cutmix)"
-    assert said in " ".join(capsys.readouterr().out.split())
+    screen = " ".join(capsys.readouterr().out.split())
+    assert said in screen
+    assert "batches of 64 images of balanced classes" in screen
     assert said in (tmp_path / "run" / "plan.txt").read_text()
 
 

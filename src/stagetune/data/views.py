@@ -45,6 +45,8 @@ def views_of(visits: Sequence[int] | IntArray, images: IntArray, *, seed: int, v
     Returns:
         Numbers below `views`, or of 63 bits, [n].
     """
+    if views == 1:
+        return np.zeros(len(visits), dtype=np.int64)
     visit, image = (np.asarray(numbers).astype(np.uint64) for numbers in (visits, images))
     if not views:
         drawn: npt.NDArray[np.uint64] = mix(seed, image, visit) >> 1

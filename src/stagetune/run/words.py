@@ -37,6 +37,7 @@ def training_words(config: Config, data: StagedData, *, precision: str, device: 
     """In which precision, where, and of what a batch and a step are made."""
     asked = f" (asked: {config.precision})" if config.precision != precision else ""
     batch = f"{data.shape[0]} identities x {data.shape[1]} images" if data.shape else f"{data.batch_size} images"
+    batch += " of balanced classes" if data.balanced else ""
     several = f" in each of {data.world_size} processes" if data.world_size > 1 else ""
     gather = f", a step every {config.accumulation} batches" if config.accumulation > 1 else ""
     if config.exact_accumulation:
