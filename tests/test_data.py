@@ -1,5 +1,6 @@
 """Images become what the model sees; splits leak nothing; the order of images is a pure function."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from stagetune.config.settings import DataSettings
 from stagetune.data.augmentation import KINDS, Augmentation
 from stagetune.data.datamodule import StagedData
 from stagetune.data.image_files import read_image
@@ -117,6 +119,24 @@ def test_a_view_depends_on_data_seed_image_and_view_alone(kind: str) -> None:
     assert torch.equal(image, kept)
     assert {(view.dtype, view.shape) for view in views} == {(torch.uint8, image.shape)}
     assert len({view.numpy().tobytes() for view in views}) >= 4  # some may have turned out as no change at all
+
+
+def test_what_is_erased_has_the_colour_that_is_asked_for() -> None:
+    image = prepare(Digits().image(0), 32)
+    erased = Augmentation(erasing=1.0, colour=(124, 116, 104))(image, 0, 0)
+    changed = (erased != image).any(dim=0)
+    assert 0.01 < changed.float().mean() < 0.4
+    assert erased[:, changed].unique(dim=1).flatten().tolist() == [124, 116, 104]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_but_paper_comes_in_at_the_borders(kind: str) -> None:
+    """A sheet of one colour stays one, whatever is done to it; every choice is one of ours."""
+    assert kind in next(f for f in fields(DataSettings) if f.name == "augment").metadata["choices"]
+    paper = torch.tensor([250, 240, 200], dtype=torch.uint8).view(3, 1, 1).expand(3, 24, 24)
+    for view in range(12):
+        changed = Augmentation(kind)(paper, 0, view)
+        assert (changed.float() - changed[:, :1, :1].float()).abs().max() <= 1  # affine rounds
 
 
 def test_affine_turns_in_paper_where_the_paper_is_white() -> None:

@@ -80,12 +80,13 @@ def _crop_flip(image: Tensor) -> Tensor:
     return changed
 
 
-def _photo(image: Tensor, policy: type[v2.Transform]) -> Tensor:
+def _photo(image: Tensor, policy: Callable[..., v2.Transform], times: int) -> Tensor:
     """Crop and mirror, then a policy, as the recipes for photographs have it."""
-    # by torchvision's own interpolation, nearest, which fills without a seam
-    fill = paper_of(image).flatten().tolist()
-    changed: Tensor = policy(fill=fill)(_crop_flip(image))
-    return changed
+    image = _crop_flip(image)
+    for _ in range(times):
+        # what came before may have changed the paper; nearest, the interpolation of torchvision, fills without a seam
+        image = policy(fill=paper_of(image).flatten().tolist())(image)
+    return image
 
 
 KINDS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -100,8 +101,8 @@ KINDS: dict[str, Callable[[Tensor], Tensor]] = {
         ),
     ),
     "crop_flip": _crop_flip,
-    "randaugment": partial(_photo, policy=v2.RandAugment),  # Cubuk et al. 2020
-    "trivialaugment": partial(_photo, policy=v2.TrivialAugmentWide),  # Mueller, Hutter 2021
+    "randaugment": partial(_photo, policy=partial(v2.RandAugment, num_ops=1), times=2),  # Cubuk et al. 2020
+    "trivialaugment": partial(_photo, policy=v2.TrivialAugmentWide, times=1),  # Mueller, Hutter 2021
 }
 
 
