@@ -351,16 +351,16 @@ def test_of_two_processes_that_want_one_table_one_makes_it(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_views_repeat_after_so_many_epochs_and_are_what_images_have_without_a_cache(
-    tiny: Callable[..., Config],
-) -> None:
+def test_views_come_in_turn_and_are_what_images_have_without_a_cache(tiny: Callable[..., Config]) -> None:
     config = replace(tiny(TASKS[0], "data.augment=affine"), cache=CacheConfig(views=2))
-    images = build_data(config).parts["train"]
-    keys = [[(epoch, position) for position in (3, 0, 7)] for epoch in range(4)]
+    data = build_data(config)
+    images = data.parts["train"]
+    keys = [data._keys("train", [(epoch, position) for position in (3, 0, 7)]) for epoch in range(4)]
     seen = [images[key].inputs for key in keys]
-    assert torch.equal(seen[0], seen[2])
-    assert torch.equal(seen[1], seen[3])
-    assert not torch.equal(seen[0], seen[1])
+    for place in range(3):
+        for first in (0, 2):
+            assert not torch.equal(seen[first][place], seen[first + 1][place])
+            assert any(torch.equal(seen[0][place], seen[first + i][place]) for i in range(2))
     backbone = resnet.Settings(arch="resnet18").build(64).eval()
     rows = [divmod(row, len(images)) for row in range(2 * len(images))]
     table = outputs(backbone, images[rows].inputs, [2, 5], precision=nullcontext)
@@ -465,6 +465,26 @@ def test_all_that_decides_the_numbers_of_a_network_of_ones_own_tells_its_tables_
     assert len({key for pair in keys for key in pair}) == 2 * len(keys)
     again = _tables(config, tmp_path)
     assert [again._key(again.data.parts["val"], depth) for depth in (1, 2)] == keys[0]
+
+
+def test_the_runs_of_a_sweep_share_the_views_that_their_seeds_put_in_order(
+    tiny: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = replace(tiny(TASKS[0], "data.augment=affine"), cache=CacheConfig(views=3))
+    tables = _tables(config, tmp_path)
+    other, unlike = (replace(config, data=replace(config.data, **one)) for one in ({"seed": 1}, {"resize": "pad"}))
+    first, second, reseeded, padded = map(build_data, (config, replace(config, seed=1), other, unlike))
+    train = [data.parts["train"] for data in (first, second)]
+    assert torch.equal(*(images[[(2, 5), (0, 7)]].inputs for images in train))
+    assert tables._key(train[0], 2) == tables._key(train[1], 2)
+    visits = [(epoch, 5) for epoch in range(12)]
+    assert first._keys("train", visits) != second._keys("train", visits)
+    reseeded.parts["train"].indices = train[0].indices
+    moved = build_data(config).parts["train"]
+    moved.indices = moved.indices[::-1].copy()
+    moved.source.contents = moved.source.contents[::-1]  # other places in the source
+    keys = {tables._key(images, 2) for images in (*train, reseeded.parts["train"], padded.parts["train"], moved)}
+    assert len(keys) == 4
 
 
 @pytest.mark.parametrize("place", [0, 6, 11])

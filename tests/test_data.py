@@ -1,6 +1,7 @@
 """Images become what the model sees; splits leak nothing; the order of images is a pure function."""
 
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from stagetune.config.settings import DataSettings
+from stagetune.data.augmentation import KINDS, Augmentation
 from stagetune.data.datamodule import StagedData
 from stagetune.data.image_files import read_image
-from stagetune.data.samplers import batch_shape, grouped_batches, identity_batches, shuffled_batches
+from stagetune.data.samplers import balanced_batches, batch_shape, grouped_batches, identity_batches, shuffled_batches
 from stagetune.data.sources.digits import Digits
 from stagetune.data.sources.image_folder import image_folder
 from stagetune.data.splits import check_pairs, check_split, make_split
-from stagetune.data.transforms import augment, prepare
+from stagetune.data.transforms import prepare
+from stagetune.data.views import views_of
 from stagetune.data.wrappers.centred import Centred, centred
 from stagetune.data.wrappers.spliced import Spliced, splice
 from stagetune.data.wrappers.turned import turned
@@ -60,33 +64,87 @@ def test_exif_rotation_is_honoured(tmp_path: Path) -> None:
     assert tuple(read_image(tmp_path / "a.jpg").shape) == (3, 8, 4)
 
 
-def test_prepare_gives_the_centre_square() -> None:
-    wide = torch.zeros(3, 10, 30, dtype=torch.uint8)
-    wide[:, :, 10:20] = 200
-    square = prepare(wide, 10)
-    assert square.shape == (3, 10, 10)
-    assert square.float().mean() == 200
+def test_prepare_gives_a_square_that_is_the_centre_or_all_of_the_image_padded_or_squashed() -> None:
+    """Exact by nearest pixels, on 2 x 4 of them to 4 x 4 and the like; paper is 9."""
+    image = torch.tensor([[9, 9, 9, 9], [9, 5, 6, 9]], dtype=torch.uint8).expand(3, 2, 4)
+    nothing = [9, 9, 9, 9]
+    expected = {
+        "crop": [[9, 9, 9, 9], [9, 9, 9, 9], [5, 5, 6, 6], [5, 5, 6, 6]],
+        "pad": [nothing, [9, 9, 9, 9], [9, 5, 6, 9], nothing],
+        "squash": [[9, 9, 9, 9], [9, 9, 9, 9], [9, 5, 6, 9], [9, 5, 6, 9]],
+    }
+    for resize, pixels in expected.items():
+        square = prepare(image, 4, "nearest", resize)
+        assert square.dtype == torch.uint8
+        assert square.tolist() == [pixels] * 3, resize
+    assert torch.equal(prepare(image.mT, 4, "nearest", "pad").mT, prepare(image, 4, "nearest", "pad"))
+    assert prepare(torch.full((3, 1, 900), 7, dtype=torch.uint8), 16, resize="pad").unique().tolist() == [7]
 
 
-@pytest.mark.parametrize("kind", ["affine", "strong_affine", "crop_flip"])
-def test_augmentation_depends_on_seed_epoch_and_position_alone(kind: str) -> None:
+@given(views=st.integers(1, 5), seed=st.integers(0, 2**32 - 1))
+def test_an_image_goes_through_all_its_views_in_so_many_epochs(views: int, seed: int) -> None:
+    images = np.array([3, 1, 4, 59])
+    seen = np.array([views_of([epoch] * 4, images, seed=seed, views=views) for epoch in range(3 * views)])
+    for turn in seen.reshape(3, views, 4):
+        assert (np.sort(turn, axis=0) == np.arange(views)[:, None]).all()
+    backwards = [views_of([epoch] * 4, images[::-1], seed=seed, views=views) for epoch in range(3 * views)]
+    assert (np.array(backwards)[:, ::-1] == seen).all()
+
+
+def test_the_orders_of_views_are_all_as_likely_and_without_views_each_visit_has_its_own() -> None:
+    images = np.arange(6000)
+    turns = np.array([views_of(np.full(6000, epoch), images, seed=0, views=3) for epoch in range(3)]).T
+    _, counts = np.unique(turns, axis=0, return_counts=True)
+    assert len(counts) == 6
+    assert counts.min() > 900
+    fresh = {
+        view
+        for seed in (0, 1)
+        for epoch in range(3)
+        for view in views_of(np.full(6000, epoch), images, seed=seed, views=0).tolist()
+    }
+    assert len(fresh) == 2 * 3 * 6000
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "none"])
+def test_a_view_depends_on_data_seed_image_and_view_alone(kind: str) -> None:
     image = prepare(Digits().image(0), 32)
-    once = augment(image, kind, seed=0, key=(1, 2))
+    kept, erasing = image.clone(), 1.0 if kind == "none" else 0.5
+    seeded = [Augmentation(kind, erasing=erasing, colour=(255, 0, 9), seed=seed) for seed in (0, 1)]
     state = torch.get_rng_state()
-    torch.rand(5)
-    assert torch.equal(augment(image, kind, seed=0, key=(1, 2)), once)
-    for seed, key in ((1, (1, 2)), (0, (2, 2)), (0, (1, 3)), (0, (2, 1))):
-        assert not torch.equal(augment(image, kind, seed=seed, key=key), once)
-    torch.set_rng_state(state)
-    augment(image, kind, seed=0, key=(1, 2))
+    drawn = [(0, 1, 2), (1, 1, 2), (0, 2, 2), (0, 1, 3), (0, 2, 1)]
+    views = [seeded[seed](image, index, view) for seed, index, view in drawn]
     assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(5)
+    assert torch.equal(seeded[0](image, 1, 2), views[0])
+    assert torch.equal(image, kept)
+    assert {(view.dtype, view.shape) for view in views} == {(torch.uint8, image.shape)}
+    assert len({view.numpy().tobytes() for view in views}) >= 4  # some may have turned out as no change at all
+
+
+def test_what_is_erased_has_the_colour_that_is_asked_for() -> None:
+    image = prepare(Digits().image(0), 32)
+    erased = Augmentation(erasing=1.0, colour=(124, 116, 104))(image, 0, 0)
+    changed = (erased != image).any(dim=0)
+    assert 0.01 < changed.float().mean() < 0.4
+    assert erased[:, changed].unique(dim=1).flatten().tolist() == [124, 116, 104]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_but_paper_comes_in_at_the_borders(kind: str) -> None:
+    """A sheet of one colour stays one, whatever is done to it; every choice is one of ours."""
+    assert kind in next(f for f in fields(DataSettings) if f.name == "augment").metadata["choices"]
+    paper = torch.tensor([250, 240, 200], dtype=torch.uint8).view(3, 1, 1).expand(3, 24, 24)
+    for view in range(12):
+        changed = Augmentation(kind)(paper, 0, view)
+        assert (changed.float() - changed[:, :1, :1].float()).abs().max() <= 1  # affine rounds
 
 
 def test_affine_turns_in_paper_where_the_paper_is_white() -> None:
     paper = torch.full((3, 32, 32), 255, dtype=torch.uint8)
     paper[:, 12:20, 12:20] = 0
-    for epoch in range(5):
-        turned = augment(paper, "affine", seed=0, key=(epoch, 0))
+    for view in range(5):
+        turned = Augmentation("affine")(paper, 0, view)
         assert turned[:, [0, 0, -1, -1], [0, -1, 0, -1]].min() > 250
 
 
@@ -96,6 +154,33 @@ def test_an_epoch_holds_every_image_once(count: int, batch_size: int, epoch: int
     assert sorted(position for batch in batches for position in batch) == list(range(count))
     assert all(len(batch) > 1 for batch in batches)
     assert batches == shuffled_batches(count, batch_size, seed=5, epoch=epoch)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=2, max_size=5),
+    batch_size=st.integers(2, 8),
+    processes=st.integers(1, 3),
+)
+def test_balanced_batches_take_the_images_of_each_class_in_turn(
+    sizes: list[int], batch_size: int, processes: int
+) -> None:
+    """As a plain loop counts them, over epochs; the processes' parts are the whole."""
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    share, came = max(1, round(sum(sizes) / len(sizes))), np.zeros(len(labels), dtype=int)
+    for epoch in range(5):
+        ranks = [
+            balanced_batches(labels, batch_size, seed=2, epoch=epoch, rank=rank, world_size=processes)
+            for rank in range(processes)
+        ]
+        visits = [visit for batches in ranks for batch in batches for visit in batch]
+        assert np.bincount(labels[[position for _, position in visits]]).tolist() == [share] * len(sizes)
+        for visit, position in sorted(visits):
+            assert visit == came[position]
+            came[position] += 1
+        for label in range(len(sizes)):
+            assert np.ptp(came[labels == label]) <= 1
+    (alone,) = balanced_batches(labels, 99, seed=2, epoch=4)
+    assert sorted(alone) == sorted(visits)
 
 
 @given(
@@ -356,7 +441,8 @@ def test_identities_of_a_given_split_must_differ_where_it_says_so(folder: Path) 
 def test_batches_are_the_same_for_any_number_of_workers(workers: int) -> None:
     source = Digits()
     split = make_split(source, by="images", **SHARES)
-    data = StagedData(source, split, image_size=16, batch_size=300, augment="affine", num_workers=workers)
+    augmentation = Augmentation("randaugment", erasing=0.5, seed=3)
+    data = StagedData(source, split, image_size=16, batch_size=300, augmentation=augmentation, num_workers=workers)
     loader = data.train_dataloader()
     loader.sampler.set_epoch(3)
     batch = next(iter(loader))
@@ -364,8 +450,9 @@ def test_batches_are_the_same_for_any_number_of_workers(workers: int) -> None:
     assert batch.index.tolist() == split.train[positions].tolist()
     assert batch.depth == 0
     assert batch.target.tolist() == source.labels[batch.index].tolist()
-    expected = augment(prepare(source.image(int(batch.index[7])), 16), "affine", seed=0, key=(3, positions[7]))
-    assert torch.equal(batch.inputs[7], expected)
+    index = int(batch.index[7])
+    (view,) = views_of([3], np.array([index]), seed=0, views=0)
+    assert torch.equal(batch.inputs[7], augmentation(prepare(source.image(index), 16), index, int(view)))
     assert batch.inputs.is_contiguous(memory_format=torch.channels_last)
 
 

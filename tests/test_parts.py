@@ -110,9 +110,9 @@ def test_a_wrapper_that_needs_identities_is_no_setting_of_pairs(wrapper: Any) ->
             "loss._target_=package.Loss",
         ),
         (
-            ["data.augment=randaugment"],
-            "data.augment=randaugment: no such choice; valid: none, affine, strong_affine, crop_flip. Any other goes "
-            "in as data.transform._target_=torchvision.transforms.v2.RandAugment",
+            ["data.augment=augmix"],
+            "data.augment=augmix: no such choice; valid: none, affine, strong_affine, crop_flip, randaugment, "
+            "trivialaugment. Any other goes in as data.transform._target_=torchvision.transforms.v2.AugMix",
         ),
         (["model=convnext_tny"], "model=convnext_tny: no such model; did you mean convnext_tiny?"),
         (

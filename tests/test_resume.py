@@ -26,12 +26,16 @@ STAGES = [
 
 @pytest.fixture
 def eventful(tiny: Callable[..., Config]) -> Config:
-    """Four stages of every length, dropout, augmentation, accumulation with a leftover, a checkpoint each step."""
+    """Four stages of every length, all that draws at random, accumulation with a leftover, a checkpoint each step."""
     config = tiny(
         "+experiment=classifier_staged",
         "task.head=hidden",
         "task.dropout=0.3",
         "data.augment=affine",
+        "data.random_erasing=0.3",
+        "data.mixup=0.4",
+        "data.cutmix=1.0",
+        "data.sampler=balanced",
         "data.batch_size=4",
     )
     config.model = own.Settings(

@@ -1,8 +1,9 @@
-"""An augmentation of the user's own: each training image is a pure function of (seed, epoch, position)."""
+"""An augmentation of the user's own: each view is a pure function of (data.seed, image, view)."""
 
 import pickle
 import random
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,17 @@ import pytest
 import torch
 
 from stagetune.artifacts import RunDir
+from stagetune.config.compose import compose
 from stagetune.config.schema import Config
+from stagetune.config.validate import read_config
+from stagetune.data.augmentation import Augmentation
 from stagetune.data.datamodule import StagedData
+from stagetune.data.own_transform import own_transform, seeded
 from stagetune.data.sources.digits import Digits
 from stagetune.data.splits import make_split
-from stagetune.data.transforms import OwnTransform, augment, own_transform, prepare, seeded
+from stagetune.data.transforms import prepare
 from stagetune.errors import ConfigError, DataError
+from stagetune.inference.load import Transform
 from stagetune.run.experiment import run_experiment
 
 V2 = "torchvision.transforms.v2"
@@ -32,11 +38,11 @@ WORK = [
 ]
 
 
-def data_with(settings: dict[str, Any] | None, **more: Any) -> StagedData:
+def data_with(settings: dict[str, Any] | None, *, kind: str = "none", data_seed: int = 0, **more: Any) -> StagedData:
     source = Digits()
     split = make_split(source, by="images", val=0.2, test=0.2, seed=0)
-    transform = None if settings is None else own_transform(settings)
-    return StagedData(source, split, image_size=16, batch_size=40, transform=transform, **more)
+    augmentation = Augmentation(kind, settings and own_transform(settings), seed=data_seed)
+    return StagedData(source, split, image_size=16, batch_size=40, augmentation=augmentation, **more)
 
 
 def epoch_of(data: StagedData, epoch: int) -> torch.Tensor:
@@ -46,7 +52,7 @@ def epoch_of(data: StagedData, epoch: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("settings", WORK, ids=lambda settings: settings["_target_"].rpartition(".")[2])
-def test_what_is_drawn_follows_from_seed_epoch_and_position(settings: dict[str, Any]) -> None:
+def test_what_is_drawn_follows_from_seed_image_and_view(settings: dict[str, Any]) -> None:
     own, image = own_transform(settings), prepare(Digits().image(5), 16)
     before = image.clone()
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
@@ -62,12 +68,11 @@ def test_what_is_drawn_follows_from_seed_epoch_and_position(settings: dict[str, 
 
 
 def test_it_comes_after_ours_with_other_numbers_and_to_training_images_alone() -> None:
-    data = data_with({**SPECKLE, "share": 0.5}, augment="affine", seed=7)
-    position = data.train_batches(2)[0][3]
-    image = prepare(data.source.image(int(data.split.train[position])), 16)
-    turned = augment(image, "affine", seed=7, key=(2, position))
-    own = OwnTransform(own_transform({**SPECKLE, "share": 0.5}).transform, "speckle")
-    assert torch.equal(epoch_of(data, 2)[3], own(turned, seed=7, key=(2, position)))
+    speckle = own_transform({**SPECKLE, "share": 0.5})
+    data = data_with({**SPECKLE, "share": 0.5}, kind="affine", data_seed=7)
+    index = int(data.split.train[3])
+    turned = Augmentation("affine", seed=7)(prepare(data.source.image(index), 16), index, 2)
+    assert torch.equal(data.parts["train"][[(2, 3)]].inputs[0], speckle(turned, seed=7, key=(index, 2)))
     plain = data_with(None)
     for part in ("val", "test"):
         keys = [(0, i) for i in range(9)]
@@ -120,6 +125,16 @@ def test_what_gives_no_image_of_ours_is_refused_before_training(settings: dict[s
     assert str(caught.value) == problem
 
 
+def test_a_trained_model_prepares_images_as_its_run_did_and_those_of_before_were_cropped() -> None:
+    wide = torch.zeros(3, 20, 40, dtype=torch.uint8)
+    wide[:, :, 10:30] = 200
+    kept = {resize: asdict(compose(["data.image_size=16", f"data.resize={resize}"])) for resize in ("crop", "pad")}
+    kept["before"] = kept["crop"] | {"data": {k: v for k, v in kept["crop"]["data"].items() if k != "resize"}}
+    seen = {name: Transform(read_config(values))(wide) for name, values in kept.items()}
+    shares = {name: float((square > 100).float().mean()) for name, square in seen.items()}
+    assert shares == {"crop": 1.0, "pad": 0.25, "before": 1.0}
+
+
 def test_a_function_that_is_to_be_called_later_is_told_how(tiny: Callable[..., Config], tmp_path: Path) -> None:
     config = tiny("+experiment=classifier_staged", "+data.transform._target_=outside.with_pillow")
     with pytest.raises(ConfigError) as caught:
@@ -138,13 +153,12 @@ def test_the_seed_within_is_the_one_that_torch_tells() -> None:
 
 def test_the_cache_tells_transforms_apart_and_keeps_their_views() -> None:
     plain, one, other, reseeded = (
-        data_with(settings, seed=seed, views=2).parts["train"]
+        data_with(settings, data_seed=seed, views=2)
         for settings, seed in ((None, 0), (SPECKLE, 0), ({**SPECKLE, "share": 0.2}, 0), (SPECKLE, 1))
     )
-    assert [part.distinct_views for part in (plain, one)] == [1, 2]
-    assert plain.transform_key is None
-    assert len({part.transform_key for part in (plain, one, other, reseeded)}) == 4
-    assert torch.equal(one[[(0, 0), (1, 0)]].inputs, one[[(2, 0), (5, 0)]].inputs)
+    assert [data.parts["train"].distinct_views for data in (plain, one)] == [1, 2]
+    assert plain.parts["train"].views_key is None
+    assert len({str(data.parts["train"].views_key) for data in (plain, one, other, reseeded)}) == 4
     assert data_with(SPECKLE).parts["train"].distinct_views == 0
 
 

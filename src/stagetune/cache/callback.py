@@ -82,7 +82,7 @@ class FeatureCaching(Callback):
         depth, depths = depths[0], sorted({depth for depth in depths if depth})
         if self.config.features == "auto" and depth:
             for part in parts:
-                if self.data.parts[part].distinct_views:
+                if self.data.repeats(part):
                     self._serve(part, f"{stage}/{part}", depth, depths, tables)
         self.seconds += time.monotonic() - start
 

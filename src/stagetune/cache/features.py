@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from stagetune.data.datamodule import Batch, Images
 from stagetune.data.samplers import Key
-from stagetune.data.source import Source
-from stagetune.data.transforms import prepare
 
 
 class Features:
@@ -33,8 +31,8 @@ class Features:
         return _one_ahead(read) if self.is_far else read
 
     def batch(self, keys: list[Key]) -> Batch:
-        positions = torch.tensor([position for _, position in keys])
-        rows = torch.tensor([self.images.view(epoch) * len(self.images) + position for epoch, position in keys])
+        views, positions = torch.tensor(keys).unbind(dim=1)
+        rows = views * len(self.images) + positions
         found = self.table.index_select(0, rows.to(self.table.device)).to(self.dtype)
         batch = Batch(self._index[positions], from_rows(found), self.depth, self._target[positions])
         return batch.pin_memory() if self.is_pinned else batch
@@ -93,17 +91,17 @@ def rows_of_rank(total: int, batch_size: int, rank: int, world_size: int) -> Ite
         yield rows, [min(first + rank * own + i, total - 1) for i in range(own)]
 
 
-def decode(source: Source, size: int, interpolation: str, table: Tensor) -> None:
-    """Fill `table`, uint8 [images, 3, size, size], with all images, decoded and resized.
+def decode(images: Images, table: Tensor) -> None:
+    """Fill `table`, uint8 [images, 3, size, size], with all images of their source, decoded and resized.
 
     Files are read in parallel.
     """
 
     def fill(i: int) -> None:
-        table[i] = prepare(source.image(i), size, interpolation)
+        table[i] = images.prepared(i)
 
     with ThreadPoolExecutor() as threads:
-        list(threads.map(fill, range(len(source))))
+        list(threads.map(fill, range(len(images.source))))
 
 
 def to_rows(hidden: Tensor) -> Tensor:

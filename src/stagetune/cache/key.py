@@ -10,9 +10,9 @@ from torch import Tensor, nn
 VERSION = "1"  # of the format and of the way that images are prepared
 
 
-def images_key(contents: Iterable[str], size: int, interpolation: str = "bilinear") -> str:
-    """The key of decoded images: their files' contents in order, and the size in pixels that they are brought to."""
-    return _digest(VERSION, "images", str(size), interpolation, *contents)
+def images_key(contents: Iterable[str], size: int, interpolation: str = "bilinear", resize: str = "crop") -> str:
+    """The key of decoded images: their files' contents in order, and to which size in pixels they come, and how."""
+    return _digest(VERSION, "images", str(size), interpolation, resize, *contents)
 
 
 def prefix_key(images: str, prefix: str, *, how: str) -> str:

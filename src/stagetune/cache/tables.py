@@ -124,14 +124,11 @@ class Tables:
     def _key(self, images: Images, depth: int) -> str:
         if depth not in self._prefixes:
             self._prefixes[depth] = weights_key(_prefix(self.backbone, depth))
-        source = images_key(
-            (images.source.contents[i] for i in images.indices.tolist()), images.size, images.interpolation
-        )
+        contents = (images.source.contents[i] for i in images.indices.tolist())
+        source = images_key(contents, images.size, images.interpolation, images.resize)
         how = {
-            "augment": images.augment,
+            "augmentation": images.views_key,
             "views": images.distinct_views,
-            "seed": images.seed if images.augment != "none" else None,
-            "transform": images.transform_key,
             "network": self.backbone.network_key,
             "normal": self.backbone.normal,
             "precision": [self.trainer.precision, torch.get_float32_matmul_precision(), self.config.dtype],

@@ -149,6 +149,9 @@ class LossSettings(Part):
         """The loss over outputs [n, dimensions] and classes or identities [n]."""
         raise NotImplementedError
 
+    def check_shares(self, loss: "nn.Module", classes: int) -> None:
+        """Raise `ConfigError` if a classifier's loss cannot take shares of the classes [n, classes] as targets."""
+
 
 @dataclass
 class NoLoss(LossSettings):
@@ -183,14 +186,21 @@ class DataSettings(Part):
 
     name: str = "digits"
     image_size: int | None = number(None, 16)
+    resize: str = choice("crop", "pad", "squash")
     split: str = choice("images", "identities", "groups")
+    sampler: str = choice("shuffled", "balanced")
     augment: str = choice(
         "none",
         "affine",
         "strong_affine",
         "crop_flip",
-        otherwise="Any other goes in as data.transform._target_=torchvision.transforms.v2.RandAugment",
+        "randaugment",
+        "trivialaugment",
+        otherwise="Any other goes in as data.transform._target_=torchvision.transforms.v2.AugMix",
     )
+    random_erasing: float = number(0.0, 0, 1)
+    mixup: float = number(0.0, 0)
+    cutmix: float = number(0.0, 0)
     transform: dict[str, Any] | None = None
     batch_size: int = number(32, 2)
     num_workers: int | None = number(None, 0)
@@ -199,6 +209,11 @@ class DataSettings(Part):
     has_identities: ClassVar[bool] = True  # not where a table gives pairs
     may_be_photographs: ClassVar[bool] = True
     published: ClassVar[bool] = False  # others are compared on it, so that it stays as it is, with its copies
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images of a training batch are mixed with each other."""
+        return self.mixup > 0 or self.cutmix > 0
 
     def problems(self, config: "Config") -> Iterator[str]:
         for entry in fields(self):

@@ -1,5 +1,6 @@
 """The loaders of a run, and the batch they give."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,9 +12,12 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from stagetune.data.augmentation import Augmentation
 from stagetune.data.samplers import (
     EpochBatches,
     Key,
+    Visit,
+    balanced_batches,
     batch_shape,
     grouped_batches,
     identity_batches,
@@ -22,7 +26,8 @@ from stagetune.data.samplers import (
 )
 from stagetune.data.source import IntArray, Pairs, Source
 from stagetune.data.splits import Split
-from stagetune.data.transforms import OwnTransform, augment, prepare
+from stagetune.data.transforms import prepare
+from stagetune.data.views import views_of
 from stagetune.errors import DataError
 from stagetune.seams import FitLoop
 
@@ -36,9 +41,9 @@ class Batch:
     """
 
     index: Tensor  # int64 [n], each image's index in its source
-    inputs: Tensor  # uint8 [n, 3, size, size] at depth 0
+    inputs: Tensor  # uint8 [n, 3, size, size] at depth 0, float where images are mixed
     depth: int
-    target: Tensor  # int64 [n], class or identity
+    target: Tensor  # int64 [n], class or identity; where images are mixed shares of the classes [n, classes]
 
     def pin_memory(self) -> "Batch":
         """The same batch in page-locked memory; the loader calls it on a machine with a GPU."""
@@ -50,11 +55,10 @@ TESTED: tuple[Literal["test"], Literal["val"]] = ("test", "val")  # what the bes
 
 
 class Images(Dataset[Batch]):
-    """The images of one part of a split, a whole batch at a time.
+    """Views of the images of one part of a split, a whole batch at a time.
 
-    `transform` is an augmentation of the user's own, after `augment`. `views` above 0 means that augmentation repeats
-    itself after so many epochs. `decoded`, where it is set, has the images of the whole source, decoded and resized
-    [images, 3, size, size].
+    With `views` above 0 there are so many of each image. `decoded`, where it is set, has the images of the whole
+    source, decoded and resized [images, 3, size, size].
     """
 
     def __init__(
@@ -64,14 +68,13 @@ class Images(Dataset[Batch]):
         *,
         size: int,
         interpolation: str = "bilinear",
-        augment: str,
-        seed: int,
+        resize: str = "crop",
+        augmentation: Augmentation,
         views: int = 0,
-        transform: OwnTransform | None = None,
     ) -> None:
-        self.source, self.indices, self.transform = source, indices, transform
-        self.size, self.interpolation = size, interpolation
-        self.augment, self.seed, self.views = augment, seed, views
+        self.source, self.indices = source, indices
+        self.size, self.interpolation, self.resize = size, interpolation, resize
+        self.augmentation, self.views = augmentation, views
         self.decoded: Tensor | None = None
 
     def __len__(self) -> int:
@@ -79,42 +82,29 @@ class Images(Dataset[Batch]):
 
     def __getitem__(self, keys: list[Key]) -> Batch:
         index = self.indices[[position for _, position in keys]]
-        images = [
-            self._augmented(self._decoded(i), (self.view(epoch), position))
-            for i, (epoch, position) in zip(index.tolist(), keys, strict=True)
-        ]
+        images = [self._view(i, view) for i, (view, _) in zip(index.tolist(), keys, strict=True)]
         inputs = torch.stack(images).contiguous(memory_format=torch.channels_last)
         return Batch(torch.from_numpy(index), inputs, 0, torch.from_numpy(self.source.labels[index]))
 
-    def view(self, epoch: int) -> int:
-        """Which augmentation of each image an epoch has; there is one only where nothing is augmented."""
-        if not self.is_augmented:
-            return 0
-        return epoch % self.views if self.views else epoch
-
-    @property
-    def is_augmented(self) -> bool:
-        return self.augment != "none" or self.transform is not None
-
     @property
     def distinct_views(self) -> int:
-        """How many augmentations of each image there are; 0 for a new one in each epoch."""
-        return self.views if self.is_augmented else 1
+        """How many there are of each image; 0 for another one at each visit."""
+        return self.views if self.augmentation else 1
 
     @property
-    def transform_key(self) -> str | None:
-        """What decides the user's own augmentation of an image and view."""
-        return f"{self.transform.fingerprint} {self.seed}" if self.transform else None
+    def views_key(self) -> list[Any] | None:
+        """What decides the views of the images, beside their contents; None where there is only the image itself."""
+        if not self.augmentation:
+            return None
+        return [*self.augmentation.key, hashlib.blake2b(self.indices.tobytes(), digest_size=8).hexdigest()]
 
-    def _augmented(self, image: Tensor, key: Key) -> Tensor:
-        changed = augment(image, self.augment, seed=self.seed, key=key)
-        return self.transform(changed, seed=self.seed, key=key) if self.transform else changed
+    def _view(self, i: int, view: int) -> Tensor:
+        image = self.prepared(i) if self.decoded is None else self.decoded[i]
+        return self.augmentation(image, i, view) if self.augmentation else image
 
-    def _decoded(self, i: int) -> Tensor:
-        return self._prepared(i) if self.decoded is None else self.decoded[i]
-
-    def _prepared(self, i: int) -> Tensor:
-        return prepare(self.source.image(i), self.size, self.interpolation)
+    def prepared(self, i: int) -> Tensor:
+        """An image of the source as it is measured."""
+        return prepare(self.source.image(i), self.size, self.interpolation, self.resize)
 
 
 class StagedLoader:
@@ -147,8 +137,10 @@ class StagedLoader:
 class StagedData(LightningDataModule):
     """Loaders over a source and its split; `images_per_identity` set means batches of identities x images.
 
-    `by_group` means of one group each. With `pairs` a training batch has the images of some of them. It is `chunks`
-    times as large as `batch_size`. `transform` is an augmentation of the user's own, tried on one image here.
+    `by_group` means of one group each. With `pairs` a training batch has the images of some of them, with `balanced`
+    each class as often. It is `chunks` times as large as `batch_size`. `augmentation` is of training images; which
+    of their `views` an epoch sees follows from `seed`. A transform of the user's own is tried on one image here.
+    `mixes` says that the task mixes the images of a training batch.
     """
 
     def __init__(
@@ -158,8 +150,9 @@ class StagedData(LightningDataModule):
         *,
         image_size: int,
         interpolation: str = "bilinear",
+        resize: str = "crop",
         batch_size: int,
-        augment: str = "none",
+        augmentation: Augmentation = Augmentation(),  # noqa: B008 - it is frozen
         images_per_identity: int | None = None,
         num_workers: int = 0,
         seed: int = 0,
@@ -169,38 +162,28 @@ class StagedData(LightningDataModule):
         chunks: int = 1,
         pairs: Pairs | None = None,
         by_group: bool = False,
-        transform: OwnTransform | None = None,
+        balanced: bool = False,
+        mixes: bool = False,
     ) -> None:
         super().__init__()
         smallest = min(map(len, split.parts().values()))
         if world_size > 1 and smallest < 2 * world_size:
             raise DataError(f"{smallest} images in a part of the split are too few for {world_size} processes")
         self.source, self.split, self.seed = source, split, seed
-        self.image_size, self.interpolation = image_size, interpolation
-        self.batch_size, self.augment = batch_size, augment
+        self.image_size, self.interpolation, self.resize = image_size, interpolation, resize
+        self.batch_size, self.balanced, self.mixes = batch_size, balanced, mixes
         self.train_batch_size = batch_size * chunks
         self.num_workers, self.rank, self.world_size = num_workers, rank, world_size
+        square: dict[str, Any] = {"size": image_size, "interpolation": interpolation, "resize": resize}
         self.parts = {
-            part: Images(
-                source,
-                indices,
-                size=image_size,
-                interpolation=interpolation,
-                augment=augment if part == "train" else "none",
-                seed=seed,
-                views=views if part == "train" else 0,
-                transform=transform if part == "train" else None,
-            )
+            part: Images(source, indices, **square, augmentation=Augmentation())
             for part, indices in split.parts().items()
         }
-        if transform is not None:
-            example = prepare(source.image(int(split.train[0])), image_size, interpolation)
-            transform.check(example, seed=seed)
-        # the training images as they are measured
-        self.parts["plain"] = self.parts["train"]
-        if self.parts["train"].is_augmented:
-            plain: dict[str, Any] = {"size": image_size, "interpolation": interpolation}
-            self.parts["plain"] = Images(source, split.train, augment="none", seed=seed, **plain)
+        self.parts["plain"] = self.parts["train"]  # the training images as they are measured
+        if augmentation:
+            self.parts["train"] = Images(source, split.train, **square, augmentation=augmentation, views=views)
+        if augmentation.own is not None:
+            augmentation.own.check(self.parts["plain"].prepared(int(split.train[0])), seed=augmentation.seed)
         self.served: dict[str, Serve] = {}  # parts whose batches come from the feature cache
         self.shape: tuple[int, int] | None = None
         self.pairs = pairs
@@ -221,22 +204,32 @@ class StagedData(LightningDataModule):
                 )
             self.shape = batch_shape(identities, self.train_batch_size, images_per_identity, world_size)
 
+    def repeats(self, part: str) -> bool:
+        """Whether what the task is given of a part comes the same again."""
+        return self.parts[part].distinct_views > 0 and not (self.mixes and part == "train")
+
     def train_batches(self, epoch: int) -> list[list[int]]:
         """The positions of each batch of an epoch that this process gets."""
-        order = {"seed": self.seed, "epoch": epoch, "rank": self.rank, "world_size": self.world_size}
-        if self.pairs is not None:
-            first, second, is_same = self._train_pairs(self.pairs)
-            return pair_batches(first, second, is_same, self.train_batch_size, **order)
-        if self.shape is None:
-            return shuffled_batches(len(self.split.train), self.train_batch_size, **order)
+        return [[position for _, position in batch] for batch in self._train_visits(epoch)]
+
+    def _train_visits(self, epoch: int) -> list[list[Visit]]:
+        order: Any = {"seed": self.seed, "epoch": epoch, "rank": self.rank, "world_size": self.world_size}
         labels = self.source.labels[self.split.train]
-        if self._groups is not None:
-            return grouped_batches(labels, self._groups, *self.shape, **order)
-        return identity_batches(labels, *self.shape, **order)
+        if self.balanced:
+            return balanced_batches(labels, self.train_batch_size, **order)
+        if self.pairs is not None:
+            batches = pair_batches(*self._train_pairs(self.pairs), self.train_batch_size, **order)
+        elif self.shape is None:
+            batches = shuffled_batches(len(labels), self.train_batch_size, **order)
+        elif self._groups is not None:
+            batches = grouped_batches(labels, self._groups, *self.shape, **order)
+        else:
+            batches = identity_batches(labels, *self.shape, **order)
+        return [[(epoch, position) for position in batch] for batch in batches]
 
     def train_dataloader(self) -> StagedLoader:
         epoch, done = self._position()
-        return self._loader("train", EpochBatches(self.train_batches, epoch=epoch, done=done))
+        return self._loader("train", self._train_visits, epoch=epoch, done=done)
 
     def _train_pairs(self, pairs: Pairs) -> tuple[IntArray, IntArray, IntArray]:
         """Positions within the training images, and is_same, of the pairs of which both are there."""
@@ -263,10 +256,17 @@ class StagedData(LightningDataModule):
     def _ordered(self, part: str) -> StagedLoader:
         # mixed, so that a batch is not all of one class; always the same; twice as many fit without a backward pass
         draw = partial(_first_epoch, len(self.parts[part]), 2 * self.batch_size, self.rank, self.world_size)
-        return self._loader(part, EpochBatches(draw))
+        return self._loader(part, draw)
 
-    def _loader(self, part: str, batches: EpochBatches) -> StagedLoader:
+    def _loader(self, part: str, draw: Callable[[int], list[list[Visit]]], **start: int) -> StagedLoader:
+        batches = EpochBatches(draw, partial(self._keys, part), **start)
         return StagedLoader(self.parts[part], batches, self._workers(part), lambda: self.served.get(part))
+
+    def _keys(self, part: str, visits: list[Visit]) -> list[Key]:
+        images = self.parts[part]
+        visit, position = np.array(visits).T
+        views = views_of(visit, images.indices[position], seed=self.seed, views=images.distinct_views)
+        return list(zip(views.tolist(), position.tolist(), strict=True))
 
     def in_order(self, part: str, rows: Sequence[Sequence[int]]) -> Iterator[Batch]:
         """A batch for each item of `rows`, which are rows of views x images."""
@@ -276,11 +276,12 @@ class StagedData(LightningDataModule):
 
     def _workers(self, part: str) -> int:
         images = self.parts[part]  # taking decoded ones from memory needs no other processes
-        return 0 if images.decoded is not None and not images.is_augmented else self.num_workers
+        return 0 if images.decoded is not None and not images.augmentation else self.num_workers
 
 
-def _first_epoch(count: int, batch_size: int, rank: int, world_size: int, epoch: int) -> list[list[int]]:
-    return shuffled_batches(count, batch_size, seed=0, epoch=0, rank=rank, world_size=world_size)
+def _first_epoch(count: int, batch_size: int, rank: int, world_size: int, epoch: int) -> list[list[Visit]]:
+    batches = shuffled_batches(count, batch_size, seed=0, epoch=0, rank=rank, world_size=world_size)
+    return [[(0, position) for position in batch] for batch in batches]
 
 
 def _whole_batches(images: Images, keys: Iterable[list[Key]], num_workers: int) -> DataLoader[Batch]:

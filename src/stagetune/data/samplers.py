@@ -10,20 +10,34 @@ from torch.utils.data import Sampler
 
 from stagetune.data.source import IntArray
 
-Key = tuple[int, int]  # epoch, position within the split: all that an augmented image depends on, beside the seed
+Visit = tuple[int, int]  # how many times an image came before, and its position within the split
+Key = tuple[int, int]  # the view that a visit sees, and the position: all that an augmented image depends on
 Batches = list[list[int]]
 
 T = TypeVar("T")
 
 
 class EpochBatches(Sampler[list[Key]]):
-    """Yields a batch at a time as keys; `draw` gives the batches of an epoch, Lightning says which epoch.
+    """Yields a batch at a time as keys; Lightning says of which epoch.
 
     Training that goes on within epoch `epoch` begins after the `done` batches of it.
+
+    Args:
+        draw: the batches of an epoch, as visits.
+        keys: the views that visits see.
+        epoch: the first one.
+        done: how many of its batches are left out.
     """
 
-    def __init__(self, draw: Callable[[int], Batches], *, epoch: int = 0, done: int = 0) -> None:
-        self._draw = lru_cache(maxsize=1)(draw)
+    def __init__(
+        self,
+        draw: Callable[[int], list[list[Visit]]],
+        keys: Callable[[list[Visit]], list[Key]],
+        *,
+        epoch: int = 0,
+        done: int = 0,
+    ) -> None:
+        self._draw, self._keys = lru_cache(maxsize=1)(draw), keys
         self._epoch = self._first_epoch = epoch
         self._done = done
 
@@ -33,7 +47,7 @@ class EpochBatches(Sampler[list[Key]]):
     def __iter__(self) -> Iterator[list[Key]]:
         epoch = self._epoch
         done = self._done if epoch == self._first_epoch else 0
-        return iter([[(epoch, position) for position in batch] for batch in self._draw(epoch)[done:]])
+        return map(self._keys, self._draw(epoch)[done:])
 
     def __len__(self) -> int:
         return len(self._draw(self._epoch))
@@ -48,11 +62,40 @@ def shuffled_batches(
     (BatchNorm).
     """
     order = np.random.default_rng([seed, epoch, 3]).permutation(count).tolist()
-    size = batch_size * world_size
-    batches = [order[start : start + size] for start in range(0, count, size)]
-    if len(batches) > 1 and len(batches[-1]) < 2 * world_size:
-        batches[-2].extend(batches.pop())
-    return [_part_of(batch, rank, world_size) for batch in batches]
+    return _in_batches(order, batch_size, rank, world_size)
+
+
+def balanced_batches(
+    labels: IntArray, batch_size: int, *, seed: int, epoch: int, rank: int = 0, world_size: int = 1
+) -> list[list[Visit]]:
+    """Every class as often, in random order, in an epoch of about as many images as there are; divided as above.
+
+    The images of a class come in one random permutation after the other, each taken up in the next epoch where this
+    one left it: over epochs they come equally often, and how often an image came before is known by the permutation.
+
+    Args:
+        labels: of each position, [n].
+        batch_size: of each process.
+        seed: of the run.
+        epoch: which one.
+        rank: of this process.
+        world_size: how many there are.
+
+    Returns:
+        The batches of this process.
+    """
+    classes = np.unique(labels).tolist()
+    share = max(1, round(len(labels) / len(classes)))  # images of each class
+    visits: list[Visit] = []
+    for label in classes:
+        members = np.flatnonzero(labels == label)
+        turns = np.arange(epoch * share, (epoch + 1) * share)
+        for visit in range(turns[0] // len(members), turns[-1] // len(members) + 1):
+            order = np.random.default_rng([seed, visit, label, 14]).permutation(members)
+            places = turns[turns // len(members) == visit] % len(members)
+            visits += [(visit, position) for position in order[places].tolist()]
+    order = np.random.default_rng([seed, epoch, 15]).permutation(len(visits))
+    return _in_batches([visits[i] for i in order.tolist()], batch_size, rank, world_size)
 
 
 def batch_shape(identities: int, batch_size: int, images_per_identity: int, world_size: int = 1) -> tuple[int, int]:
@@ -151,6 +194,15 @@ def pair_batches(
     if len(batches) > 1 and len(batches[-1]) < 2 * world_size:
         last = batches.pop()
         batches[-1].extend(image for image in last if image not in batches[-1])
+    return [_part_of(batch, rank, world_size) for batch in batches]
+
+
+def _in_batches(items: list[T], batch_size: int, rank: int, world_size: int) -> list[list[T]]:
+    """The items in their order, and of each batch what the process of this rank has."""
+    size = batch_size * world_size
+    batches = [items[start : start + size] for start in range(0, len(items), size)]
+    if len(batches) > 1 and len(batches[-1]) < 2 * world_size:
+        batches[-2].extend(batches.pop())
     return [_part_of(batch, rank, world_size) for batch in batches]
 
 

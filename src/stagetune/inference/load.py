@@ -38,6 +38,7 @@ class Transform:
     def __init__(self, config: Config) -> None:
         wanted = config.input()
         self.data, self.image_size, self.interpolation = config.data, wanted.size, wanted.interpolation
+        self.resize = config.data.resize
 
     def __call__(self, image: str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor) -> Tensor:
         """Prepare one image.
@@ -55,7 +56,7 @@ class Transform:
         pixels = _pixels(image)
         for wrapper in wrappers_of(self.data):
             pixels = wrapper.prepare(self.data, pixels)
-        return prepare(pixels, self.image_size, self.interpolation)
+        return prepare(pixels, self.image_size, self.interpolation, self.resize)
 
 
 class TrainedModel(nn.Module):

@@ -11,7 +11,7 @@ from stagetune.errors import ConfigError
 from stagetune.targets import build, check_target, find
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 SUPPLIED = ("num_classes", "embedding_size")  # arguments that it is given where it asks for them
 
@@ -52,19 +52,32 @@ class Settings(LossSettings):
             if not isinstance(loss, nn.Module):
                 raise ConfigError([f"{name}: gives a {type(loss).__name__}, which is no torch.nn.Module"])
             if not hasattr(loss, "of_pairs"):  # which may be all that it has
-                _try(loss, name, classes, dimensions)
+                target = torch.tensor([0, 0, 1, 1]) % classes
+                _try(loss, name, dimensions, target, "classes [4]")
         return loss
 
+    def check_shares(self, loss: "nn.Module", classes: int) -> None:
+        import torch
 
-def _try(loss: "nn.Module", name: str, classes: int, dimensions: int) -> None:
+        name = f"loss._target_={self.target['_target_']}"
+        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+            shares, what = torch.full((4, classes), 1 / classes), f"shares [4, {classes}]"
+            try:
+                _try(loss, name, classes, shares, what)
+            except ConfigError as error:
+                remedy = "these are the targets under data.mixup and data.cutmix; take them, or leave those out"
+                raise ConfigError([f"{problem}; {remedy}" for problem in error.problems]) from error
+
+
+def _try(loss: "nn.Module", name: str, dimensions: int, target: "Tensor", what: str) -> None:
     """Raise `ConfigError` where a small example gives no number with a gradient."""
     import torch
 
     outputs = torch.nn.functional.normalize(torch.randn(4, dimensions)).requires_grad_()
-    shapes = f"outputs [4, {dimensions}] and classes [4]"
+    shapes = f"outputs [4, {dimensions}] and {what}"
     try:
         with warnings.catch_warnings(action="ignore"):
-            cost: Any = deepcopy(loss)(outputs, torch.tensor([0, 0, 1, 1]) % classes)
+            cost: Any = deepcopy(loss)(outputs, target)
     except Exception as error:  # somebody's code
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError([f"{name}: cannot take {shapes}: {reason}"]) from error

@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import Logger
 
 from stagetune.artifacts import CheckpointMetadata, RunDir
 from stagetune.config.schema import Config
+from stagetune.data.mixing import Mixing
 from stagetune.data.source import Pairs
 from stagetune.errors import ConfigError
 from stagetune.models.backbone import Backbone
@@ -65,7 +66,8 @@ def build_task(
     `metrics` are the user's own, which take part where something is measured: a plan has none, and no trained model,
     whose file does not say what is run.
     """
-    return config.task.build(
+    data = config.data
+    task = config.task.build(
         config.loss,
         backbone,
         classes,
@@ -74,7 +76,11 @@ def build_task(
         make_optimizer=build(config.optimizer, lr=0.0),
         metadata=metadata,
         chunks=chunks_of(config),
+        mixing=Mixing(data.mixup, data.cutmix, classes) if data.mixes else None,
     )
+    if data.mixes:
+        config.loss.check_shares(task.loss, classes)
+    return task
 
 
 def came_frozen(config: Config) -> CameFrozen:

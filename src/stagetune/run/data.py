@@ -15,9 +15,10 @@ from stagetune.cache.store import Store
 from stagetune.config.parts import wrappers_of
 from stagetune.config.schema import Config
 from stagetune.config.settings import DataSettings
+from stagetune.data.augmentation import Augmentation
 from stagetune.data.datamodule import StagedData
+from stagetune.data.own_transform import own_transform
 from stagetune.data.splits import Split, check_explicit_pairs, copies_across, make_split, split_notes
-from stagetune.data.transforms import own_transform
 from stagetune.errors import DataError
 from stagetune.models.weights import Weights
 from stagetune.run.pretrained import cache_folder
@@ -48,8 +49,9 @@ def build_data(config: Config, *, rank: int = 0, world_size: int = 1) -> StagedD
         split,
         image_size=wanted.size,
         interpolation=wanted.interpolation,
+        resize=data.resize,
         batch_size=data.batch_size,
-        augment=data.augment,
+        augmentation=_augmentation(config, division["seed"]),
         images_per_identity=images_per_identity,
         by_group=by_group,
         num_workers=loader_workers(data) if data.num_workers is None else data.num_workers,
@@ -59,7 +61,20 @@ def build_data(config: Config, *, rank: int = 0, world_size: int = 1) -> StagedD
         views=config.cache.views,
         chunks=chunks_of(config),
         pairs=pairs,
-        transform=own_transform(data.transform) if data.transform else None,
+        balanced=data.sampler == "balanced",
+        mixes=data.mixes,
+    )
+
+
+def _augmentation(config: Config, seed: int) -> Augmentation:
+    data = config.data
+    mean = config.model.mean or config.input().mean
+    return Augmentation(
+        kind=data.augment,
+        own=own_transform(data.transform) if data.transform else None,
+        erasing=data.random_erasing,
+        colour=tuple(round(255 * value) for value in mean),
+        seed=seed,
     )
 
 
@@ -81,14 +96,14 @@ def build_store(config: Config, say: Callable[[str], None], *, writes: bool) -> 
 
 def decode_once(data: StagedData, store: Store) -> None:
     """Decode all images now, or take what an earlier run has decoded, if they fit into the cache's budget."""
-    key = images_key(data.source.contents, data.image_size, data.interpolation)
+    key = images_key(data.source.contents, data.image_size, data.interpolation, data.resize)
     with store.lock(key):
         table = store.get(key)
         if table is None:
             table = store.new(key, [len(data.source), 3, data.image_size, data.image_size], torch.uint8)
             if table is None:
                 return
-            decode(data.source, data.image_size, data.interpolation, table)
+            decode(data.parts["plain"], table)
             store.put(key, table)
     for images in data.parts.values():
         images.decoded = table

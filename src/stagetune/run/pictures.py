@@ -9,7 +9,6 @@ from sklearn.decomposition import PCA
 
 from stagetune.data.datamodule import StagedData
 from stagetune.data.groups import group_numbers
-from stagetune.data.transforms import prepare
 from stagetune.evaluation.classification import confusion, worst
 from stagetune.evaluation.confidence import reliability
 from stagetune.evaluation.verification import bootstrap, interval_unit
@@ -71,8 +70,7 @@ def _draw_answers(tested: Predictions, data: StagedData, folder: Path) -> None:
 
 def _picture(data: StagedData, index: int) -> Any:
     """An image as the network sees it, [height, width, 3]."""
-    image = prepare(data.source.image(index), data.image_size, data.interpolation)
-    return image.permute(1, 2, 0).numpy()
+    return data.parts["test"].prepared(index).permute(1, 2, 0).numpy()
 
 
 def _draw_verification(task: SiameseTask, data: StagedData, folder: Path) -> None:

@@ -77,7 +77,8 @@ class Probe(Callback):
             images, width, classes = len(parts["plain"]), task.backbone.out_features, len(self.data.source.classes)
             if images * width * classes > MOST:
                 return f"{images:,} images x {width:,} features x {classes:,} classes are too many for its regression"
-            computed += images if parts["plain"] is not parts["train"] else 0
+            is_read = parts["plain"] is parts["train"] and self.data.repeats("train")  # in training, too
+            computed += 0 if is_read else images
         batches = int(trainer.num_training_batches)
         steps = sum(stage.length(lambda _: batches).steps for stage in self.unfreezing.plan.stages)
         trained = steps * self.data.train_batch_size * self.data.world_size

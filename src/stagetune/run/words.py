@@ -61,6 +61,7 @@ def training_words(config: Config, data: StagedData, *, precision: str, device: 
     """In which precision, where, and of what a batch and a step are made."""
     asked = f" (asked: {config.precision})" if config.precision != precision else ""
     batch = f"{data.shape[0]} identities x {data.shape[1]} images" if data.shape else f"{data.batch_size} images"
+    batch += " of balanced classes" if data.balanced else ""
     several = f" in each of {data.world_size} processes" if data.world_size > 1 else ""
     gather = f", a step every {config.accumulation} batches" if config.accumulation > 1 else ""
     if config.exact_accumulation:
@@ -72,6 +73,8 @@ def cache_words(config: Config, data: StagedData) -> str:
     """Of which images the outputs of a frozen prefix are computed once, and why not of all."""
     if config.cache.features == "off":
         return "off: a frozen prefix is computed in each epoch (cache=auto computes it once)"
+    if data.mixes:
+        return "validation only: training mixes its images anew in each epoch (data.mixup, data.cutmix)"
     views = data.parts["train"].distinct_views
     if not views:
         return "validation only: training draws new augmentations in each epoch (cache.views=4 would repeat four)"

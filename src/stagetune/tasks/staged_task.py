@@ -12,13 +12,17 @@ from torch.utils.checkpoint import checkpoint
 from stagetune.artifacts import CheckpointMetadata
 from stagetune.data.datamodule import Batch
 from stagetune.data.gather import gather_rows
+from stagetune.data.mixing import Mixing
 from stagetune.models.backbone import Backbone
 
 MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
 
 
 class StagedTask(LightningModule):
-    """A backbone under a head, whose `metadata` goes into every checkpoint. A batch is encoded in `chunks` parts."""
+    """A backbone under a head, whose `metadata` goes into every checkpoint.
+
+    The images of a training batch are mixed where `mixing` is given; it is encoded in `chunks` parts.
+    """
 
     def __init__(
         self,
@@ -29,6 +33,7 @@ class StagedTask(LightningModule):
         make_optimizer: MakeOptimizer,
         metadata: CheckpointMetadata | None = None,
         chunks: int = 1,
+        mixing: Mixing | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -36,7 +41,7 @@ class StagedTask(LightningModule):
         self.loss = loss
         self.metadata = metadata or CheckpointMetadata()
         self.batch_figures: dict[str, Tensor] = {}  # of the latest training batch; NaN where it has none
-        self.chunks = chunks
+        self.chunks, self.mixing = chunks, mixing
         self._make_optimizer = make_optimizer
 
     def forward(self, inputs: Tensor, depth: int = 0) -> Tensor:
@@ -52,7 +57,7 @@ class StagedTask(LightningModule):
         return gather_rows(self, self._outputs(batch)), gather_rows(self, batch.target)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        cost: Tensor = self.loss(*self.run(batch))
+        cost: Tensor = self.loss(*self.run(self.mixing(batch) if self.mixing else batch))
         return cost
 
     def _outputs(self, batch: Batch) -> Tensor:

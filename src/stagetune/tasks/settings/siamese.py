@@ -52,6 +52,20 @@ class Settings(TaskSettings):
             if beside and self.differs(key):
                 yield f"task.{key}={getattr(self, key)}: has no effect with {beside}; leave one of them out"
 
+        if config.data.mixes:
+            key = "mixup" if config.data.mixup else "cutmix"
+            yield (
+                f"data.{key}={getattr(config.data, key)}: mixes classes, and task=siamese compares identities; "
+                "leave it out, or use task=classifier"
+            )
+        if config.data.sampler == "balanced" and not config.data.has_identities:
+            yield f"data.sampler=balanced: goes by identities, and data={config.data.name} gives pairs; leave it out"
+        elif config.data.sampler == "balanced" and self.batches != "uniform":
+            yield (
+                f"data.sampler=balanced: has no effect with task.batches={self.batches}, which has as many images of "
+                "each identity in a batch; leave it out, or add task.batches=uniform"
+            )
+
     def batches_of(self) -> tuple[int | None, bool]:
         return None if self.batches == "uniform" else self.images_per_identity, self.batches == "by_group"
 
