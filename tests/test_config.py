@@ -67,7 +67,7 @@ def test_every_group_option_composes_and_validates(path: Path, tmp_path: Path) -
         "precision=fp16": ["trainer=gpu"],
         "model=own": ["model.network._target_=a.Net", "model.blocks=[low,layer4]"],
     }
-    if option.startswith("loss=") and option != "loss=cross_entropy":
+    if option.startswith("loss=") and path.stem not in ("cross_entropy", "focal"):
         needs[option] = ["task=siamese"]
     compose([option, *needs.get(option, [])])
 
@@ -272,6 +272,14 @@ def test_a_value_typo_of_a_sweep_is_found_among_its_values() -> None:
         (
             ["precision=fp16", "trainer=gpu", "+trainer.gradient_clip_val=1.0"],
             "precision=fp16: a fused optimizer cannot clip scaled gradients; add optimizer.fused=false",
+        ),
+        (
+            ["loss.class_weights=[1,-2,0.5]"],
+            "loss.class_weights=[1, -2, 0.5]: expects balanced, or a list with a number above 0 for each class",
+        ),
+        (
+            ["loss=focal", "loss.class_weights=balansed"],
+            "loss.class_weights=balansed: expects balanced, or a list with a number above 0 for each class",
         ),
         (["precision=fp16", "trainer=cpu"], "precision=fp16: a CPU cannot train in fp16; use precision=bf16"),
         (

@@ -14,7 +14,7 @@ from stagetune.cache.key import images_key
 from stagetune.cache.store import Store
 from stagetune.config.parts import wrappers_of
 from stagetune.config.schema import Config
-from stagetune.config.settings import DataSettings
+from stagetune.config.settings import DataSettings, LossSettings
 from stagetune.data.datamodule import StagedData
 from stagetune.data.splits import Split, check_explicit_pairs, make_split
 from stagetune.data.transforms import own_transform
@@ -104,6 +104,13 @@ def check_unseen(data: StagedData, weights: Weights, split_by: str) -> None:
                 f"identities that should be unseen, such as {shared[0]}; choose other val and test identities, "
                 "or other weights"
             )
+
+
+def loss_of(config: Config, data: StagedData) -> LossSettings:
+    """The settings of the loss for the classes of the data; raises `ConfigError` where they do not fit."""
+    classes = data.source.classes
+    counts = np.bincount(data.source.labels[data.split.train], minlength=len(classes))
+    return config.loss.for_classes(classes, counts.tolist())
 
 
 def chunks_of(config: Config) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
 
@@ -62,8 +62,13 @@ class ClassificationTask(StagedTask):
     def _measured(self, batch: Batch) -> tuple[Tensor, Tensor]:
         logits, target = self.run(batch)
         logits = logits.float()
-        self.eval_loss.update(self.loss(logits, target), weight=len(target))
+        self.eval_loss.update(self.loss(logits, target), weight=self._counts(target))
         return logits, target
+
+    def _counts(self, target: Tensor) -> Tensor | int:
+        """What a batch's loss counts in that of a part; with class weights it is a mean by those of its images."""
+        weight = self.loss.weight if isinstance(self.loss, nn.CrossEntropyLoss) else None
+        return len(target) if weight is None else weight[target].sum()
 
     def _log(self, part: Part, metrics: MetricCollection) -> None:
         loss = {f"{part}/loss": self.eval_loss.compute()}
