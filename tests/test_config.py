@@ -274,6 +274,10 @@ def test_a_value_typo_of_a_sweep_is_found_among_its_values() -> None:
             "precision=fp16: a fused optimizer cannot clip scaled gradients; add optimizer.fused=false",
         ),
         (
+            ["precision=fp16", "trainer=gpu", "+schedule.stages.0.gradient_clip_val=1.0"],
+            "precision=fp16: a fused optimizer cannot clip scaled gradients; add optimizer.fused=false",
+        ),
+        (
             ["loss.class_weights=[1,-2,0.5]"],
             "loss.class_weights=[1, -2, 0.5]: expects balanced, or a list with a number above 0 for each class",
         ),

@@ -78,6 +78,8 @@ def _row(plan: Plan, stage: PlannedStage) -> tuple[str, ...]:
     rise = f", warm-up {stage.warmup:g}" if stage.warmup else rise
     more = ", by relative gradient norm" if stage.lr_scale else ""
     more += f", L2-SP {stage.l2_sp:g}" if stage.l2_sp else ""
+    more += f", clipped at {stage.gradient_clip_val:g}" if stage.gradient_clip_val else ""
+    more += ", not clipped" if stage.gradient_clip_val == 0 else ""
     return (
         stage.name,
         _epochs_words(stage),
