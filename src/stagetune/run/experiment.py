@@ -133,7 +133,7 @@ def _build_fit_test(run: Run, last: Mapping[str, Any] | None) -> None:
 
     with products(result.precision):
         seed_everything(config.seed, workers=True, verbose=False)  # now: pretraining a backbone draws, too
-        task = _task(config, data, weights, last)
+        task = first_task(config, data, weights, last)
         result.weights["used"] = task.metadata.weights
         plan = make_plan(watched(config), describe(task, came_frozen=came_frozen(config)))
         check_exact(plan, task)
@@ -175,7 +175,9 @@ def _weights(run: Run) -> Weights:
     return weights or find_weights(run.config, run.screen, run_experiment)
 
 
-def _task(config: Config, data: StagedData, weights: Weights | None, last: Mapping[str, Any] | None) -> StagedTask:
+def first_task(
+    config: Config, data: StagedData, weights: Weights | None, last: Mapping[str, Any] | None
+) -> StagedTask:
     """Backbone and head as training begins with them; of a run that goes on the checkpoint has the weights."""
     backbone = config.model.build(config.input().size)
     if weights is not None:
