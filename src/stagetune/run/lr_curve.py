@@ -58,19 +58,23 @@ def range_test(step: Callable[[float], float], *, low: float, high: float, steps
 
 
 def proposal(curve: Curve) -> float | None:
-    """A tenth of the rate at which the smoothed loss is lowest.
+    """A tenth of the lowest rate at which the smoothed loss is as low as it gets, but for noise.
 
-    Gugger 2018: an order of magnitude before the minimum, where the loss still falls. The steepest point is not
-    taken: between steps of different batches it is often where nothing is learnt yet.
+    A tenth, as Gugger 2018 and fastai's `minimum`: an order of magnitude before the minimum the loss still falls.
+    As low as it gets: within one standard deviation of a step's loss (the one-standard-error rule of Breiman et al.
+    1984, section 3.4.3), since some networks bear rates far above the first one at which they have learnt. The
+    steepest point is not taken: it is often where steps happen to differ and nothing is learnt yet.
 
     Args:
         curve: of a test.
 
     Returns:
-        The rate; None where the loss never fell by more than twice the deviation of its first tenth, in which hardly
-        anything is learnt.
+        The rate; None where the loss never fell by more than two of these deviations.
     """
-    first = curve.losses[: max(len(curve.losses) // 10, 2)]
-    lowest = int(np.argmin(curve.smoothed))
-    fell = first.mean() - curve.smoothed[lowest] > 2 * first.std()
-    return float(curve.rates[lowest]) / 10 if fell else None
+    end = int(np.argmin(curve.smoothed)) + 1
+    if end < 3:
+        return None
+    noise = np.diff(curve.losses[:end]).std() / math.sqrt(2)  # of successive steps, so that the fall counts little
+    if curve.losses[: max(end // 10, 2)].mean() - curve.smoothed[end - 1] <= 2 * noise:
+        return None
+    return float(curve.rates[np.argmax(curve.smoothed <= curve.smoothed[end - 1] + noise)]) / 10

@@ -62,7 +62,7 @@ def rate_tests(config: Config, steps: int, screen: Screen) -> list[StageTest]:
     Args:
         config: of a run.
         steps: optimizer steps of each test, at most.
-        screen: where it is said where weights come from.
+        screen: where it is said what is tested, and where weights come from.
 
     Returns:
         A test for each stage.
@@ -97,6 +97,7 @@ def rate_tests(config: Config, steps: int, screen: Screen) -> list[StageTest]:
         for stage, said in zip(plan.stages, config.schedule.stages, strict=True):
             if stage.index == 1 and plan.stages[0].open_blocks == (HEAD,):
                 loop.train(plan.stages[0])
+            screen.line("testing", f"stage {said.name}")
             start, scheduled = time.monotonic(), said.lr or max(stage.rates.values())
             with loop.kept(), loop.training(stage, "train") as step:
                 curve = range_test(lambda rate, to=scheduled: step(rate / to), low=LOW, high=HIGH, steps=steps)  # type: ignore[misc]
@@ -137,4 +138,4 @@ def rate_notes(tests: Sequence[StageTest]) -> Iterator[str]:
             beside = ", and its lr" if test.stage.lr else ""
             yield f"stage {test.stage.name}: multiply its lrs by {test.proposed / test.scheduled:.2g}{beside}"
         if not test.proposed:
-            yield f"stage {test.stage.name}: at no rate did the loss fall by more than it differs from step to step"
+            yield f"stage {test.stage.name}: at no rate did the loss fall clearly below where it began"

@@ -135,4 +135,4 @@ class PlainLoop:
     def _batches(self) -> int:
         """Those of an epoch."""
         batches, limit = len(self.data.train_batches(0)), self.config.trainer.get("limit_train_batches", 1.0)
-        return min(batches, limit) if isinstance(limit, int) else max(int(batches * limit), 1)
+        return max(min(batches, limit) if isinstance(limit, int) else int(batches * limit), 1)
