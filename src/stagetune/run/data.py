@@ -24,7 +24,10 @@ from stagetune.run.pretrained import cache_folder
 
 
 def build_data(config: Config, *, rank: int = 0, world_size: int = 1) -> StagedData:
-    """The loaders over source and split; raises `DataError` for images that cannot be trained on so."""
+    """The loaders over source and split; raises `DataError` for images that cannot be trained on so.
+
+    And `ConfigError` for a loss that does not fit their classes.
+    """
     data, task, wanted = config.data, config.task, config.input()
     source, pairs = data.build(wanted.size)
     division = data.division()
@@ -35,7 +38,7 @@ def build_data(config: Config, *, rank: int = 0, world_size: int = 1) -> StagedD
     for wrapper in wrappers_of(data):
         source, split = wrapper.wrap(data, source, split, division["seed"])
     images_per_identity, by_group = task.batches_of()
-    return StagedData(
+    built = StagedData(
         source,
         split,
         image_size=wanted.size,
@@ -53,6 +56,8 @@ def build_data(config: Config, *, rank: int = 0, world_size: int = 1) -> StagedD
         pairs=pairs,
         transform=own_transform(data.transform) if data.transform else None,
     )
+    loss_of(config, built)  # what does not fit the classes is said before anything is computed
+    return built
 
 
 def loader_workers(data: DataSettings) -> int:
