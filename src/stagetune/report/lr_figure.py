@@ -23,8 +23,7 @@ def draw_rate_tests(tests: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.axvline(test["scheduled"], color="#555555", linestyle="--", label=f"schedule {test['scheduled']:.1e}")
         if test["proposed"]:
             axes.axvline(test["proposed"], color="#c0392b", label=f"proposed {test['proposed']:.1e}")
-        shown = test["smoothed"][np.isfinite(test["smoothed"])]
-        low, high = min(shown), max(shown)
+        low, high = min(test["losses"]), max(test["smoothed"])  # single steps beyond say nothing
         axes.set_ylim(low - 0.1 * (high - low) - 1e-6, high + 0.1 * (high - low) + 1e-6)
         axes.set_xscale("log")
         axes.set_xlabel("learning rate")
