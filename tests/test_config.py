@@ -72,7 +72,7 @@ def test_every_group_option_composes_and_validates(path: Path, tmp_path: Path) -
     }
     if "name: torchvision" in path.read_text():
         needs[option] = [f"data.root={tmp_path}"]
-    if option.startswith("loss=") and option != "loss=cross_entropy":
+    if option.startswith("loss=") and path.stem not in ("cross_entropy", "focal"):
         needs[option] = ["task=siamese"]
     compose([option, *needs.get(option, [])])
 
@@ -280,6 +280,18 @@ def test_a_value_typo_of_a_sweep_is_found_among_its_values() -> None:
         (
             ["precision=fp16", "trainer=gpu", "+trainer.gradient_clip_val=1.0"],
             "precision=fp16: a fused optimizer cannot clip scaled gradients; add optimizer.fused=false",
+        ),
+        (
+            ["precision=fp16", "trainer=gpu", "+schedule.stages.0.gradient_clip_val=1.0"],
+            "precision=fp16: a fused optimizer cannot clip scaled gradients; add optimizer.fused=false",
+        ),
+        (
+            ["loss.class_weights=[1,-2,0.5]"],
+            "loss.class_weights=[1, -2, 0.5]: expects balanced, or a list with a number above 0 for each class",
+        ),
+        (
+            ["loss=focal", "loss.class_weights=balansed"],
+            "loss.class_weights=balansed: expects balanced, or a list with a number above 0 for each class",
         ),
         (["precision=fp16", "trainer=cpu"], "precision=fp16: a CPU cannot train in fp16; use precision=bf16"),
         (

@@ -251,7 +251,7 @@ def recipes(words: Sequence[str]) -> list[list[str]]:
 def said(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[str]], object]:
     """Has the words of a `stagetune` command parsed, and nothing done."""
     monkeypatch.setattr(cli, "newest_sweep", lambda: Path("newest"))
-    for name in ("show_plan", "show_oneshot", "show_report", "show_best", "show_cache"):
+    for name in ("show_plan", "show_lr", "show_oneshot", "show_report", "show_best", "show_cache"):
         monkeypatch.setattr(cli, name, lambda *_, **__: None)
 
     def parse(words: Sequence[str]) -> None:

@@ -10,13 +10,17 @@ import torch
 import torch.nn.functional as F
 from pytorch_metric_learning import distances, losses, miners
 from scipy.spatial.distance import cdist
+from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 from torch.optim import SGD
 
 from stagetune.config.parts import PACKAGES, names, part
+from stagetune.data.datamodule import Batch
+from stagetune.errors import ConfigError
 from stagetune.losses.shared.pairs import batch_pairs
 from stagetune.losses.triplet import MINERS
 from stagetune.models.distances import measure
+from stagetune.tasks.classification import ClassificationTask
 
 
 def built(name: str, **settings: Any) -> nn.Module:
@@ -209,3 +213,71 @@ def test_cross_entropy_is_torchs_with_its_smoothing() -> None:
     ours = built("cross_entropy", label_smoothing=0.2)(scores, target)
     torch.testing.assert_close(ours, F.cross_entropy(scores, target, label_smoothing=0.2))
     assert ours != F.cross_entropy(scores, target)
+
+
+WEIGHTS = [0.5, 1.0, 4.0, 2.0, 0.25, 1.5]
+SCORES, CLASSES = 3 * torch.randn(9, 6, dtype=torch.float64, generator=torch.manual_seed(3)), torch.arange(9) % 6
+SHARES = torch.rand(9, 6, dtype=torch.float64, generator=torch.manual_seed(4)).softmax(1)
+each_kind_of_target = pytest.mark.parametrize("target", [CLASSES, SHARES], ids=["classes", "shares"])
+
+
+@each_kind_of_target
+def test_focal_is_equation_5_of_lin_et_al(target: Tensor) -> None:
+    costs, counted = [], 0.0
+    for scores, one in zip(SCORES.numpy(), target, strict=True):
+        p = np.exp(scores) / np.exp(scores).sum()
+        shares = np.eye(6)[one] if one.ndim == 0 else one.numpy()
+        costs.append(sum(-shares[c] * WEIGHTS[c] * (1 - p[c]) ** 1.5 * np.log(p[c]) for c in range(6)))
+        counted += WEIGHTS[one] if one.ndim == 0 else 1.0
+    ours = built("focal", gamma=1.5, class_weights=WEIGHTS)(SCORES, target)
+    assert float(ours) == pytest.approx(sum(costs) / counted)
+
+
+@each_kind_of_target
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["alike", "weighted"])
+@pytest.mark.parametrize("name", ["focal", "cross_entropy"])
+def test_focal_without_gamma_and_cross_entropy_are_torchs(name: str, weights: Any, target: Tensor) -> None:
+    settings = {"label_smoothing": 0.2, "class_weights": weights, **({"gamma": 0.0} if name == "focal" else {})}
+    given = None if weights is None else torch.tensor(weights)
+    scores = SCORES.float()
+    expected = nn.CrossEntropyLoss(given, label_smoothing=0.2)(scores, target if target.ndim == 1 else target.float())
+    ours = built(name, **settings)(scores, target if target.ndim == 1 else target.float())
+    torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_focal_is_finite_for_scores_that_are_as_sure_as_can_be(gamma: float) -> None:
+    scores = torch.tensor([[1e4, 0.0], [1e4, 0.0], [0.0, 0.0]], requires_grad=True)
+    cost = built("focal", gamma=gamma)(scores, torch.tensor([0, 1, 0]))
+    cost.backward()
+    assert torch.isfinite(cost)
+    assert torch.isfinite(scores.grad).all()
+
+
+def test_balanced_weights_are_those_of_scikit_learn() -> None:
+    labels, classes = np.repeat([0, 1, 2], [5, 1, 14]), ["a", "b", "c"]
+    kind: Any = part("loss", "focal")
+    weighed = kind(class_weights="balanced").for_classes(classes, np.bincount(labels).tolist())
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    assert weighed.class_weights == pytest.approx(expected)
+    assert kind(class_weights="balanced").weights() is None  # without data
+    with pytest.raises(ConfigError, match="class_weights=balanced: class b has no training images; give it"):
+        kind(class_weights="balanced").for_classes(classes, [5, 0, 14])
+    with pytest.raises(ConfigError, match="has 2 numbers for 3 classes; give one for each, in this order: a, b, c"):
+        kind(class_weights=[1, 2]).for_classes(classes, [5, 1, 14])
+
+
+@pytest.mark.parametrize("weights", [None, [3.0, 1.0, 0.2]], ids=["alike", "weighted"])
+def test_the_loss_of_a_part_is_that_of_all_its_images_at_once(weights: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind: Any = part("loss", "cross_entropy")
+    task = ClassificationTask(
+        nn.Identity(), nn.Identity(), kind(class_weights=weights).build(3, 3), classes=3, make_optimizer=SGD
+    )
+    task.forward = lambda inputs, depth: inputs  # type: ignore[method-assign]
+    logged: dict[str, Any] = {}
+    monkeypatch.setattr(task, "log_dict", logged.update)
+    scores, target = torch.randn(10, 3, generator=torch.manual_seed(0)), torch.tensor([0, 0, 0, 0, 1, 2, 1, 2, 2, 2])
+    for some in (slice(0, 4), slice(4, 7), slice(7, 10)):
+        task.validation_step(Batch(target[some], scores[some], 0, target[some]), 0)
+    task.on_validation_epoch_end()
+    torch.testing.assert_close(logged["val/loss"], task.loss(scores, target))

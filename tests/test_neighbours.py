@@ -477,6 +477,92 @@ def test_a_checkpoint_on_an_exception_can_be_gone_on_from(hook: str, tmp_path: P
     assert_equal(module, plain)
 
 
+# ----------------------------------------------------------------------------------------------------------- clipping
+
+CLIPPED = [
+    Stage("head", ["head"], lr=0.1),
+    Stage("all", ["all"], epochs=2, lr=0.05, gradient_clip_val=0.1),
+    Stage("free", steps=2, lr=0.05, gradient_clip_val=0),
+    Stage("own", steps=2, lr=0.05),
+]
+
+
+class Clips(Program):
+    """What its hook is told of each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[float | None] = []
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: Any, gradient_clip_algorithm: Any
+    ) -> None:
+        self.told.append(gradient_clip_val)
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+
+def test_a_stage_clips_as_it_says_and_others_as_the_trainer_does() -> None:
+    limits, norms = [0.2] * 3 + [0.1] * 6 + [math.inf] * 2 + [0.2] * 2, []
+
+    def clip(optimizer: SGD) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(float(nn.utils.clip_grad_norm_(parameters, limits[len(norms)])))
+
+    module, plain = Clips(), Program()
+    trainer = fit(module, CLIPPED, gradient_clip_val=0.2)
+    loop(plain, [(HEAD, 3), (ALL, 6), (ALL, 2), None, (ALL, 2)], before_step=clip)
+    assert_equal(module, plain)
+    assert sum(norm > limit for norm, limit in zip(norms, limits, strict=True)) > 3  # else little was clipped
+    assert module.told == [0.2] * 3 + [0.1] * 6 + [0] * 2 + [0.2] * 2
+    assert trainer.gradient_clip_val == 0.2
+
+
+def test_a_stage_goes_on_clipping_and_what_the_trainer_has_comes_back_from_an_exception(tmp_path: Path) -> None:
+    whole, keep = Clips(), ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, auto_insert_metric_name=False)
+    fit(whole, CLIPPED, keep, enable_checkpointing=True)
+    again = Clips()
+    fit(again, CLIPPED, ckpt_path=tmp_path / "6.ckpt")
+    assert again.told == [0.1] * 3 + [0] * 2 + [None] * 2
+    assert_equal(again, whole, 0.0)
+    edited = [*CLIPPED[:1], Stage("all", ["all"], epochs=2, lr=0.05, gradient_clip_val=9), *CLIPPED[2:]]
+    with pytest.raises(ScheduleError, match=r"stage all: gradient_clip_val is 9\.0, was 0\.1"):
+        fit(Clips(), edited, ckpt_path=tmp_path / "6.ckpt")
+
+    class Breaks(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            if trainer.gradient_clip_val == 0.1:
+                raise ValueError
+
+    trainer = Trainer(callbacks=[StagedUnfreezing(CLIPPED), Breaks()], gradient_clip_val=0.2, **QUIET)
+    with pytest.raises(ValueError):  # noqa: PT011
+        trainer.fit(Clips(), loader(), loader(8))
+    assert trainer.gradient_clip_val == 0.2
+
+
+def test_a_plan_of_before_there_was_a_setting_is_gone_on_with(tmp_path: Path) -> None:
+    fit(Program(), STAGES, ModelCheckpoint(tmp_path, "last"), enable_checkpointing=True, max_epochs=1)
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    for stage in saved["callbacks"]["StagedUnfreezing"]["plan"]["stages"]:
+        del stage["gradient_clip_val"]
+    torch.save(saved, tmp_path / "last.ckpt")
+    assert fit(Program(), STAGES, ckpt_path=tmp_path / "last.ckpt").global_step == 9
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+def test_a_fused_optimizer_that_lightning_does_not_clip_is_refused_by_name(precision: Any) -> None:
+    class Fused(Program):
+        def configure_optimizers(self) -> Any:
+            return SGD(self.parameters(), lr=1.0, fused=True)
+
+    if precision == "32-true":
+        fit(Fused(), CLIPPED, precision=precision)
+        return
+    with pytest.raises(
+        ScheduleError, match="stage all clips gradients, which Lightning refuses for a fused optimizer"
+    ):
+        fit(Fused(), CLIPPED, precision=precision)
+
+
 # ------------------------------------------------------------------------------------------------------------ refused
 
 
@@ -543,7 +629,9 @@ def test_a_sharded_optimizer_is_refused_by_name() -> None:
 
 
 def test_fused_optimizers_in_fp16_are_refused_where_a_stage_looks_at_gradients() -> None:
-    plan = Mock(stages=[Mock(is_watched=False, l2_sp=0.1, lr_scale=None, epochs=1, until=None)])
+    plan = Mock(
+        stages=[Mock(is_watched=False, l2_sp=0.1, lr_scale=None, epochs=1, until=None, gradient_clip_val=None)]
+    )
     plan.stages[0].name = "a"
     trainer = Mock(min_epochs=0, barebones=False, optimizers=[Mock(_step_supports_amp_scaling=True)])
     with pytest.raises(

@@ -104,9 +104,9 @@ def test_a_wrapper_that_needs_identities_is_no_setting_of_pairs(wrapper: Any) ->
         (["batch_size=8"], "batch_size: no such key or group; write data.batch_size=8"),
         (["min_seconds=8"], "min_seconds: no such key or group; write checkpoint.min_seconds=8"),
         (
-            ["loss=focal"],
-            "loss=focal: no such loss; valid: arcface, bce, contrastive, cross_entropy, multi_similarity, nt_xent, "
-            "own, proxy_anchor, supcon, triplet. One of your own or of a library goes in as "
+            ["loss=poly"],
+            "loss=poly: no such loss; valid: arcface, bce, contrastive, cross_entropy, focal, multi_similarity, "
+            "nt_xent, own, proxy_anchor, supcon, triplet. One of your own or of a library goes in as "
             "loss._target_=package.Loss",
         ),
         (
@@ -304,7 +304,7 @@ RUNS = {  # together every loss, source, wrapper, task and family of backbones t
                 "data.root=root", "data.centred=true", "data.spliced=1"],
     "proxy_anchor": ["task=siamese", "loss=proxy_anchor", "model=vgg11", "data=image_folder", "data.root=root"],
     "timm": ["model=timm", "model.arch=test_convnext", "data=digits"],
-    "lite": ["model=efficientnet_lite0", "data=digits"],
+    "focal": ["loss=focal", "loss.class_weights=balanced", "model=efficientnet_lite0", "data=digits"],
     "own": ["loss._target_=outside.Focal", "data._target_=outside.Shapes", "data.count=24", "data.pil=true",
             "model._target_=crashing.Net", "model.blocks=[stem,layer2,layer3,layer4]", "model.mean=[0.5,0.5,0.5]",
             "data.transform._target_=outside.Speckle", "data.transform.share=0.1"],

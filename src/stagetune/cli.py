@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 from stagetune import __version__
 from stagetune.config.compose import compose
-from stagetune.errors import ResultError, shown
+from stagetune.errors import ConfigError, ResultError, shown
 
 if TYPE_CHECKING:
     from stagetune.report.summary import Summary
+
+FEWEST_STEPS = 50  # of a learning-rate test
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -34,6 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     plan.add_argument("overrides", nargs="*", help="as for train.py: +experiment=siamese_staged schedule=gradual ...")
     plan.add_argument("--picture", type=Path, help="where to draw it (default: outputs/plans/<schedule>.png)")
+    lr = commands.add_parser(
+        "lr", help="propose learning rates: each stage trains for a while as they rise; nothing is kept"
+    )
+    lr.add_argument("overrides", nargs="*", help="as for train.py: +experiment=siamese_staged model=resnet18 ...")
+    lr.add_argument("--steps", type=int, default=100, help="of each stage's test, at most (default: 100)")
+    lr.add_argument("--picture", type=Path, help="where to draw it (default: outputs/lr/<name>.png)")
     cache = commands.add_parser("cache", help="list or clear the files of the feature cache")
     cache.add_argument("action", choices=("list", "clear"))
     oneshot = commands.add_parser(
@@ -66,6 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with shown():
             if chosen.command == "plan":
                 show_plan(chosen.overrides, chosen.picture)
+            elif chosen.command == "lr":
+                if chosen.steps < FEWEST_STEPS:
+                    parser.error(f"lr: --steps {chosen.steps}: a curve needs at least {FEWEST_STEPS} steps")
+                show_lr(chosen.overrides, chosen.steps, chosen.picture)
             elif chosen.command == "oneshot":
                 if len(chosen.paths) != (1 if chosen.baseline else 2):
                     parser.error("oneshot: give CKPT and RUNS, or RUNS with --baseline hausdorff")
@@ -188,6 +200,34 @@ def show_plan(overrides: Sequence[str], picture: Path | None) -> None:
     timeline = rate_timeline(plan, simulate)
     draw_plan(timeline.blocks, timeline.rates, timeline.stages, path)
     print(plan_text(plan))
+    print(path)
+
+
+def show_lr(overrides: Sequence[str], steps: int, picture: Path | None) -> None:
+    """Print and draw what a learning-rate range test of each stage proposes, and how it is said to a run."""
+    config = compose(overrides)
+    if config.resume:
+        raise ConfigError([f"resume={config.resume}: rates are tested before a run; leave resume out"])
+    from stagetune.report.lr_figure import draw_rate_tests
+    from stagetune.run.lr_test import rate_notes, rate_overrides, rate_table, rate_tests
+    from stagetune.run.screen import Screen
+
+    tests = rate_tests(config, steps, Screen())
+    print(rate_table(tests))
+    words = list(rate_overrides(tests))
+    try:
+        compose([*overrides, *words])
+    except ConfigError:  # a schedule file, or a recipe, says the stages
+        words = [f"{word} (where the schedule's stages are said)" for word in words]
+    for line in [*([" ".join(words)] if words else []), *rate_notes(tests)]:
+        print(line)
+    path = picture or Path("outputs") / "lr" / f"{config.name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    panels = [
+        {**vars(test.curve), "name": test.stage.name, "scheduled": test.scheduled, "proposed": test.proposed}
+        for test in tests
+    ]
+    draw_rate_tests(panels, path)
     print(path)
 
 

@@ -29,6 +29,7 @@ OF_STAGES = {
     "lr": "lr", "learning_rate": "lr", "epochs": "epochs", "max_epochs": "epochs", "num_epochs": "epochs",
     "steps": "steps", "max_steps": "steps", "warmup": "warmup", "patience": "until.patience",
     "lr_scheduler": "lr_scheduler", "scheduler": "lr_scheduler", "weight_decay": "weight_decay",
+    "gradient_clip_val": "gradient_clip_val",
 }  # fmt: skip
 HYDRAS_OWN = (HydraException, OmegaConfBaseException)
 UNCOMPOSABLE = (*HYDRAS_OWN, TypeError, ValueError, yaml.YAMLError)  # of omegaconf for odd indices, of files

@@ -1,9 +1,9 @@
 """What all parts of a kind can be told, and what each says of itself. A part's module adds its own. No torch."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from stagetune.typed import Settings, choice, number
 
@@ -144,6 +144,14 @@ class LossSettings(Part):
     def measure(self) -> str:
         """How far it says that two embeddings are apart, see `models/distances`."""
         return "euclidean"
+
+    def for_classes(self, classes: Sequence[str], counts: Sequence[int]) -> Self:
+        """The settings with numbers in place of what depends on the data, of so many training images of each class.
+
+        Raises:
+            ConfigError: for settings that do not fit these classes.
+        """
+        return self
 
     def build(self, classes: int, dimensions: int) -> "nn.Module":
         """The loss over outputs [n, dimensions] and classes or identities [n]."""

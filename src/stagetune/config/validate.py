@@ -49,6 +49,14 @@ def validate(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config
         except ScheduleError as error:
             where = "schedule.file: " if getattr(given, "file", None) else ""
             problems.extend(f"{where}{problem}" for problem in error.problems)
+        clips = [
+            config.trainer.get("gradient_clip_val"),
+            *(stage.gradient_clip_val for stage in config.schedule.stages),
+        ]
+        if config.precision == "fp16" and any(clips) and config.optimizer.get("fused"):
+            problems.append(
+                "precision=fp16: a fused optimizer cannot clip scaled gradients; add optimizer.fused=false"
+            )
     if problems or config is None:
         raise ConfigError(problems)
     return config
@@ -129,8 +137,6 @@ def _rules(config: Config) -> Iterator[str]:
     yield from config.model.problems(config)
     if config.precision == "fp16" and config.trainer.get("accelerator") == "cpu":
         yield "precision=fp16: a CPU cannot train in fp16; use precision=bf16"
-    if config.precision == "fp16" and config.trainer.get("gradient_clip_val") and config.optimizer.get("fused"):
-        yield "precision=fp16: a fused optimizer cannot clip scaled gradients; add optimizer.fused=false"
     if "_target_" not in config.optimizer:
         yield "optimizer._target_: is missing; choose optimizer=adamw or optimizer=sgd, or name a torch.optim class"
     if "lr" in config.optimizer:

@@ -3,23 +3,19 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stagetune.config.settings import LossSettings
-from stagetune.typed import number
+from stagetune.losses.shared.classes import ClassLossSettings
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 @dataclass
-class Settings(LossSettings):
+class Settings(ClassLossSettings):
     """`loss=cross_entropy`."""
 
     name: str = "cross_entropy"
-    label_smoothing: float = number(0.0, 0, 0.99)
-
-    task = "classifier"
 
     def build(self, classes: int, dimensions: int) -> "nn.Module":
         from torch import nn
 
-        return nn.CrossEntropyLoss(label_smoothing=self.label_smoothing)
+        return nn.CrossEntropyLoss(self.weights(), label_smoothing=self.label_smoothing)

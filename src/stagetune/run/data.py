@@ -14,7 +14,7 @@ from stagetune.cache.key import images_key
 from stagetune.cache.store import Store
 from stagetune.config.parts import wrappers_of
 from stagetune.config.schema import Config
-from stagetune.config.settings import DataSettings
+from stagetune.config.settings import DataSettings, LossSettings
 from stagetune.data.augmentation import Augmentation
 from stagetune.data.datamodule import StagedData
 from stagetune.data.own_transform import own_transform
@@ -25,7 +25,10 @@ from stagetune.run.pretrained import cache_folder
 
 
 def build_data(config: Config, *, rank: int = 0, world_size: int = 1) -> StagedData:
-    """The loaders over source and split; raises `DataError` for images that cannot be trained on so."""
+    """The loaders over source and split; raises `DataError` for images that cannot be trained on so.
+
+    And `ConfigError` for a loss that does not fit their classes.
+    """
     data, task, wanted = config.data, config.task, config.input()
     source, pairs = data.build(wanted.size)
     division = data.division()
@@ -44,7 +47,7 @@ def build_data(config: Config, *, rank: int = 0, world_size: int = 1) -> StagedD
     for wrapper in wrappers_of(data):
         source, split = wrapper.wrap(data, source, split, division["seed"])
     images_per_identity, by_group = task.batches_of()
-    return StagedData(
+    built = StagedData(
         source,
         split,
         image_size=wanted.size,
@@ -64,6 +67,8 @@ def build_data(config: Config, *, rank: int = 0, world_size: int = 1) -> StagedD
         balanced=data.sampler == "balanced",
         mixes=data.mixes,
     )
+    loss_of(config, built)  # what does not fit the classes is said before anything is computed
+    return built
 
 
 def _augmentation(config: Config, seed: int) -> Augmentation:
@@ -129,6 +134,13 @@ def check_unseen(data: StagedData, weights: Weights, split_by: str) -> None:
                 f"identities that should be unseen, such as {shared[0]}; choose other val and test identities, "
                 "or other weights"
             )
+
+
+def loss_of(config: Config, data: StagedData) -> LossSettings:
+    """The settings of the loss for the classes of the data; raises `ConfigError` where they do not fit."""
+    classes = data.source.classes
+    counts = np.bincount(data.source.labels[data.split.train], minlength=len(classes))
+    return config.loss.for_classes(classes, counts.tolist())
 
 
 def chunks_of(config: Config) -> int:

@@ -27,7 +27,7 @@ from stagetune.run.build import build_task, build_trainer, came_frozen, check_ex
 from stagetune.run.callbacks import Callbacks
 from stagetune.run.checkpoints import read_last
 from stagetune.run.compiled import check_compiler
-from stagetune.run.data import build_data, build_store, check_unseen, decode_once, metadata_of, part_sizes
+from stagetune.run.data import build_data, build_store, check_unseen, decode_once, loss_of, metadata_of, part_sizes
 from stagetune.run.environment import environment
 from stagetune.run.pictures import draw_run
 from stagetune.run.precision import device_type, products, resolve_precision
@@ -133,7 +133,7 @@ def _build_fit_test(run: Run, last: Mapping[str, Any] | None) -> None:
 
     with products(result.precision):
         seed_everything(config.seed, workers=True, verbose=False)  # now: pretraining a backbone draws, too
-        task = _task(config, data, weights, last)
+        task = first_task(config, data, weights, last)
         result.weights["used"] = task.metadata.weights
         plan = make_plan(watched(config), describe(task, came_frozen=came_frozen(config)))
         check_exact(plan, task)
@@ -176,7 +176,9 @@ def _weights(run: Run) -> Weights:
     return weights or find_weights(run.config, run.screen, run_experiment)
 
 
-def _task(config: Config, data: StagedData, weights: Weights | None, last: Mapping[str, Any] | None) -> StagedTask:
+def first_task(
+    config: Config, data: StagedData, weights: Weights | None, last: Mapping[str, Any] | None
+) -> StagedTask:
     """Backbone and head as training begins with them; of a run that goes on the checkpoint has the weights."""
     backbone = config.model.build(config.input().size)
     if weights is not None:
@@ -189,7 +191,8 @@ def _task(config: Config, data: StagedData, weights: Weights | None, last: Mappi
         assert last is not None
         metadata = replace(CheckpointMetadata.of(last), config=asdict(config))
     classes = data.source.classes
-    task = build_task(config, backbone, len(classes), metadata, data.pairs, config.metrics)
+    weighed = replace(config, loss=loss_of(config, data))
+    task = build_task(weighed, backbone, len(classes), metadata, data.pairs, config.metrics)
     if weights is not None and config.model.head == "keep":
         load_head(task.head, weights, classes if config.task.names_classes else None)
     return task

@@ -6,7 +6,8 @@ import numpy as np
 
 from stagetune.config.schema import Config
 from stagetune.data.datamodule import StagedData
-from stagetune.run.data import part_sizes
+from stagetune.losses.shared.classes import ClassLossSettings
+from stagetune.run.data import loss_of, part_sizes
 from stagetune.tasks.staged_task import StagedTask
 
 NAMED = 8  # classes on one line
@@ -66,7 +67,12 @@ def training_words(config: Config, data: StagedData, *, precision: str, device: 
     gather = f", a step every {config.accumulation} batches" if config.accumulation > 1 else ""
     if config.exact_accumulation:
         gather = f", encoded in {config.accumulation} parts"
-    return f"{precision}{asked} on {device}; batches of {batch}{several}{gather}"
+    text = f"{precision}{asked} on {device}; batches of {batch}{several}{gather}"
+    loss = loss_of(config, data)
+    if isinstance(loss, ClassLossSettings) and loss.class_weights:
+        low, high = min(loss.class_weights), max(loss.class_weights)
+        text += f"\nloss {loss.name}, classes weighted {low:.3g} to {high:.3g}"
+    return text
 
 
 def cache_words(config: Config, data: StagedData) -> str:

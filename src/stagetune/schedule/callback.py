@@ -80,6 +80,7 @@ class StagedUnfreezing(Callback):
         self._watch, self._norms, self._epochs = Watch(), RelativeGradientNorms(), Epochs()
         self._last = Last(self._epochs.catch_up, self._end_epoch)
         self._freezing: Freezing | None = None  # while a fit is running
+        self._clip_val: float | None = None  # the trainer's own
         self._average: Average | None = None
         self._anchor: Anchor | None = None
         self._module: int | None = None  # that of the latest fit
@@ -145,6 +146,7 @@ class StagedUnfreezing(Callback):
         self.plan = plan.shortened(int(trainer.fast_dev_run)) if trainer.fast_dev_run else plan
         neighbours.check_plan(trainer, self.plan)
         self._freezing = Freezing(network)
+        self._clip_val = trainer.gradient_clip_val  # of stages that have none of their own
         regroup(optimizer, network, self.plan)
         self._given = settings_of(optimizer)
         self._epochs.begin_fit(trainer, self.plan)
@@ -259,6 +261,7 @@ class StagedUnfreezing(Callback):
         self._epochs.end_fit(trainer)
         if self._freezing is not None:
             self._freezing.release()
+            trainer.gradient_clip_val = self._clip_val
         self._freezing = self._resumed = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -342,6 +345,8 @@ class StagedUnfreezing(Callback):
         self._freezing.open_only(set(self.stage.open), self.stage.batch_norm)
         if self._average:
             self._average.open_only(set(self.stage.open), trainer.global_step)
+        own = self.stage.gradient_clip_val  # Lightning asks the trainer at every step
+        trainer.gradient_clip_val = self._clip_val if own is None else own
         if isinstance(trainer.strategy, DDPStrategy):
             wrap_again(trainer)
         if self._resumed and self.stage.target and not self._resumed["is_new"]:

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
     WeightAveraging,
 )
+from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.optim import LBFGS, Optimizer
@@ -88,7 +89,14 @@ def check_plan(trainer: Trainer, plan: Plan) -> None:
         )
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     fused = any(getattr(optimizer, "_step_supports_amp_scaling", False) for optimizer in trainer.optimizers)
+    plugin = type(trainer.precision_plugin)
+    cannot_clip = issubclass(plugin, MixedPrecision) and plugin.clip_gradients is MixedPrecision.clip_gradients
     for stage in plan.stages:
+        if fused and cannot_clip and stage.gradient_clip_val:
+            raise ScheduleError(
+                f"stage {stage.name} clips gradients, which Lightning refuses for a fused optimizer in "
+                f"{trainer.precision}; fused=False"
+            )
         if scaler is not None and fused and (stage.l2_sp or stage.lr_scale):
             raise ScheduleError(
                 f"stage {stage.name} looks at gradients, which a fused optimizer in fp16 keeps scaled; fused=False"

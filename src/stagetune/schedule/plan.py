@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
 from stagetune.errors import ScheduleError
@@ -64,6 +64,7 @@ class PlannedStage:
         optimizer_state: `keep` or `reset` what the optimizer remembers of earlier stages.
         batch_norm: `auto`, `frozen` or `train`.
         weight_decay: None for the optimizer's own.
+        gradient_clip_val: at which its gradients are clipped; None for the Trainer's own.
         lr_scale: `relative_gradient_norm`: each tensor's rate times that, renewed in each epoch.
         l2_sp: strength of the penalty towards the weights that training began with.
     """
@@ -88,6 +89,7 @@ class PlannedStage:
     optimizer_state: str
     batch_norm: str
     weight_decay: float | None
+    gradient_clip_val: float | None = None
     lr_scale: str | None = None
     l2_sp: float = 0.0
 
@@ -205,6 +207,8 @@ def check_resumable(state: Mapping[str, Any], now: Plan, *, accepts_new: bool) -
     if "stage_starts" not in state:
         raise ScheduleError("the checkpoint is of an earlier stagetune; load its weights and start anew")
     before, begun = state["plan"], len(state["stage_starts"])
+    lacking = {entry.name: entry.default for entry in fields(PlannedStage) if entry.default is not MISSING}
+    before = {**before, "stages": [{**lacking, **stage} for stage in before["stages"]]}  # of a time without them
     if before == now.as_data():
         return False
     if not accepts_new:

@@ -64,6 +64,7 @@ def make_plan(schedule: Schedule, model: Model) -> Plan:
             optimizer_state=config.optimizer_state,
             batch_norm=config.batch_norm,
             weight_decay=config.weight_decay,
+            gradient_clip_val=config.gradient_clip_val,
             lr_scale=config.lr_scale,
             l2_sp=config.l2_sp,
         )

@@ -71,6 +71,8 @@ class Stage:
         optimizer_state: `keep` or `reset` what the optimizer remembers of earlier stages.
         batch_norm: `auto` (eval where frozen, trains where open), `frozen` or `train`: all of the backbone's.
         weight_decay: that of this stage; None for the optimizer's own. Norms and biases never decay.
+        gradient_clip_val: gradients are clipped at this in this stage, by their norm unless the Trainer's
+            `gradient_clip_algorithm` says otherwise; 0 for not at all, None for what the Trainer has.
         l2_sp: the strength of a penalty on the backbone's open weights, half the squared distance to those that
             training began with, in place of weight decay there (Li et al. 2018, L2-SP).
 
@@ -96,6 +98,7 @@ class Stage:
     optimizer_state: str = choice("keep", "reset")
     batch_norm: str = choice("auto", "frozen", "train")
     weight_decay: float | None = number(None, 0)
+    gradient_clip_val: float | None = number(None, 0)
     l2_sp: float = number(0.0, 0)
 
 

@@ -10,7 +10,7 @@ LISTED = 8  # names of held parameters
 def plan_table(plan: Plan) -> str:
     """One line per stage: epochs, open blocks, trainable parameters, learning rates."""
     heading = ("stage", "epochs", "open", "trainable", "learning rate")
-    return "\n".join(_columns([heading, *(_row(plan, stage)[:5] for stage in plan.stages)]))
+    return "\n".join(columns([heading, *(_row(plan, stage)[:5] for stage in plan.stages)]))
 
 
 def plan_text(plan: Plan) -> str:
@@ -26,9 +26,9 @@ def plan_text(plan: Plan) -> str:
         [
             f"schedule {plan.name}: {len(plan.stages)} stages, {length_words(plan)}",
             "",
-            *_columns([heading, *(_row(plan, stage) for stage in plan.stages)]),
+            *columns([heading, *(_row(plan, stage) for stage in plan.stages)]),
             "",
-            *_columns(rates),
+            *columns(rates),
             "",
             "frozen blocks are in eval mode and do not change by a bit, their BatchNorm included",
             *held,
@@ -78,6 +78,8 @@ def _row(plan: Plan, stage: PlannedStage) -> tuple[str, ...]:
     rise = f", warm-up {stage.warmup:g}" if stage.warmup else rise
     more = ", by relative gradient norm" if stage.lr_scale else ""
     more += f", L2-SP {stage.l2_sp:g}" if stage.l2_sp else ""
+    more += f", clipped at {stage.gradient_clip_val:g}" if stage.gradient_clip_val else ""
+    more += ", not clipped" if stage.gradient_clip_val == 0 else ""
     return (
         stage.name,
         _epochs_words(stage),
@@ -102,6 +104,7 @@ def _prefix_words(plan: Plan, stage: PlannedStage) -> str:
     return f"{len(blocks)}, output of {blocks[-1]}"
 
 
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines, each column as wide as its widest cell."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
