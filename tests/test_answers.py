@@ -1,5 +1,7 @@
 """What the answers of a run are worth: every number against scikit-learn, scipy and torchmetrics."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,9 @@ from stagetune.evaluation.classification import Answers, balanced_accuracy, clas
 from stagetune.evaluation.confidence import fit_confidence, reliability
 from stagetune.evaluation.intervals import share
 from stagetune.evaluation.retrieval import nearest_others, retrieval
+from stagetune.report.answers import tested
+from stagetune.report.collect import Run
+from stagetune.report.result import RunResult
 
 NAMES = ["cat", "dog", "emu", "never"]
 
@@ -152,3 +157,28 @@ def test_map_at_r_by_hand() -> None:
     identity = torch.tensor([0, 0, 1, 0, 1])
     # R-nearest of each query, right (1) or not: 0: 1 0 -> 1/2; 1: 1 0 -> 1/2; 2: 0 -> 0; 3: 0 1 -> 1/4; 4: 0 -> 0
     assert retrieval(line, identity)["map@r"] == pytest.approx((0.5 + 0.5 + 0 + 0.25 + 0) / 5)
+
+
+def test_the_tests_of_folds_are_put_together(tmp_path: Path) -> None:
+    """Of the best run's seed; that of another seed, which answers all wrong, is no fold of it."""
+    rows = {0: [("a", "cat", "cat"), ("b", "dog", "cat")], 1: [("c", "cat", "cat"), ("d", "dog", "dog")]}
+    runs = []
+    for seed, fold in ((0, 0), (0, 1), (1, 0)):
+        folder = tmp_path / f"{seed}{fold}"
+        folder.mkdir()
+        lines = [f"{path},test,,{label},{'dog' if seed else answer},0.9" for path, label, answer in rows[fold]]
+        header = "path,split,group,label,answer,probability"
+        (folder / "predictions.csv").write_text("\n".join([header, "e,val,,cat,dog,0.9", *lines]))
+        found = {"answered_by": "class", "interval_over": "images"}
+        result = RunResult("completed", "r", "classifier", seed, "", "", "", 1, 1, 1, classification=found)
+        runs.append(Run(folder, result, {"data.folds": 2, "data.fold": fold}, ()))
+    together = tested(runs[1], runs)
+    assert together is not None
+    assert together.words == "its 2 folds with seed 0"
+    assert together.found["images"] == 4
+    assert together.found["accuracy"]["value"] == 0.75
+    assert together.found["confused"] == [{"label": "dog", "answer": "cat", "count": 1, "share": 0.5}]
+    assert [one["image"] for one in together.found["mistakes"]] == ["b"]
+    assert tested(runs[2], runs).words == "its best run"  # type: ignore[union-attr]
+    (tmp_path / "00" / "predictions.csv").write_text("path,split\nx")
+    assert tested(runs[1], runs).words == "its best run"  # type: ignore[union-attr]

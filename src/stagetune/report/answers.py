@@ -1,7 +1,9 @@
 """What the answers of a run are worth, in words for the screen and as a part of the page."""
 
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -74,24 +76,80 @@ def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
 
 
-def headline_of(run: Run) -> list[str]:
-    """The test of a run in a sentence; none of one that has no answers by image."""
-    found = run.result.classification
+@dataclass(frozen=True)
+class Tested:
+    """The answers of the test of one run, or of the runs of one seed whose tests are folds of the data."""
+
+    runs: Sequence[Run]  # the best first
+    found: Mapping[str, Any]  # as `evaluation/classification` says it
+
+    @property
+    def words(self) -> str:
+        """Which runs."""
+        seed = self.runs[0].result.seed
+        return "its best run" if len(self.runs) == 1 else f"its {len(self.runs)} folds with seed {seed}"
+
+
+def tested(best: Run, others: Sequence[Run]) -> Tested | None:
+    """What the test of a configuration has come to; None where no image was answered.
+
+    Args:
+        best: its best run.
+        others: all its runs that are scored; those of the same seed and other folds are put together with the best.
+    """
+    found = best.result.classification
     if not found:
-        return []
+        return None
+    folds = {run.settings.get("data.fold"): run for run in others if run.result.seed == best.result.seed}
+    folds[best.settings.get("data.fold")] = best
+    answers = [run.answers() for run in folds.values()]
+    if best.settings.get("data.folds") is None or len(folds) < 2 or not all(answers):
+        return Tested([best], found)
+    runs = sorted(folds.values(), key=lambda run: run is not best)
+    return Tested(runs, _together([row for rows in answers for row in _answerable(rows, found)], found))
+
+
+def _answerable(rows: Sequence[Mapping[str, str]], found: Mapping[str, Any]) -> list[Mapping[str, str]]:
+    """The test's rows of a run; of a siamese one without those that are alone of their identity."""
+    tested = [row for row in rows if row["split"] == "test"]
+    counts = Counter(row["label"] for row in tested)
+    fewest = 1 if found["answered_by"] == "class" else 2
+    return [row for row in tested if counts[row["label"]] >= fewest]
+
+
+def _together(rows: Sequence[Mapping[str, str]], found: Mapping[str, Any]) -> dict[str, Any]:
+    import numpy as np  # here, as what follows: a run's words need neither
+
+    from stagetune.evaluation.classification import Answers, classification
+
+    names = sorted({row[key] for row in rows for key in ("label", "answer")})
+    labels, answers = (np.array([names.index(row[key]) for row in rows]) for key in ("label", "answer"))
+    over = found["interval_over"]
+    units = np.array([row["group"] if over == "groups" else row["label"] for row in rows])
+    return classification(
+        Answers(labels, answers, np.array([float(row["probability"]) for row in rows])),
+        names,
+        [row["path"] for row in rows],
+        majority=int(np.bincount(labels).argmax()),
+        units=None if over == "images" else np.unique(units, return_inverse=True)[1],
+        over=over,
+    )
+
+
+def headline_of(tested: Tested) -> str:
+    """The test in a sentence."""
+    found = tested.found
     majority, over = found["majority"], f"{found['units']} {found['interval_over']}"
-    return [
-        f"In the test of its best run the accuracy is {_interval(found['accuracy'])}, the balanced accuracy "
+    return (
+        f"In the test of {tested.words} the accuracy is {_interval(found['accuracy'])}, the balanced accuracy "
         f"{_interval(found['balanced_accuracy'])}, 95% over {over}; always answering "
         f'"{majority["class"]}" would have {majority["accuracy"]:.4f}.'
-    ]
+    )
 
 
-def section(run: Run) -> str:
-    """Classes, what is confused and the worst mistakes of a run's test, with their picture, as HTML."""
-    found = run.result.classification
-    if not found:
-        return ""
+def section(tested: Tested) -> str:
+    """Classes, what is confused and the worst mistakes of a test, with their picture, as HTML."""
+    found = tested.found
     classes = _table(
         ("class", "images", "right", "recall, 95%", "precision", "f1"),
         [
@@ -114,13 +172,13 @@ def section(run: Run) -> str:
         ("image", "is", "answered", "probability"),
         [(one["image"], one["label"], one["answer"], f"{one['probability']:.2f}") for one in found["mistakes"]],
     )
-    parts = [f"<h2>The test of the best run, {escape(str(run.folder))}</h2>", f"<h3>Classes</h3>{classes}"]
+    parts = [f"<h2>The test of the best configuration, {tested.words}</h2>", f"<h3>Classes</h3>{classes}"]
     if found["confused"]:
         parts += [f"<h3>Confused most</h3>{confused}", f"<h3>Worst mistakes</h3>{mistakes}"]
-    picture = RunDir(run.folder).figures / "mistakes.png"
-    if found["confused"] and picture.is_file():
-        data = b64encode(picture.read_bytes()).decode()
-        parts.append(f'<figure><img alt="the worst mistakes" src="data:image/png;base64,{data}"></figure>')
+    for picture in [RunDir(run.folder).figures / "mistakes.png" for run in tested.runs]:
+        if picture.is_file():
+            data = b64encode(picture.read_bytes()).decode()
+            parts.append(f'<figure><img alt="the worst mistakes" src="data:image/png;base64,{data}"></figure>')
     return "".join(parts)
 
 

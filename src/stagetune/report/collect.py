@@ -11,6 +11,7 @@ from stagetune.errors import ResultError
 from stagetune.report.metrics import Row
 from stagetune.report.result import NOT_OF_THE_RUN, RunResult, read_result
 
+ANSWER = ("path", "split", "group", "label", "answer", "probability")
 RESULT = RunDir("").result.name
 FOR_STAGES = ("schedule.file", "schedule.backbone_finetuning")  # said in their place, and not stored
 
@@ -50,6 +51,16 @@ class Run:
                 return [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
         except (OSError, UnicodeDecodeError, csv.Error):
             return []
+
+    def answers(self) -> list[dict[str, str]]:
+        """predictions.csv; empty where it is missing or torn."""
+        try:
+            with RunDir(self.folder).predictions.open(newline="") as file:
+                rows = list(csv.DictReader(file))
+        except (OSError, UnicodeDecodeError, csv.Error):
+            return []
+        is_whole = all(key in row and row[key] is not None for row in rows for key in ANSWER)
+        return rows if is_whole and all(_number(row["probability"]) is not None for row in rows) else []
 
 
 def is_for_stages(word: str) -> bool:

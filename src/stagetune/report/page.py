@@ -46,7 +46,7 @@ def page(summary: Summary) -> str:
             f"<figure><figcaption>{escape(title)}</figcaption>{svg}</figure>"
             for title, svg in pictures(summary).items()
         ),
-        answers=section(summary.best_run) if summary.best_run else "",
+        answers=section(summary.tested) if summary.tested else "",
         shared_count=len(summary.shared),
         shared=_settings(summary.shared),
     )

@@ -39,8 +39,8 @@ class RunResult:
             by their cosine; or left_out, the reason why there is none.
         classification: of the test, image by image: accuracy and balanced accuracy with intervals, the baseline, each
             class, the pairs of classes confused most and the worst mistakes, see `evaluation/classification`; and
-            unknown: the probability below which an answer is that, the share answered, and its accuracy. In a siamese
-            run an image is answered with the identity of the nearest other one.
+            unknown: the probability below which an answer is that, the share answered, and its accuracy. answered_by
+            is class, or of a siamese run nearest: an image is answered with the identity of the nearest other one.
         verification: of the test of a siamese run, with intervals.
         calibration: what was fitted in validation: of a siamese run the threshold; of a classifier the temperature
             and the probability below which an answer is unknown, and the calibration error in val and test.

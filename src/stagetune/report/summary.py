@@ -11,7 +11,7 @@ from typing import Any
 
 from stagetune.artifacts import write_text, write_whole
 from stagetune.errors import ResultError, did_you_mean
-from stagetune.report.answers import headline_of
+from stagetune.report.answers import Tested, headline_of, tested
 from stagetune.report.collect import Collection, Run
 from stagetune.report.configurations import Configuration, configurations, warnings_of
 from stagetune.report.statistics import Comparison, Estimate, compare, told_apart
@@ -57,6 +57,11 @@ class Summary:
         sign = -1 if self.higher_is_better else 1
         return min(self.best.scored, key=lambda run: sign * run.score) if self.best else None
 
+    @cached_property
+    def tested(self) -> Tested | None:
+        """The answers of the best configuration in its test."""
+        return tested(self.best_run, self.best.scored) if self.best and self.best_run else None
+
 
 def summarize(collection: Collection, baseline: Mapping[str, str] | None = None) -> Summary:
     """Raises `ResultError` for a baseline that no configuration has."""
@@ -92,8 +97,8 @@ def headline(summary: Summary) -> list[str]:
     said = [f"Best on validation: {best.name}, {summary.metric} {shown(best.score)} over {seeds(best.score.count)}."]
     if (probed := best.probed(summary.metric)) is not None:
         said.append(f"The probe of the untouched features has {probed:.4f} there.")
-    if summary.best_run is not None:
-        said += headline_of(summary.best_run)
+    if summary.tested is not None:
+        said.append(headline_of(summary.tested))
     if summary.equals:
         names = ", ".join(one.name for one in summary.equals[:4])
         more = f" and {len(summary.equals) - 4} more" if len(summary.equals) > 4 else ""

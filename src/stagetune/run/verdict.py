@@ -60,7 +60,8 @@ def worth(found: Predictions, data: StagedData, *, is_siamese: bool) -> dict[str
     images = [source.describe(i) for i in index.tolist()]
     majority = int(np.bincount(known).argmax())
     said = classification(chosen, source.classes, images, majority=majority, units=units, over=over)
-    return said | {"unknown": _unknown(chosen, found.unknown)}
+    how = "nearest" if is_siamese else "class"
+    return said | {"answered_by": how, "unknown": _unknown(chosen, found.unknown)}
 
 
 def _unknown(chosen: Answers, threshold: float | None) -> dict[str, Any]:
