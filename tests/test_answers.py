@@ -15,7 +15,7 @@ from stagetune.evaluation.classification import Answers, balanced_accuracy, clas
 from stagetune.evaluation.confidence import fit_confidence, reliability
 from stagetune.evaluation.intervals import share
 from stagetune.evaluation.retrieval import nearest_others, retrieval
-from stagetune.report.answers import tested
+from stagetune.report import answers as told
 from stagetune.report.collect import Run
 from stagetune.report.result import RunResult
 
@@ -172,13 +172,13 @@ def test_the_tests_of_folds_are_put_together(tmp_path: Path) -> None:
         found = {"answered_by": "class", "interval_over": "images"}
         result = RunResult("completed", "r", "classifier", seed, "", "", "", 1, 1, 1, classification=found)
         runs.append(Run(folder, result, {"data.folds": 2, "data.fold": fold}, ()))
-    together = tested(runs[1], runs)
+    together = told.tested(runs[1], runs)
     assert together is not None
     assert together.words == "its 2 folds with seed 0"
     assert together.found["images"] == 4
     assert together.found["accuracy"]["value"] == 0.75
     assert together.found["confused"] == [{"label": "dog", "answer": "cat", "count": 1, "share": 0.5}]
     assert [one["image"] for one in together.found["mistakes"]] == ["b"]
-    assert tested(runs[2], runs).words == "its best run"  # type: ignore[union-attr]
+    assert told.tested(runs[2], runs).words == "its best run"  # type: ignore[union-attr]
     (tmp_path / "00" / "predictions.csv").write_text("path,split\nx")
-    assert tested(runs[1], runs).words == "its best run"  # type: ignore[union-attr]
+    assert told.tested(runs[1], runs).words == "its best run"  # type: ignore[union-attr]
