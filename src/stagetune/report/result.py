@@ -34,9 +34,10 @@ class RunResult:
         stages: a record of each stage that was trained.
         best: epoch, stage, metric, mode, value, checkpoint.
         test: each metric of the best model.
-        probe: of the untouched features, where the first stage trains the head alone: val/accuracy and test/accuracy
-            of a logistic regression, its C, features (how many) and converged; of a siamese run val/auc and test/auc
-            by their cosine; or left_out, the reason why there is none.
+        probe: of the untouched features, in val/... and test/...: accuracy of a logistic regression, with its C and
+            whether it converged, and knn, that of nearest neighbours by cosine, with their k; of a siamese run auc by
+            cosine, recall@1 within the part and, of identities that training has too, identity_accuracy of a logistic
+            regression; features, how many there are; left_out, the reason why some or all of it is not there.
         verification: of the test of a siamese run, with intervals.
         calibration: of its threshold, fitted in validation.
         timing: total_seconds; in them weights_seconds, probe_seconds, fit_seconds and, in these, cache_seconds.

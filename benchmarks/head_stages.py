@@ -1,0 +1,89 @@
+"""What the head stage of a schedule makes of frozen features, beside their probe: the table of docs/schedules.md.
+
+`python -m benchmarks.head_stages` measures every shipped schedule whose first stage trains the head alone;
+`python -m benchmarks.head_stages schedule=staged schedule.stages.0.lr=1e-2 model.head_init=probe` one, as it is said.
+The images are crops of photographs that foolbox ships, the features those of EfficientNet-Lite0 (both in the
+extras `dev` and `offline`); test accuracies of best.ckpt, mean over splits of the data.
+"""
+
+import contextlib
+import io
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import foolbox
+import numpy as np
+from PIL import Image
+
+from stagetune import run_experiment
+from stagetune.config.compose import CONF, compose
+from stagetune.config.schema import Config
+from stagetune.errors import StagetuneError
+
+SIDE, SPLITS = 64, 6  # of a crop, in pixels; photographs have 512
+ANIMALS, THINGS = (0, 14, 15, 16, 17, 18, 19), (3, 4, 5, 8, 9, 12, 13)  # photographs by number
+SETS = {"238, 2": (17, ("animal", "thing")), "560, 14": (40, None)}  # crops of each photograph, classes
+
+
+def write_crops(folder: Path, each: int, kinds: tuple[str, str] | None) -> Path:
+    """So many crops of each photograph, none overlapping; classes are what it shows, or which photograph it is."""
+    rng, photographs = np.random.default_rng(0), Path(foolbox.__file__).parent / "data"
+    for number in (*ANIMALS, *THINGS):
+        (path,) = photographs.glob(f"imagenet_{number:02}_*.jpg")
+        image = Image.open(path).convert("RGB")
+        across = image.width // SIDE
+        name = kinds[number in THINGS] if kinds else path.stem
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for place in rng.permutation(across * (image.height // SIDE))[:each].tolist():
+            x, y = SIDE * (place % across), SIDE * (place // across)
+            image.crop((x, y, x + SIDE, y + SIDE)).save(folder / name / f"{path.stem}_{place}.png")
+    return folder
+
+
+def configured(words: Sequence[str], images: Path, split: int) -> Config:
+    """The run of a schedule's first stage."""
+    data = [f"data.root={images}", f"data.seed={split}", "data.image_size=128"]
+    config = compose(
+        ["data=image_folder", "model=efficientnet_lite0", "model.weights=imagenet", f"seed={split}", *data, *words]
+    )
+    del config.schedule.stages[1:]
+    config.schedule.leave_frozen = True
+    return config
+
+
+def row(words: Sequence[str], images: Path, into: Path) -> tuple[float, float]:
+    """Mean test accuracy over the splits, and that of the probe."""
+    found = []
+    for split in range(SPLITS):
+        with contextlib.redirect_stdout(io.StringIO()):
+            result = run_experiment(configured(words, images, split), into / "-".join([*words, str(split)]))
+        found.append((result.test["test/accuracy"], result.probe["test/accuracy"]))
+    accuracy, probe = zip(*found, strict=True)
+    return statistics.mean(accuracy), statistics.mean(probe)
+
+
+def shipped() -> list[str]:
+    """The schedules whose first stage opens the head and nothing else."""
+    names = sorted(path.stem for path in (CONF / "schedule").glob("*.yaml"))
+    firsts = {name: compose([f"schedule={name}"]).schedule.stages[0] for name in names}
+    return [f"schedule={name}" for name, first in firsts.items() if first.open == ["head"]]
+
+
+def main(words: Sequence[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for of, (each, kinds) in SETS.items():
+            images = write_crops(Path(folder) / of, each, kinds)
+            print(f"\n| {of} ({SPLITS} splits) | head stage | probe |\n| --- | --- | --- |")
+            for chosen in [words] if words else [[one] for one in shipped()]:
+                accuracy, probe = row(chosen, images, Path(folder) / "runs" / of)
+                print(f"| `{' '.join(chosen)}` | {accuracy:.3f} | {probe:.3f} |", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except StagetuneError as error:
+        sys.exit(str(error))
