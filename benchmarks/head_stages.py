@@ -75,10 +75,10 @@ def shipped() -> list[str]:
 def main(words: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for of, (each, kinds) in SETS.items():
-            images = write_crops(Path(folder) / of, each, kinds)
+            images = write_crops(Path(folder) / str(each), each, kinds)
             print(f"\n| {of} ({SPLITS} splits) | head stage | probe |\n| --- | --- | --- |")
             for chosen in [words] if words else [[one] for one in shipped()]:
-                accuracy, probe = row(chosen, images, Path(folder) / "runs" / of)
+                accuracy, probe = row(chosen, images, Path(folder) / "runs" / str(each))
                 print(f"| `{' '.join(chosen)}` | {accuracy:.3f} | {probe:.3f} |", flush=True)
 
 
