@@ -53,6 +53,7 @@ class ModelSettings(Part):
     mean: list[float] | None = None
     std: list[float] | None = None
     head: str = choice("new", "keep")
+    head_init: str = choice("random", "probe")
 
     may_come_frozen: ClassVar[bool] = False
 
@@ -62,6 +63,8 @@ class ModelSettings(Part):
             yield f"model.weights={self.weights}: neither auto, imagenet or random nor a file or run {where}"
         if self.head == "keep" and self.weights in ("auto", "imagenet", "random"):
             yield "model.head=keep: keeps the head of a run; name it, model.weights=outputs/..."
+        if self.head_init == "probe":
+            yield from self._head_init_problems(config)
         for key in ("mean", "std"):
             value = getattr(self, key)
             if value is not None and (len(value) != 3 or not all(0 <= one <= 1 for one in value)):
@@ -70,6 +73,17 @@ class ModelSettings(Part):
             yield f"model.std={self.std}: must be greater than 0"
         if config.came_frozen != "hold" and not self.may_come_frozen:
             yield f"came_frozen={config.came_frozen}: it goes with model=own; no others come frozen"
+
+    def _head_init_problems(self, config: "Config") -> Iterator[str]:
+        begins = "model.head_init=probe"
+        if self.head == "keep":
+            yield f"{begins}: the head is that of the run with model.head=keep; leave one of them out"
+        if not config.data.has_identities:
+            yield f"{begins}: data={config.data.name} has pairs, and no classes to learn it from; leave it out"
+        elif (kind := getattr(config.task, "head", None)) != "linear":
+            yield f"{begins}: a probe is a linear layer, and the head is {kind}; add task.head=linear"
+        if config.cache.features == "off":
+            yield f"{begins}: its features come from the cache, which is off; use cache=auto"
 
     def title(self) -> str:
         """What it is called on the screen."""

@@ -34,9 +34,10 @@ class RunResult:
         stages: a record of each stage that was trained.
         best: epoch, stage, metric, mode, value, checkpoint.
         test: each metric of the best model.
-        probe: of the untouched features, where the first stage trains the head alone: val/accuracy and test/accuracy
-            of a logistic regression, its C, features (how many) and converged; of a siamese run val/auc and test/auc
-            by their cosine; or left_out, the reason why there is none.
+        probe: of the untouched features, in val/... and test/...: accuracy of a logistic regression, with its C and
+            whether it converged, and knn, that of nearest neighbours by cosine, with their k; of a siamese run auc by
+            cosine, recall@1 within the part and, of identities that training has too, identity_accuracy of a logistic
+            regression; features, how many there are; left_out, the reason why some or all of it is not there.
         classification: of the test, image by image: accuracy and balanced accuracy with intervals, the baseline, each
             class, the pairs of classes confused most and the worst mistakes, see `evaluation/classification`; and
             unknown: the probability below which an answer is that, the share answered, and its accuracy. answered_by

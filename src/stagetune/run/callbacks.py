@@ -100,7 +100,12 @@ class Callbacks:
         self.recorder = Recorder(self.unfreezing, metrics)
         self.caching = FeatureCaching(self.unfreezing, data, store, config.cache, run.dir.cache)
         self.probe = Probe(
-            self.unfreezing, data, store, config.cache, say=lambda text: run.screen.line("probe", text)
+            self.unfreezing,
+            data,
+            store,
+            config.cache,
+            say=lambda text: run.screen.line("probe", text),
+            begins_head=config.model.head_init == "probe",
         )
         self.reports = StageReports(group_numbers(data.source))
         self.guard = CollapseGuard(

@@ -26,6 +26,7 @@ class Settings(TaskSettings):
 
     name: str = "siamese"
     monitor: str = "val/auc"
+    head: str = choice("hidden", "linear")
     hidden: int = number(512, 1)
     embedding: int | None = number(128, 1)
     dropout: float = number(0.0, 0, 0.99)
@@ -40,9 +41,12 @@ class Settings(TaskSettings):
     told = ("task",)
 
     def problems(self, config: Config) -> Iterator[str]:
+        no_layer = self.embedding is None and "task.embedding=null"
+        no_hidden = no_layer or (self.head == "linear" and "task.head=linear")
         idle = {
-            "hidden": self.embedding is None and "task.embedding=null",
-            "dropout": self.embedding is None and "task.embedding=null",
+            "head": no_layer,
+            "hidden": no_hidden,
+            "dropout": no_hidden,
             "far": self.calibrate != "far" and f"task.calibrate={self.calibrate}",
             "images_per_identity": self.batches == "uniform" and "task.batches=uniform",
         }
@@ -91,7 +95,7 @@ class Settings(TaskSettings):
         head = EmbeddingHead(
             backbone.out_features,
             self.embedding,
-            hidden=self.hidden,
+            hidden=self.hidden if self.head == "hidden" else None,
             dropout=self.dropout,
             is_weighted=loss.measure() == "weighted_l1",
         )
