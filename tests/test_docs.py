@@ -14,6 +14,7 @@ A block that is none of what is known here is an error.
 import importlib.util
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -140,7 +141,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "images.csv").write_text("path,identity\n" + "".join(f"{p},{p.parent.name}\n" for p in people))
     (folder / "pairs.csv").write_text(f"a,b,is_same\n{people[0]},{people[1]},1\n{people[0]},{people[-1]},0\n")
     (folder / "path.yaml").write_text("stages: [{name: all, open: [all], lr: 1e-3}]")
-    for name in ("data", "outputs/run", CHECKPOINT.parent):
+    for name in ("data", "parts", "outputs/run", CHECKPOINT.parent):
         (folder / name).mkdir(parents=True)
     (folder / CHECKPOINT).touch()
     run = compose(["+experiment=siamese_staged"])
@@ -373,6 +374,8 @@ def test_marked_commands_run(
                 cli.main(["train", *rest, *tiny(rest)])
             case ["stagetune", *rest]:
                 cli.main(rest)
+            case ["python", program] if program.startswith("examples/"):
+                runpy.run_path(str(ROOT / program), run_name="__main__")
             case _:
                 pytest.fail(f"{piece.where}: {line}: cannot be run in a test")
         assert capsys.readouterr().out, line

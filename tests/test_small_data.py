@@ -2,20 +2,19 @@
 
 import csv
 import re
+import runpy
 from collections import Counter
 from html import unescape
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageFilter
 from sklearn.metrics import balanced_accuracy_score
 
 from commands import start
 from stagetune.report.result import read_result
 
 ROOT = Path(__file__).parents[1]
-COUNTS = {"bolt": 15, "nut": 5, "washer": 40}
 SMALL = (
     "model=resnet18",
     "model.weights=random",
@@ -26,28 +25,11 @@ SMALL = (
 )
 
 
-def draw_parts(folder: Path) -> None:
-    """Washers, bolts and nuts, no two alike."""
-    rng = np.random.default_rng(0)
-    for name, count in COUNTS.items():
-        (folder / name).mkdir(parents=True)
-        for i in range(count):
-            image = Image.new("RGB", (48, 48), tuple(rng.integers(180, 255, 3).tolist()))
-            pen = ImageDraw.Draw(image)
-            x, y, r = (int(v) for v in (rng.integers(20, 28), rng.integers(20, 28), rng.integers(10, 16)))
-            if name == "bolt":
-                pen.rectangle((x - 4, y - r, x + 4, y + r), fill="gray")
-            else:
-                pen.regular_polygon((x, y, r), 6 if name == "nut" else 24, fill="gray")
-                pen.ellipse((x - 5, y - 5, x + 5, y + 5), fill="white")
-            image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0, 1)))).save(folder / name / f"{i:02d}.png")
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The run's directory and what it says on the screen."""
     folder = tmp_path_factory.mktemp("small")
-    draw_parts(folder / "parts")
+    runpy.run_path(str(ROOT / "examples" / "small_parts.py"))["draw_all"](folder / "parts")
     words = ["+experiment=classifier_staged", "data=image_folder", f"data.root={folder / 'parts'}", *SMALL]
     command = start("train.py", *words, f"hydra.run.dir={folder / 'run'}", cwd=ROOT)
     screen, errors = command.communicate(120)

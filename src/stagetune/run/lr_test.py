@@ -99,11 +99,12 @@ def rate_tests(config: Config, steps: int, screen: Screen) -> list[StageTest]:
                 loop.train(plan.stages[0])
             screen.line("testing", f"stage {said.name}")
             start, scheduled = time.monotonic(), said.lr or max(stage.rates.values())
-            with loop.kept(), loop.training(stage, "train") as step:
+            with loop.kept(), loop.training(stage) as step:
                 curve = range_test(lambda rate, to=scheduled: step(rate / to), low=LOW, high=HIGH, steps=steps)  # type: ignore[misc]
             if not len(curve.losses):
                 raise TrainingError(f"stage {stage.name}: its loss is no number before anything is trained")
             trained_on = f"features of {plan.blocks[loop.depth - 1]}" if loop.depth else "images"
+            trained_on += ", not augmented" if loop.depth and not data.repeats("train") else ""
             seconds = time.monotonic() - start
             tests.append(StageTest(said, scheduled, curve, proposal(curve), trained_on, seconds))
         return tests

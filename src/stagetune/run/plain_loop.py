@@ -1,4 +1,4 @@
-"""Stages trained in a plain loop, without a Trainer's fit: on cached features where images come the same again."""
+"""Stages trained in a plain loop, without a Trainer's fit: on cached features where there is a frozen prefix."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,20 +50,18 @@ class PlainLoop:
             self.task.load_state_dict(before)
 
     def train(self, stage: PlannedStage) -> None:
-        """Train a stage as the schedule says, to its longest length, on images without augmentation."""
-        part = "train" if self.data.parts["train"].distinct_views else "plain"
+        """Train a stage as the schedule says, to its longest length."""
         highest = max(stage.rates.values())
-        with self.training(stage, part) as step:
+        with self.training(stage) as step:
             for rates in simulate(stage, -(-self._batches() // self._window)):
                 step(max(rates) / highest)
 
     @contextmanager
-    def training(self, stage: PlannedStage, part: str) -> Iterator[Callable[[float], float]]:
+    def training(self, stage: PlannedStage) -> Iterator[Callable[[float], float]]:
         """What the stage opens is open.
 
         Args:
             stage: as planned.
-            part: of the data: `train`, or `plain`, the same images without augmentation.
 
         Yields:
             An optimizer step at the stage's rates times a factor, which gives the loss before it.
@@ -74,7 +72,7 @@ class PlainLoop:
         freezing = Freezing(self.network)
         with isolate_rng(include_cuda=False):
             torch.manual_seed(self.config.seed)
-            self._serve(stage, part)
+            self._serve(stage)
             freezing.open_only(set(stage.open), stage.batch_norm)
             try:
                 yield partial(self._step, stage, optimizer, self._windows(), RelativeGradientNorms())
@@ -111,10 +109,14 @@ class PlainLoop:
         optimizer.step()
         return cost
 
-    def _serve(self, stage: PlannedStage, part: str) -> None:
-        """Let training read what the frozen prefix gives, where images come the same again and it fits the cache."""
+    def _serve(self, stage: PlannedStage) -> None:
+        """Let training read what the frozen prefix gives, where that fits the cache and images are not mixed.
+
+        Where augmentations are new in each epoch it is of the images without any.
+        """
         depth, self.depth = max(start for start in self.task.backbone.starts if start <= stage.frozen_prefix), 0
-        if self.config.cache.features == "auto" and depth and self.data.parts[part].distinct_views:
+        if self.config.cache.features == "auto" and depth and not self.data.mixes:
+            part = "train" if self.data.repeats("train") else "plain"
             features = self.tables.features(part, depth, [depth])
             if features is not None:
                 self.data.served["train"], self.depth = features, depth
