@@ -86,6 +86,16 @@ def test_images_of_a_group_count_as_much_as_they_differ() -> None:
     assert whole.high - whole.low > 1.8 * (alone.high - alone.low)
     assert whole.low < of_groups.low < alone.low
     assert whole.low < mixed.low <= alone.low
+    agreed = classification(
+        Answers(np.repeat([0, 1, 2], 20), np.repeat([0, 1, 0], 20), np.ones(60)),
+        NAMES,
+        ["image"] * 60,
+        majority=0,
+        units=np.repeat([0, 1, 2], 20),
+        over="identities",
+    )["balanced_accuracy"]
+    assert agreed["low"] < 0.1  # two of three identities: not forty of sixty images
+    assert agreed["high"] > 0.95
     assert (share([1, 1], units=np.zeros(2)).low, share([1, 1], units=np.zeros(2)).high) == (0, 1)
     with pytest.raises(ValueError, match="no image"):
         share([])

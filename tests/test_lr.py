@@ -109,12 +109,12 @@ def test_it_proposes_rates_and_leaves_no_trace(
     monkeypatch.setattr(lr_test, "first_task", first_task)
     torch.manual_seed(3)
     drawn, np_drawn = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
-    words = ["data.augment=none", "schedule=lp_ft", "schedule.stages.0.epochs=1"]
+    words = ["schedule=lp_ft", "schedule.stages.0.epochs=1", "schedule.stages.0.lr=1e-3"]
     main(["lr", "+experiment=classifier_staged", *SMALL, *words, "--steps", "60"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == ["testing   stage probe", "testing   stage finetune"]
-    assert "features of layer4" in lines[3]
-    assert "images" in lines[4]
+    assert "features of layer4, not augmented" in lines[3]
+    assert "  images  " in lines[4]
     assert lines[-2].startswith("schedule.stages.0.lr=")
     assert lines[-1] == "outputs/lr/classifier_staged.png"
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / lines[-1]]
@@ -130,14 +130,14 @@ def test_it_proposes_rates_and_leaves_no_trace(
 
 
 @pytest.mark.slow
-def test_augmented_images_are_read_anew_also_of_a_siamese_task(
+def test_a_siamese_task_is_tested_too_on_features_without_augmentation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     main(["lr", "+experiment=siamese_staged", *SMALL, "schedule=head_only", "--steps", "50", "--picture", "a.png"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].startswith("head")
-    assert "  images  " in lines[2]
+    assert "  features of layer4, not augmented  " in lines[2]
     assert lines[-1] == "a.png"
     assert Path("a.png").exists()
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from stagetune.config.parts import PACKAGES, archs, names, part
 
+NEWER = {("task", "siamese"): {"head"}}  # what a part reads by a name that was another's only then
+
 
 def translated(values: Mapping[str, Any]) -> dict[str, Any]:
     """The same as it is said now: the family of the backbone named, and without what the chosen parts never read."""
@@ -17,6 +19,7 @@ def translated(values: Mapping[str, Any]) -> dict[str, Any]:
         given = found.get(group)
         if isinstance(given, Mapping) and given.get("name") in names(PACKAGES[group]):
             read = {entry.name for entry in fields(part(group, given["name"]))}  # type: ignore[arg-type]
+            read -= NEWER.get((group, given["name"]), set())
             found[group] = {key: value for key, value in given.items() if key in read}
     return found
 

@@ -60,13 +60,15 @@ def classification(
     right, counts = found.right, confusion(found, len(classes))
     of_class, answered, hits = counts.sum(axis=1), counts.sum(axis=0), np.diag(counts)
     recall = hits / of_class.clip(1)
-    weights = 1 / of_class[found.labels]
+    weights, expected = 1 / of_class[found.labels], recall[found.labels]
+    if units is not None and len(np.unique(np.stack([units, found.labels]), axis=1).T) == (of_class > 0).sum():
+        expected = None  # each class is of one unit: other units would have other classes
     return {
         "images": len(right),
         "interval_over": over,
         "units": len(right) if units is None else len(np.unique(units)),
         "accuracy": asdict(share(right, units=units)),
-        "balanced_accuracy": asdict(share(right, weights=weights, expected=recall[found.labels], units=units)),
+        "balanced_accuracy": asdict(share(right, weights=weights, expected=expected, units=units)),
         "f1": _macro_f1(counts),
         "majority": {"class": classes[majority], "accuracy": float((found.labels == majority).mean())},
         "classes": [

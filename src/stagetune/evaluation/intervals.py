@@ -10,6 +10,7 @@ from stagetune.evaluation.pairs import IntArray
 from stagetune.evaluation.roc import FloatArray
 
 LEVEL = 0.95
+NOTHING = 1e-12  # what rounding makes of a variance of 0
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ def share(
     together = np.bincount(unit, weight)
     fewest, most = float(1 / (together @ together)), float(1 / (weight @ weight))
     variance = float(spread @ spread)
-    worth = min(max(value * (1 - value) / variance, fewest), most) if variance > 0 else fewest
+    is_known = variance > NOTHING * value * (1 - value)
+    worth = min(max(value * (1 - value) / variance, fewest), most) if is_known else fewest
     few, many = (stats.t.ppf((1 + LEVEL) / 2, freedom - 1) for freedom in (count, len(correct)))
     worth *= float(many / few) ** 2  # units fewer than images are a smaller sample of variances, too
     tail = (1 - LEVEL) / 2

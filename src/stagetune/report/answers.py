@@ -30,11 +30,6 @@ def worth_words(found: Mapping[str, Any], *, about: str) -> dict[str, str]:
     )
     if len(weakest) > SHOWN:
         said["classes"] += f"; {len(weakest) - SHOWN} more do no worse"
-    unknown = found["unknown"]
-    if unknown["below"] is not None:
-        said["unknown"] = f"below probability {unknown['below']:.2f}: {100 * unknown['answered']:.0f}% are answered"
-    if unknown["accuracy"] is not None and "unknown" in said:
-        said["unknown"] += f", {100 * unknown['accuracy']:.0f}% of these rightly"
     if found["confused"]:
         said["confused"] = ", ".join(
             f"{one['label']} taken for {one['answer']} {_times(one['count'])}" for one in found["confused"][:SHOWN]
@@ -46,13 +41,15 @@ def worth_words(found: Mapping[str, Any], *, about: str) -> dict[str, str]:
     return said
 
 
-def trust_words(found: Mapping[str, Any]) -> str:
-    """How far probabilities can be believed, in a line."""
+def trust_words(found: Mapping[str, Any], unknown: Mapping[str, Any]) -> str:
+    """How far the probabilities of a classifier can be believed, in a line."""
     test = found["test"]
-    return (
-        f"expected calibration error {test['ece_before']:.3f}, with temperature {found['temperature']:.2f} "
-        f"{test['ece']:.3f}"
-    )
+    text = f"expected calibration error {test['ece_before']:.3f}, with temperature {found['temperature']:.2f} "
+    text += f"{test['ece']:.3f}"
+    if unknown["below"] is None or unknown["accuracy"] is None:
+        return text
+    answered, right = (round(100 * unknown[key]) for key in ("answered", "accuracy"))
+    return f'{text}; "unknown" below {unknown["below"]:.2f}: {answered}% answered, {right}% of these rightly'
 
 
 def verification_words(found: Mapping[str, Any]) -> dict[str, str]:

@@ -40,7 +40,7 @@ def judge(
         lines |= worth_words(result.classification, about="nearest" if is_siamese else "accuracy")
     if isinstance(task, ClassificationTask):
         result.calibration = trust(task, Confidence(**result.calibration))
-        lines["trust"] = trust_words(result.calibration)
+        lines["trust"] = trust_words(result.calibration, result.classification["unknown"])
     return list(lines.items())
 
 
