@@ -1,6 +1,6 @@
 """Stages trained in a plain loop, without a Trainer's fit: on cached features where there is a frozen prefix."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import count, islice
@@ -11,9 +11,11 @@ from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.optim import Optimizer
 
+from stagetune.cache.features import Features
 from stagetune.cache.tables import Tables
 from stagetune.config.schema import Config
 from stagetune.data.datamodule import Batch, StagedData
+from stagetune.data.samplers import Key
 from stagetune.schedule.freezing import Freezing
 from stagetune.schedule.gradients import Anchor, RelativeGradientNorms
 from stagetune.schedule.groups import regroup, set_rates, settings_of
@@ -119,7 +121,8 @@ class PlainLoop:
             part = "train" if self.data.repeats("train") else "plain"
             features = self.tables.features(part, depth, [depth])
             if features is not None:
-                self.data.served["train"], self.depth = features, depth
+                serve = features if part == "train" else partial(_the_only_view, features)
+                self.data.served["train"], self.depth = serve, depth
 
     def _windows(self) -> Iterator[list[Batch]]:
         """The batches of each optimizer step, epoch after epoch, on the device."""
@@ -138,3 +141,8 @@ class PlainLoop:
         """Those of an epoch."""
         batches, limit = len(self.data.train_batches(0)), self.config.trainer.get("limit_train_batches", 1.0)
         return max(min(batches, limit) if isinstance(limit, int) else int(batches * limit), 1)
+
+
+def _the_only_view(features: Features, batches: Iterable[list[Key]]) -> Iterator[Batch]:
+    """Batches of images without augmentation, whichever views of them are asked for."""
+    return features([(0, position) for _, position in batch] for batch in batches)
