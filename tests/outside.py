@@ -59,6 +59,15 @@ class Focal(nn.Module):
         return ((1 - torch.exp(-cost)) ** self.gamma * cost).mean()
 
 
+class Sharpness(nn.Module):
+    """Cross-entropy, and how steep it is; it asks for gradients itself."""
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        cost = F.cross_entropy(logits, target)
+        (slope,) = torch.autograd.grad(cost, logits, create_graph=True)
+        return cost + slope.norm()
+
+
 class Speckle:
     """Sets a share of the pixels to a random colour, with the numbers of one of three generators."""
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from scipy.stats import binomtest
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 from torchmetrics.functional.classification import multiclass_calibration_error
@@ -16,6 +17,7 @@ from stagetune.evaluation.confidence import fit_confidence, reliability
 from stagetune.evaluation.intervals import share
 from stagetune.evaluation.retrieval import nearest_others, retrieval
 from stagetune.report import answers as told
+from stagetune.report.answer_figures import draw_mistakes
 from stagetune.report.collect import Run
 from stagetune.report.result import RunResult
 
@@ -68,6 +70,25 @@ def test_what_is_confused_most_and_the_worst_mistakes_come_first_by_name() -> No
     assert [found["image"] for found in said["mistakes"]] == ["b", "d", "f", "a"]
     assert said["mistakes"][0] == {"image": "b", "label": "cat", "answer": "dog", "probability": 0.9}
     assert worst(one) == [1, 3, 5, 0]
+
+
+def test_a_large_data_set_needs_no_table_of_all_pairs_of_classes() -> None:
+    """Of 100,000 classes it would take 75 GB."""
+    names = [f"product {i}" for i in range(100_000)]
+    found = Answers(np.array([0, 5, 5, 99_999]), np.array([0, 7, 7, 7]), np.full(4, 0.5))
+    said = classification(found, names, list("abcd"), majority=5)
+    assert said["accuracy"]["value"] == 0.25
+    assert [(one["label"], one["answer"], one["count"], one["share"]) for one in said["confused"]] == [
+        ("product 5", "product 7", 2, 1.0),
+        ("product 99999", "product 7", 1, 1.0),
+    ]
+
+
+def test_no_mistake_has_its_name_cut_off(tmp_path: Path) -> None:
+    draw_mistakes([(np.zeros((8, 8, 3)), "images/nut/01.png", "nut", "bolt", 0.9)], tmp_path / "mistakes.png")
+    pixels = np.asarray(Image.open(tmp_path / "mistakes.png").convert("L"))
+    assert (pixels[0] == 255).all()
+    assert pixels.min() == 0
 
 
 @pytest.mark.parametrize(("right", "count"), [(0, 12), (12, 12), (11, 12), (55, 60), (1, 2)])
@@ -185,10 +206,16 @@ def test_the_tests_of_folds_are_put_together(tmp_path: Path) -> None:
     together = told.tested(runs[1], runs)
     assert together is not None
     assert together.words == "its 2 folds with seed 0"
+    assert told.headline_of(together).startswith("In the test of its 2 folds with seed 0 the accuracy is 0.7500")
     assert together.found["images"] == 4
     assert together.found["accuracy"]["value"] == 0.75
     assert together.found["confused"] == [{"label": "dog", "answer": "cat", "count": 1, "share": 0.5}]
     assert [one["image"] for one in together.found["mistakes"]] == ["b"]
     assert told.tested(runs[2], runs).words == "its best run"  # type: ignore[union-attr]
+    for run in runs:
+        run.settings["data.folds"] = 3
+    assert told.tested(runs[1], runs).words == "2 of its 3 folds with seed 0"  # type: ignore[union-attr]
+    runs[1].result.classification["answered_by"] = "nearest"
+    assert "the accuracy of answering as the nearest other image is" in told.headline_of(together)
     (tmp_path / "00" / "predictions.csv").write_text("path,split\nx")
     assert told.tested(runs[1], runs).words == "its best run"  # type: ignore[union-attr]

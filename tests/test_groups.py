@@ -448,3 +448,15 @@ def test_a_run_says_over_what_its_intervals_are(tmp_path: Path, tiny: Callable[.
     result = run_experiment(config, tmp_path / "run")
     assert result.verification["interval_over"] == "groups"
     assert result.stages[0]["verification"]["interval_over"] == "identities"  # validation has one group
+
+
+def test_classes_that_validation_or_test_have_no_image_of_are_said(tmp_path: Path) -> None:
+    for kind, count in (("many", 10), ("some", 5), ("two", 2), ("one", 1)):
+        for i in range(count):
+            path = tmp_path / kind / f"{i}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.new("RGB", (8, 8), (i * 20, len(kind), count)).save(path)
+    config = compose(["data=image_folder", f"data.root={tmp_path}", "data.image_size=16", "data.seed=0"])
+    said = data_words(config, build_data(config)).splitlines()
+    assert said[1].startswith("many 10, some 5, two 2, one 1; uneven: ")
+    assert said[2:] == ["no image in validation of one, two", "no image in test of one, two"]

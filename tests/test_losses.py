@@ -16,7 +16,7 @@ from torch.optim import SGD
 
 from stagetune.config.parts import PACKAGES, names, part
 from stagetune.data.datamodule import Batch
-from stagetune.errors import ConfigError
+from stagetune.errors import ConfigError, TrainingError
 from stagetune.losses.shared.pairs import batch_pairs
 from stagetune.losses.triplet import MINERS
 from stagetune.models.distances import measure
@@ -267,6 +267,13 @@ def test_balanced_weights_are_those_of_scikit_learn() -> None:
         kind(class_weights=[1, 2]).for_classes(classes, [5, 1, 14])
 
 
+class FewAtOnce(nn.Module):
+    def forward(self, scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        if len(scores) > 4:
+            raise ValueError("more than 4")
+        return scores.mean()
+
+
 @pytest.mark.parametrize("weights", [None, [3.0, 1.0, 0.2]], ids=["alike", "weighted"])
 def test_the_loss_of_a_part_is_that_of_all_its_images_at_once(weights: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     kind: Any = part("loss", "cross_entropy")
@@ -281,3 +288,24 @@ def test_the_loss_of_a_part_is_that_of_all_its_images_at_once(weights: Any, monk
         task.validation_step(Batch(target[some], scores[some], 0, target[some]), 0)
     task.on_validation_epoch_end()
     torch.testing.assert_close(logged["val/loss"], task.loss(scores, target))
+
+
+@pytest.mark.parametrize(
+    ("score", "loss", "message"),
+    [
+        (float("nan"), nn.CrossEntropyLoss(), "the scores of 1 of 8 images of val are no finite numbers; lower the"),
+        (float("inf"), nn.CrossEntropyLoss(), "the scores of 1 of 8 images of val are no finite numbers; lower the"),
+        (0.0, FewAtOnce(), "the loss cannot take all 8 images of val at once, without gradients: ValueError: more"),
+    ],
+    ids=["nan", "infinite", "loss"],
+)
+def test_a_part_that_cannot_be_measured_is_said(score: float, loss: nn.Module, message: str) -> None:
+    """Scores that are no numbers would be answers with the first class, and an accuracy of that."""
+    task = ClassificationTask(nn.Identity(), nn.Identity(), loss, classes=2, make_optimizer=SGD)
+    task.forward = lambda inputs, depth: inputs  # type: ignore[method-assign]
+    given, target = torch.zeros(8, 2), torch.zeros(8, dtype=torch.long)
+    given[5, 1] = score
+    for some in (slice(0, 4), slice(4, 8)):
+        task.validation_step(Batch(target[some], given[some], 0, target[some]), 0)
+    with pytest.raises(TrainingError, match=message):
+        task.on_validation_epoch_end()

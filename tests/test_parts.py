@@ -427,6 +427,7 @@ def test_two_directions_of_one_metric_are_refused() -> None:
         ),
         (["torch.nn.ReLU"], r"cannot take .*: TypeError"),
         (["outside.Diary"], r"gives a Diary, which is no torch\.nn\.Module"),
+        (["outside.Sharpness"], r"cannot take .* without gradients, as in validation: RuntimeError"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -37,6 +39,7 @@ from stagetune.run.data import build_data, check_unseen
 from stagetune.run.leftover import LeftoverBatches
 from stagetune.run.pictures import draw_run
 from stagetune.run.precision import device_type, resolve_precision
+from stagetune.run.recorder import Recorder
 from stagetune.run.screen import Screen
 from stagetune.tasks.classification import ClassificationTask
 from stagetune.tasks.staged_task import StagedTask
@@ -329,6 +332,20 @@ def test_only_tf32_rounds_the_products_of_single_precision_and_the_result_says_s
     for precision, products in (("tf32", "high"), ("fp32", "highest")):
         run_experiment(replace(tiny(CLASSIFIER, stages=1), precision=precision), tmp_path / precision)
         assert read_result(tmp_path / precision).environment["float32_matmul_precision"] == products
+
+
+def test_the_rates_of_a_loss_that_is_no_number_are_those_of_its_step_and_not_the_next() -> None:
+    """The scheduler has stepped on when the loss is looked at, in the last batch of a cosine to 0."""
+    recorder = Recorder(SimpleNamespace(stage=SimpleNamespace(name="head")), None)  # type: ignore[arg-type]
+    groups = [{"name": "head", "lr": 0.5}]
+    trainer: Any = SimpleNamespace(
+        optimizers=[SimpleNamespace(param_groups=groups)], current_epoch=1, num_training_batches=2
+    )
+    recorder._due = 1.5
+    recorder.on_before_optimizer_step(trainer, None, None)  # type: ignore[arg-type]
+    groups[0]["lr"] = 0.0
+    with pytest.raises(TrainingError, match=r"at learning rates head 5\.0e-01; lower the stage's lr"):
+        recorder._check(trainer, [torch.tensor(math.nan)])
 
 
 def test_a_loss_that_is_not_a_number_stops_with_stage_step_and_rates(

@@ -57,8 +57,10 @@ def classification(
     Raises:
         ValueError: where there is no image.
     """
-    right, counts = found.right, confusion(found, len(classes))
-    of_class, answered, hits = counts.sum(axis=1), counts.sum(axis=0), np.diag(counts)
+    right = found.right
+    of_class, answered, hits = (
+        np.bincount(of, minlength=len(classes)) for of in (found.labels, found.answers, found.labels[right])
+    )
     recall = hits / of_class.clip(1)
     weights, expected = 1 / of_class[found.labels], recall[found.labels]
     if units is not None and len(np.unique(np.stack([units, found.labels]), axis=1).T) == (of_class > 0).sum():
@@ -69,14 +71,14 @@ def classification(
         "units": len(right) if units is None else len(np.unique(units)),
         "accuracy": asdict(share(right, units=units)),
         "balanced_accuracy": asdict(share(right, weights=weights, expected=expected, units=units)),
-        "f1": _macro_f1(counts),
+        "f1": _macro_f1(hits, of_class + answered),
         "majority": {"class": classes[majority], "accuracy": float((found.labels == majority).mean())},
         "classes": [
             _class(name, right, found.labels == i, int(answered[i]), units if over == "groups" else None)
             for i, name in enumerate(classes)
             if of_class[i] or answered[i]
         ],
-        "confused": _confused(counts, classes),
+        "confused": _confused(found, of_class, classes),
         "mistakes": [
             {
                 "image": images[i],
@@ -108,10 +110,9 @@ def worst(found: Answers) -> list[int]:
     return [int(i) for i in wrong[np.argsort(-found.probability[wrong], kind="stable")]]
 
 
-def _macro_f1(counts: IntArray) -> float:
-    mentioned = counts.sum(axis=0) + counts.sum(axis=1)
+def _macro_f1(hits: IntArray, mentioned: IntArray) -> float:
     used = mentioned > 0
-    return float((2 * np.diag(counts)[used] / mentioned[used]).mean())
+    return float((2 * hits[used] / mentioned[used]).mean())
 
 
 def _class(
@@ -135,18 +136,17 @@ def _class(
     }
 
 
-def _confused(counts: IntArray, classes: Sequence[str]) -> list[dict[str, Any]]:
-    wrong = counts.copy()
-    np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:LISTED]
-    cells = [divmod(int(place), len(classes)) for place in order]
+def _confused(found: Answers, of_class: IntArray, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Without a table of all pairs of classes, which would fill the memory with those of a large data set."""
+    wrong = ~found.right
+    pairs, times = np.unique(np.stack([found.labels[wrong], found.answers[wrong]]), axis=1, return_counts=True)
     return [
         {
             "label": classes[label],
             "answer": classes[answer],
-            "count": int(wrong[label, answer]),
-            "share": float(wrong[label, answer] / counts[label].sum()),
+            "count": int(times[i]),
+            "share": float(times[i] / of_class[label]),
         }
-        for label, answer in cells
-        if wrong[label, answer]
+        for i in np.argsort(-times, kind="stable")[:LISTED]
+        for label, answer in [pairs[:, i]]
     ]

@@ -86,3 +86,9 @@ def _try(loss: "nn.Module", name: str, dimensions: int, target: "Tensor", what: 
         if isinstance(cost, torch.Tensor):
             what = f"a tensor {list(cost.shape)}" if cost.ndim else "a number without a gradient"
         raise ConfigError([f"{name}: gives {what} for {shapes}; it must give one number with a gradient"])
+    try:
+        with warnings.catch_warnings(action="ignore"), torch.no_grad():
+            deepcopy(loss)(outputs.detach(), target)
+    except Exception as error:  # somebody's code
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError([f"{name}: cannot take {shapes} without gradients, as in validation: {reason}"]) from error

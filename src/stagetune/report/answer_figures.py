@@ -77,4 +77,4 @@ def draw_mistakes(mistakes: Sequence[tuple[Any, str, str, str, float]], path: Pa
         wrong = f"answered {shorten(answer, 16, placeholder='...')} ({probability:.2f})"
         title = axes.set_title(f"{name[-26:]}\nis {shorten(label, 20, placeholder='...')}\n{wrong}", fontsize=9)
         title.set_parse_math(False)  # a class may be called $5
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, bbox_inches="tight")  # the layout cuts the names above square images

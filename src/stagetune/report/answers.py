@@ -84,7 +84,10 @@ class Tested:
     def words(self) -> str:
         """Which runs."""
         seed = self.runs[0].result.seed
-        return "its best run" if len(self.runs) == 1 else f"its {len(self.runs)} folds with seed {seed}"
+        count, folds = len(self.runs), self.runs[0].settings.get("data.folds")
+        if count == 1:
+            return "its best run"
+        return f"{'its' if count == folds else f'{count} of its'} {folds} folds with seed {seed}"
 
 
 def tested(best: Run, others: Sequence[Run]) -> Tested | None:
@@ -137,8 +140,10 @@ def headline_of(tested: Tested) -> str:
     """The test in a sentence."""
     found = tested.found
     majority, over = found["majority"], f"{found['units']} {found['interval_over']}"
+    nearest = tested.runs[0].result.classification.get("answered_by") == "nearest"
+    by = " of answering as the nearest other image" if nearest else ""  # of a siamese run it is not test/accuracy
     return (
-        f"In the test of {tested.words} the accuracy is {_interval(found['accuracy'])}, the balanced accuracy "
+        f"In the test of {tested.words} the accuracy{by} is {_interval(found['accuracy'])}, the balanced accuracy "
         f"{_interval(found['balanced_accuracy'])}, 95% over {over}; always answering "
         f'"{majority["class"]}" would have {majority["accuracy"]:.4f}.'
     )

@@ -237,7 +237,7 @@ def _one_metric(runs: Sequence[Run]) -> tuple[str, bool, list[Run], list[str]]:
     chosen = [run for run in runs if of[id(run)] == metric]
     modes = [run.result.best["mode"] for run in chosen if run.result.best]
     left = len(runs) - len(chosen)
-    note = [f"{left} runs that looked at another metric than {metric} are left out"] if left else []
+    note = [f"left out: {left} of {len(runs)} runs, which looked at another metric than {metric}"] if left else []
     return metric, bool(modes) and modes[0] == "max", chosen, note
 
 

@@ -161,10 +161,11 @@ class Recorder(Callback):
         if len(bad):
             batch = len(self._losses) - len(losses) + int(bad[0]) + 1
             stage = self.unfreezing.stage
-            rates = ", ".join(f"{name} {rate:.1e}" for name, rate in _rates(trainer).items() if rate)
+            latest = self._rates[-1] if self._rates else _rates(trainer)  # the scheduler has stepped on, maybe to 0
+            rates = ", ".join(f"{name} {rate:.1e}" for name, rate in latest.items() if rate and name != "epoch")
             raise TrainingError(
                 f"the loss is {float(losses[int(bad[0])])} in stage {stage.name}, epoch {trainer.current_epoch}, "
-                f"batch {batch} of {int(trainer.num_training_batches)}, at learning rates {rates}; "
+                f"batch {batch} of {int(trainer.num_training_batches)}, at learning rates {rates or 0}; "
                 "lower the stage's lr, add +trainer.gradient_clip_val=1.0, or use precision=fp32"
             )
 

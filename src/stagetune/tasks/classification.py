@@ -11,6 +11,7 @@ from torchmetrics.functional.classification import multiclass_accuracy, multicla
 
 from stagetune.data.datamodule import TESTED, Batch
 from stagetune.data.gather import gather_rows
+from stagetune.errors import TrainingError
 from stagetune.evaluation.classification import balanced_accuracy
 from stagetune.evaluation.confidence import Confidence, fit_confidence
 from stagetune.tasks.metrics import OwnMetrics, Part
@@ -91,15 +92,31 @@ class ClassificationTask(StagedTask):
     def _together(self, part: Part) -> tuple[Tensor, Tensor]:
         """Scores and classes of all images of a part since the last call."""
         scores, target, index = (torch.cat(parts) for parts in zip(*self._scored.pop(part), strict=True))
+        if bad := int((~scores.isfinite().all(dim=1)).sum()):  # the class that such scores would answer is the first
+            raise TrainingError(
+                f"the scores of {bad} of {len(scores)} images of {part} are no finite numbers; lower the stage's lr, "
+                "add +trainer.gradient_clip_val=1.0, or use precision=fp32"
+            )
         self.scored[part] = Scored(scores.cpu(), target.cpu(), index.cpu())
         return scores, target
+
+    def _cost(self, part: Part, scores: Tensor, target: Tensor) -> Tensor:
+        try:
+            cost: Tensor = self.loss(scores, target)
+        except Exception as error:  # somebody's code
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise TrainingError(
+                f"the loss cannot take all {len(target)} images of {part} at once, without gradients: {reason}; "
+                "let it take as many as there are"
+            ) from error
+        return cost
 
     def _measure(self, part: Part) -> None:
         scores, target = self._together(part)
         found = self.scored[part]
-        measures = {
+        measures: dict[str, Tensor | float] = {
             # of all at once: a mean over batches is another where classes have weights
-            "loss": self.loss(scores, target),
+            "loss": self._cost(part, scores, target),
             "accuracy": multiclass_accuracy(scores, target, self.classes, average="micro"),
             "top5": multiclass_accuracy(scores, target, self.classes, average="micro", top_k=min(5, self.classes)),
             "f1": multiclass_f1_score(scores, target, self.classes, average="macro"),
