@@ -234,6 +234,14 @@ def test_a_run_learns_from_given_pairs_alone(folder: Path, tiny: Callable[..., C
     assert 2 <= result.stages[0]["steps"] <= 4  # 13 pairs of ten images, up to eight in a batch
 
 
+def test_batches_by_group_need_identities_that_lie_in_groups(folder: Path, tiny: Callable[..., Config]) -> None:
+    words = ["task=siamese", "loss=triplet", "data=image_folder", f"data.root={folder}", "task.batches=by_group"]
+    with pytest.raises(DataError, match=r"by_group: image_folder has no groups; use task.batches=identities"):
+        build_data(tiny(*words))
+    with pytest.raises(DataError, match=r"by_group: image_folder has identities of images in several groups; use"):
+        build_data(tiny(*words, r"data.group_pattern=\d+"))
+
+
 def test_pairs_across_two_parts_are_left_out_and_a_part_without_both_kinds_is_refused() -> None:
     split = Split(np.arange(4), np.arange(4, 8), np.arange(8, 12))
     first = np.array([0, 2, 4, 6, 8, 10, 1])
