@@ -606,6 +606,15 @@ def test_splits_are_known_by_their_usual_names(
     assert hf.parts_of("x", names, {"train": None, "val": None, "test": None} | given) == expected
 
 
+def test_the_only_split_is_no_part_and_a_blank_is_no_label(hub: Any, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    path = saved(hub("one", ["a", "b", ""], datasets.Value("string")), tmp_path / "one")
+    with pytest.raises(DataError, match=r"data.test_split=train: .* has this split alone, which is divided by share"):
+        hf.Settings(path=path, test_split="train").build(32)
+    with pytest.raises(DataError, match=r"1 of 3 images of train have no kind; "):
+        hf.Settings(path=path).build(32)
+
+
 def test_splits_that_cannot_be_told_are_asked_for() -> None:
     nothing = {"train": None, "val": None, "test": None}
     with pytest.raises(DataError) as caught:
