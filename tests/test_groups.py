@@ -379,6 +379,11 @@ def test_settings_that_do_not_fit_are_said(words: list[str], problem: str, tmp_p
     assert said.startswith(problem)
 
 
+def test_groups_may_be_named_by_numbers(tmp_path: Path) -> None:
+    words = ["data=image_folder", f"data.root={tmp_path}", "data.split=groups", "data.test_groups=[3,p4]"]
+    assert compose(words).data.test_groups == ["3", "p4"]
+
+
 @pytest.mark.slow
 def test_a_classifier_is_tested_on_a_fold_of_patients_and_says_so(tmp_path: Path) -> None:
     words = ["data=image_folder", f"data.root={scans(tmp_path, '{kind}/{patient}/1.png')}", "data.group_level=2"]
