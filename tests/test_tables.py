@@ -157,6 +157,13 @@ def test_images_that_same_pairs_join_are_one_identity(folder: Path) -> None:
     assert (source.labels[pairs.first] == source.labels[pairs.second]).tolist() == pairs.is_same.astype(bool).tolist()
 
 
+def test_one_image_by_two_ways_of_writing_its_path_is_one(folder: Path) -> None:
+    red = names(folder / "red")
+    lines = [f"red/{red[0]},red/{red[1]},1", f"./red/{red[1]},red/../red/{red[2]},1"]
+    source, _ = pairs_csv(table(folder, "a,b,is_same\n" + "\n".join(lines)))
+    assert (len(source), len(source.classes)) == (3, 1)
+
+
 @given(st.integers(2, 40), st.integers(2, 12), st.integers(1, 3), st.integers(0, 3))
 def test_each_pair_comes_once_in_some_batch_of_the_size_with_both_kinds_mixed(
     count: int, batch_size: int, processes: int, epoch: int
