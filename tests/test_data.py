@@ -392,6 +392,14 @@ def test_images_deeper_than_a_class_folder_are_said_not_to_be_used(folder: Path)
     assert source.notes == ["1 images that lie outside of a class folder are not used"]
 
 
+def test_class_folders_may_be_links(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "links").mkdir()
+    for color in ("blue", "green", "red"):
+        (tmp_path / "links" / color).symlink_to(folder / color)
+    source = image_folder(tmp_path / "links")
+    assert (len(source), source.notes) == (30, [])
+
+
 def test_a_part_without_two_images_of_one_identity_cannot_be_verified(folder: Path) -> None:
     source = image_folder(folder)
     split = make_split(source, by="images", val=0.1, test=0.2, seed=0)

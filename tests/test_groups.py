@@ -184,6 +184,12 @@ MIXED = ([0, 1] * 6, np.repeat(np.arange(6), 2))  # each of six patients has an 
             "data.folds=3: all images of class2 are of p5 and in one fold, so that none would be left to train on",
         ),
         (
+            source_of([0, 1] * 3, [0, 0, 1, 1, 2, 2]),
+            {"folds": 2},
+            r"the val split has fewer than 2 classes \(none\); give more images, classes or groups, or change "
+            "data.val, and data.test or data.folds",
+        ),
+        (
             source_of(*MIXED, split=["train"] * 4 + ["val"] * 3 + ["test"] * 5),
             {},
             "data.split=groups, but p3 of val are in test too; keep them apart",
@@ -371,6 +377,11 @@ def test_settings_that_do_not_fit_are_said(words: list[str], problem: str, tmp_p
         compose(["data=image_folder", *words, *place])
     (said,) = caught.value.problems
     assert said.startswith(problem)
+
+
+def test_groups_may_be_named_by_numbers(tmp_path: Path) -> None:
+    words = ["data=image_folder", f"data.root={tmp_path}", "data.split=groups", "data.test_groups=[3,p4]"]
+    assert compose(words).data.test_groups == ["3", "p4"]
 
 
 @pytest.mark.slow

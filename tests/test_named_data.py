@@ -396,6 +396,10 @@ def test_what_is_wrong_in_the_lists_of_the_birds_is_said_by_line(tmp_path: Path)
     (folder / "image_class_labels.txt").write_text("1 1\n2 1\n")
     with pytest.raises(DataError, match=r"labels.txt: 1 of 3 images are missing, such as number 3$"):
         cub(tmp_path, by="images")
+    for content, said in ((b"", "is empty; take it as"), (b"1 B\xe4r\n", "cannot be read \\('utf-8' codec")):
+        (folder / "classes.txt").write_bytes(content)
+        with pytest.raises(DataError, match=rf"classes.txt: {said}"):
+            cub(tmp_path, by="images")
     (folder / "classes.txt").unlink()
     with pytest.raises(DataError, match=r"CUB_200_2011/classes.txt: no such file; give its folder as the authors"):
         cub(tmp_path, by="images")
@@ -463,7 +467,12 @@ def test_products_are_read_with_their_kind_and_validation_is_drawn_from_those_to
     ):
         sop(tmp_path)
     (folder / "Ebay_train.txt").write_text("")
-    with pytest.raises(DataError, match=r"Ebay_train.txt: its first line is empty; expected image_id class_id super"):
+    with pytest.raises(DataError, match=r"Ebay_train.txt: is empty; take it as its authors publish it"):
+        sop(tmp_path)
+    (folder / "Ebay_train.txt").write_text(
+        "\ufeffimage_id class_id super_class_id path\n1 2 3 a/b.jpg\n2 2 3 a/b.jpg\n"
+    )
+    with pytest.raises(DataError, match=r"Ebay_train.txt: 1 lines are wrong: line 3: a/b.jpg is in line 2, too"):
         sop(tmp_path)
 
 
@@ -595,6 +604,15 @@ def test_splits_are_known_by_their_usual_names(
     names: list[str], given: dict[str, str], expected: dict[str, str]
 ) -> None:
     assert hf.parts_of("x", names, {"train": None, "val": None, "test": None} | given) == expected
+
+
+def test_the_only_split_is_no_part_and_a_blank_is_no_label(hub: Any, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    path = saved(hub("one", ["a", "b", ""], datasets.Value("string")), tmp_path / "one")
+    with pytest.raises(DataError, match=r"data.test_split=train: .* has this split alone, which is divided by share"):
+        hf.Settings(path=path, test_split="train").build(32)
+    with pytest.raises(DataError, match=r"1 of 3 images of train have no kind; "):
+        hf.Settings(path=path).build(32)
 
 
 def test_splits_that_cannot_be_told_are_asked_for() -> None:

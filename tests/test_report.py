@@ -120,7 +120,20 @@ def test_the_folds_of_a_seed_are_one_score_of_one_configuration(tmp_path: Path) 
     assert found.scores == {0: pytest.approx(0.6)}
     assert found.tested("val/auc").mean == pytest.approx(0.59)
     assert "data.fold" not in shared
-    assert summarize(collection).warnings == []
+    assert summarize(collection).warnings == [
+        "the only configuration: seed 1 left out, without all of the folds 0, 1, 2"
+    ]
+
+
+def test_scores_over_other_folds_or_other_splits_are_held_against_the_comparison(tmp_path: Path) -> None:
+    for name, fold in (("full", 0), ("full", 1), ("staged", 1)):
+        leave(tmp_path / f"{name}-{fold}", 0.5, f"schedule={name}", "data.folds=2", f"data.fold={fold}")
+    for fold in range(2):
+        leave(tmp_path / f"split-{fold}", 0.5, "schedule=full", "data.folds=2", f"data.fold={fold}", "data.seed=1")
+    assert summarize(collect(tmp_path)).warnings == [
+        "runs differ in their splits: most have data.seed=0, 2 with data.seed=1",
+        "scores are means over other folds: most over 0, 1, data.seed=0 schedule=staged over 1",
+    ]
 
 
 def test_a_setting_within_a_group_is_a_column_only_where_the_groups_name_does_not_tell(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from stagetune.config.schema import Config
 from stagetune.data.datamodule import Batch
 from stagetune.data.samplers import pair_batches
 from stagetune.data.source import Pairs
-from stagetune.data.sources.identity_csv import identity_csv
+from stagetune.data.sources.identity_csv import Columns, identity_csv
 from stagetune.data.sources.image_folder import image_folder
 from stagetune.data.sources.pairs import pairs_csv
 from stagetune.data.splits import Split, check_explicit_pairs
@@ -70,6 +70,11 @@ def test_nested_folders_are_groups_and_identities(folder: Path) -> None:
         ("path,label\nred/0.png,red\n", "has no column identity; "),
         ("path,identity\n", "has a header but no lines"),
         (
+            "path,identity,group\nred/0.png,red, dark,x\n",
+            "1 lines are wrong: line 2: has 4 cells for 3 columns; quote what has a comma",
+        ),
+        ("path,identity,group,group\nred/0.png,red,x,y\n", "has 2 columns group; leave one of them"),
+        (
             "path,identity\nred/0.png,red\nred/99.png,red\nred/0.png,blue\nred/1.png,\nred/0.png,red\n",
             "4 lines are wrong: line 3: red/99.png does not exist in {folder}; line 4: red/0.png of line 2 is red "
             "there and blue here; line 5: identity is empty; line 6: red/0.png of line 2 is there already",
@@ -80,12 +85,25 @@ def test_nested_folders_are_groups_and_identities(folder: Path) -> None:
             "line 4: split is dev; give train, val or test to every image, or to none",
         ),
     ],
-    ids=["empty", "column", "header only", "lines", "split"],
+    ids=["empty", "column", "header only", "cells", "columns", "lines", "split"],
 )
 def test_what_is_wrong_in_a_table_of_images_is_said_once_by_line(text: str, message: str, folder: Path) -> None:
     with pytest.raises(DataError) as caught:
         identity_csv(table(folder, text))
     assert str(caught.value).startswith(f"{folder / 'table.csv'}: {message.format(folder=folder)}")
+
+
+def test_a_table_of_another_encoding_is_refused_by_its_first_line_too(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_bytes("päth,identity\na.png,x\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"line 1 cannot be read \('utf-8' codec .*\); save it as UTF-8 CSV"):
+        identity_csv(tmp_path / "table.csv")
+
+
+def test_a_column_that_is_called_so_and_means_something_else_is_not_read(folder: Path) -> None:
+    rows = [f"{name},{name.split('/')[0]},{i % 5}" for i, name in enumerate(names(folder))]
+    file = table(folder, "path,group,split\n" + "\n".join(rows))
+    source = identity_csv(file, columns=Columns(identity="group", split=None, group=None))
+    assert (source.classes, source.split, source.image_groups) == (["blue", "green", "red"], None, None)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +155,13 @@ def test_images_that_same_pairs_join_are_one_identity(folder: Path) -> None:
     assert len(source) == 30
     assert len(source.classes) == 6
     assert (source.labels[pairs.first] == source.labels[pairs.second]).tolist() == pairs.is_same.astype(bool).tolist()
+
+
+def test_one_image_by_two_ways_of_writing_its_path_is_one(folder: Path) -> None:
+    red = names(folder / "red")
+    lines = [f"red/{red[0]},red/{red[1]},1", f"./red/{red[1]},red/../red/{red[2]},1"]
+    source, _ = pairs_csv(table(folder, "a,b,is_same\n" + "\n".join(lines)))
+    assert (len(source), len(source.classes)) == (3, 1)
 
 
 @given(st.integers(2, 40), st.integers(2, 12), st.integers(1, 3), st.integers(0, 3))
@@ -214,6 +239,14 @@ def test_a_run_learns_from_given_pairs_alone(folder: Path, tiny: Callable[..., C
     assert "retrieval" not in result.verification
     assert result.verification["folds"]["folds"] == 3
     assert 2 <= result.stages[0]["steps"] <= 4  # 13 pairs of ten images, up to eight in a batch
+
+
+def test_batches_by_group_need_identities_that_lie_in_groups(folder: Path, tiny: Callable[..., Config]) -> None:
+    words = ["task=siamese", "loss=triplet", "data=image_folder", f"data.root={folder}", "task.batches=by_group"]
+    with pytest.raises(DataError, match=r"by_group: image_folder has no groups; use task.batches=identities"):
+        build_data(tiny(*words))
+    with pytest.raises(DataError, match=r"by_group: image_folder has identities of images in several groups; use"):
+        build_data(tiny(*words, r"data.group_pattern=\d+"))
 
 
 def test_pairs_across_two_parts_are_left_out_and_a_part_without_both_kinds_is_refused() -> None:

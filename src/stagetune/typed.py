@@ -104,6 +104,10 @@ def typed(kind: Any, value: Any, path: str, problems: list[str], chosen: Chosen 
         (item,) = get_args(kind)
         if item is Any:
             return list(value)
+        if item is str:  # names may be numbers, such as those of patients
+            value = [
+                str(entry) if isinstance(entry, int) and not isinstance(entry, bool) else entry for entry in value
+            ]
         return [typed(item, entry, f"{path}[{i}]", problems, chosen) for i, entry in enumerate(value)]
     if get_origin(kind) is dict:
         if not isinstance(value, Mapping):

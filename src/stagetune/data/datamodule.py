@@ -193,7 +193,8 @@ class StagedData(LightningDataModule):
             identities = len(np.unique(labels))
             if by_group:
                 if source.groups is None:
-                    raise DataError(f"task.batches=by_group: {source.name} has no groups; use batches=identities")
+                    why = "identities of images in several groups" if source.image_groups else "no groups"
+                    raise DataError(f"task.batches=by_group: {source.name} has {why}; use task.batches=identities")
                 self._groups = np.unique(source.groups, return_inverse=True)[1][labels]
                 sizes = [len(np.unique(labels[self._groups == group])) for group in np.unique(self._groups)]
                 identities = min(sizes)

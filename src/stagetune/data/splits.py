@@ -104,9 +104,9 @@ def check_split(source: Source, split: Split, by: str, *, published: bool = Fals
     for part, present in classes.items():
         if len(present) < 2:
             have = ", ".join(source.classes[i] for i in sorted(present)) or "none"
+            what = "images, classes or groups" if by == "groups" else "images or classes"
             raise DataError(
-                f"the {part} split has fewer than 2 classes ({have}); give more images or classes, "
-                "or change data.val and data.test"
+                f"the {part} split has fewer than 2 classes ({have}); give more {what}{_or_other_shares(source)}"
             )
     for part in ("val", "test"):
         if by == "identities" and (shared := classes["train"] & classes[part]):
@@ -156,8 +156,8 @@ def check_pairs(source: Source, split: Split) -> None:
         if counts.max() < 2:
             raise DataError(
                 f"the {part} split has no two images of one identity ({len(indices)} images of "
-                f"{(counts > 0).sum()} identities), so there are no same pairs; give more images of each identity, "
-                "or change data.val and data.test"
+                f"{(counts > 0).sum()} identities), so there are no same pairs; give more images of each identity"
+                f"{_or_other_shares(source)}"
             )
 
 
@@ -236,6 +236,11 @@ def _with_validation(source: Source, split: Split, by: str, val: float, seed: in
             taken += pictures[picture]
     drawn = np.isin(split.train, taken)
     return Split(split.train[~drawn], split.train[drawn], split.test)
+
+
+def _or_other_shares(source: Source) -> str:
+    """The end of a message on a part that is too small; the data may bring its parts."""
+    return "" if source.split else ", or change data.val, and data.test or data.folds"
 
 
 def _of_parts(part: IntArray) -> Split:

@@ -48,6 +48,15 @@ class Configuration:
         found = {run.folder: run.result.test[name] for run in self.scored if name in run.result.test}
         return estimate(list(self._by_seed(found).values())) if found else None
 
+    @property
+    def folds(self) -> list[int]:
+        """Those that a score is the mean over, of the seed that has most; empty where there are none."""
+        of_seed: dict[int, set[int]] = {}
+        for run in self.scored:
+            if run.settings.get("data.folds") is not None:
+                of_seed.setdefault(run.result.seed, set()).add(run.settings[FOLD])
+        return max((sorted(of) for of in of_seed.values()), key=len, default=[])
+
     def _by_seed(self, values: Mapping[Path, float]) -> dict[int, float]:
         """The mean over folds of what runs have, by folder; of seeds with other folds those of the most count."""
         by_seed: dict[int, dict[Any, float]] = {}
@@ -142,6 +151,7 @@ def warnings_of(runs: Sequence[Run]) -> list[str]:
     for what, values in {
         "weights": [run.result.weights.get("used", "") for run in runs],
         "data": [_data(run) for run in runs],
+        "splits": [f"data.seed={run.settings['data.seed']}" for run in runs if "data.seed" in run.settings],
         "library versions": [_versions(run) for run in runs],
         "machines": [str(run.result.environment.get("device", {}).get("name", "")) for run in runs],
         "code": [str(run.result.environment.get("git", "")) for run in runs],
@@ -152,6 +162,27 @@ def warnings_of(runs: Sequence[Run]) -> list[str]:
             listed = "; ".join(f"{count} with {value}" for value, count in others[:3])
             said.append(f"runs differ in their {what}: most have {most}, {listed}")
     return said
+
+
+def fold_warnings(found: Sequence[Configuration]) -> list[str]:
+    """What is uneven in the folds of configurations: seeds that lack some, and scores over others."""
+    said = []
+    for one in found:
+        if lacking := sorted({run.result.seed for run in one.scored} - one.scores.keys()):
+            seeds = f"seed{'s' if len(lacking) > 1 else ''} {_numbers(lacking)}"
+            said.append(f"{one.name}: {seeds} left out, without all of the folds {_numbers(one.folds)}")
+    counts = Counter(_numbers(one.folds) for one in found if one.folds)
+    if len(counts) > 1:
+        (most, _), *_ = counts.most_common(1)
+        others = [
+            f"{one.name} over {_numbers(one.folds)}" for one in found if one.folds and _numbers(one.folds) != most
+        ]
+        said.append(f"scores are means over other folds: most over {most}, {'; '.join(others[:3])}")
+    return said
+
+
+def _numbers(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values))
 
 
 def _data(run: Run) -> str:

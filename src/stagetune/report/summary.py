@@ -13,7 +13,7 @@ from stagetune.artifacts import write_text, write_whole
 from stagetune.errors import ResultError, did_you_mean
 from stagetune.report.answers import Tested, headline_of, tested
 from stagetune.report.collect import Collection, Run
-from stagetune.report.configurations import Configuration, configurations, warnings_of
+from stagetune.report.configurations import Configuration, configurations, fold_warnings, warnings_of
 from stagetune.report.statistics import Comparison, Estimate, compare, told_apart
 
 COSTS = ("seconds", "trainable", "memory", "speed")
@@ -85,7 +85,7 @@ def summarize(collection: Collection, baseline: Mapping[str, str] | None = None)
         chosen,
         {one.name: comparison for (one, _), comparison in zip(pairs, compared, strict=True)},
         [one for one, differs in zip(scored[1:], apart, strict=True) if not differs],
-        [*notes, *warnings_of([run for run in runs if run.is_scored])],
+        [*notes, *warnings_of([run for run in runs if run.is_scored]), *fold_warnings(found)],
     )
 
 

@@ -56,15 +56,23 @@ def cub(root: str | Path, *, by: str) -> list[Entry]:
 def read_list(file: Path, columns: Sequence[str]) -> list[tuple[int, list[str]]]:
     """The lines of a list of words that blanks part, with their numbers from 1; the last may have blanks.
 
-    Raises `DataError` where there is no such file, and for lines with fewer words than `columns`.
+    Raises `DataError` where there is no such file or nothing in it, and for lines with fewer words than `columns`.
     """
     if not file.is_file():
         raise DataError(f"{file}: no such file; give its folder as the authors publish it, by data.root")
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file}: cannot be read ({error}); take it as its authors publish it, or as UTF-8"
+        ) from error
     lines = [
         (number, line.strip().split(maxsplit=len(columns) - 1))
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1)
+        for number, line in enumerate(text.splitlines(), start=1)
         if line.strip()
     ]
+    if not lines:
+        raise DataError(f"{file}: is empty; take it as its authors publish it")
     refuse(file, [f"line {n}: expected {' '.join(columns)}" for n, words in lines if len(words) < len(columns)])
     return lines
 

@@ -68,12 +68,18 @@ class Settings(SplitSettings):
 def parts_of(path: str, names: Sequence[str], given: Mapping[str, str | None]) -> dict[str, str]:
     """Which of the splits called `names` is train, val and test; for "" the only one, which is split by share.
 
-    Raises `DataError` for a name that there is not, and where train or test is not told.
+    Raises `DataError` for a name that there is not, for the only one as a part, and where train or test is not told.
     """
     for part, name in given.items():
         if name is not None and name not in names:
             raise DataError(f"data.{part}_split={name}: {path} has no such split; {did_you_mean(name, names)}")
     if len(names) == 1:
+        for part in ("val", "test"):
+            if given[part] is not None:
+                raise DataError(
+                    f"data.{part}_split={given[part]}: {path} has this split alone, which is divided by share; leave "
+                    f"data.{part}_split out"
+                )
         return {"": names[0]}
     free = [name for name in names if name not in given.values()]
     chosen = {part: given[part] or next((name for name in USUAL[part] if name in free), None) for part in USUAL}
@@ -115,7 +121,7 @@ def listed(
         if split.features.get(label) != kind or image not in split.features:
             raise DataError(f"data.path={path}: the columns {image} and {label} are others in {name}")
         labels = split[label][:]
-        if hidden := sum(one is None or (isinstance(kind, datasets.ClassLabel) and one < 0) for one in labels):
+        if hidden := sum(one in (None, "") or (isinstance(kind, datasets.ClassLabel) and one < 0) for one in labels):
             raise DataError(
                 f"data.path={path}: {hidden} of {len(labels)} images of {name} have no {label}; name another split, "
                 f"data.{part or 'train'}_split=NAME, or leave them out of the data set"

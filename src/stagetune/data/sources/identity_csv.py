@@ -18,12 +18,12 @@ SHOWN = 5  # problems in one message
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns are called in the table."""
+    """What the columns are called in the table; None for one that is not to be read."""
 
     path: str = "path"
     identity: str = "identity"
-    split: str = "split"
-    group: str = "group"
+    split: str | None = "split"
+    group: str | None = "group"
 
 
 @dataclass
@@ -37,12 +37,15 @@ class Settings(PathGroupSettings):
 
     def problems(self, config: Config) -> Iterator[str]:
         yield from PathGroupSettings.problems(self, config)
-        if self.group_pattern is not None and self.columns.group != Columns.group:
+        if self.group_pattern is not None and self.columns.group not in (Columns.group, None):
             yield "data.columns.group and data.group_pattern: both say the group of an image; leave one of them out"
-        given = asdict(self.columns)
+        given = _called(self.columns)
         for key, column in given.items():
             if other := next((k for k in given if k < key and given[k] == column), None):
-                yield f"data.columns.{other} and data.columns.{key}: are both {column}; each is a column of its own"
+                yield (
+                    f"data.columns.{other} and data.columns.{key}: are both {column}; each is a column of its own "
+                    "(null for a split or group that is not to be read)"
+                )
 
     def build(self, image_size: int) -> tuple[ImageFiles, None]:
         found = identity_csv(
@@ -66,14 +69,15 @@ def identity_csv(
     by their numbers.
     """
     file = Path(path).expanduser()
-    called = asdict(columns)
-    renamed = [called[key] for key in ("split", "group") if called[key] != key]
+    called = _called(columns)
+    optional = {key: called[key] for key in ("split", "group") if key in called}
+    renamed = [column for key, column in optional.items() if column != key]
     rows = [
         (line, {key: row[column] for key, column in called.items() if column in row})
         for line, row in read_table(
             file,
             needed=(columns.path, columns.identity, *renamed),
-            known=(columns.split, columns.group),
+            known=list(optional.values()),
             remedy="; say what a column is called with data.columns.identity=NAME (path, split, group)",
         )
     ]
@@ -104,31 +108,46 @@ def identity_csv(
     return ImageFiles("identity_csv", str(file.resolve()), entries, on_error=on_error)
 
 
+def _called(columns: Columns) -> dict[str, str]:
+    """The name of each column that is to be read."""
+    return {key: column for key, column in asdict(columns).items() if column is not None}
+
+
 def read_table(
     file: Path, *, needed: Sequence[str], known: Sequence[str], remedy: str = ""
 ) -> list[tuple[int, dict[str, str]]]:
     """The lines of a CSV with their numbers, the header being line 1; `needed` and `known` are its columns.
 
-    Raises `DataError` for a file that is missing or empty and for columns that are, with `remedy` at its end.
+    Raises `DataError` for a file that is missing or empty, for columns that are, with `remedy` at its end, or that
+    stand there twice, and for lines of more cells than there are columns.
     """
     if not file.is_file():
         raise DataError(f"{file}: no such file; give a CSV with columns {', '.join(needed)}")
     with file.open(newline="", encoding="utf-8-sig") as opened:
-        reader = csv.DictReader(opened, skipinitialspace=True)
-        columns = [column.strip() for column in reader.fieldnames or []]
-        reader.fieldnames = columns
-        if missing := [column for column in needed if column not in columns]:
-            near = did_you_mean(missing[0], columns) if columns else "the file is empty"
-            raise DataError(f"{file}: has no column {' and no column '.join(missing)}; {near}{remedy}")
+        reader = csv.reader(opened, skipinitialspace=True)
         try:
-            rows = [
-                (reader.line_num, {c: (row[c] or "").strip() for c in (*needed, *known) if c in columns})
-                for row in reader
-            ]
+            lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if cells]
         except (UnicodeDecodeError, csv.Error) as error:
             raise DataError(
                 f"{file}: line {reader.line_num + 1} cannot be read ({error}); save it as UTF-8 CSV"
             ) from error
+    columns = lines[0][1] if lines else []
+    if missing := [column for column in needed if column not in columns]:
+        near = did_you_mean(missing[0], columns) if columns else "the file is empty"
+        raise DataError(f"{file}: has no column {' and no column '.join(missing)}; {near}{remedy}")
+    read = [column for column in (*needed, *known) if column in columns]
+    if twice := [column for column in read if columns.count(column) > 1]:
+        raise DataError(f"{file}: has {columns.count(twice[0])} columns {twice[0]}; leave one of them")
+    rows = []
+    problems = []
+    for line, cells in lines[1:]:
+        if any(cells[len(columns) :]):
+            problems.append(
+                f"line {line}: has {len(cells)} cells for {len(columns)} columns; quote what has a comma in it"
+            )
+        cell_of = dict(zip(columns, cells, strict=False))
+        rows.append((line, {column: cell_of.get(column, "") for column in read}))
+    refuse(file, problems)
     if not rows:
         raise DataError(f"{file}: has a header but no lines")
     return rows

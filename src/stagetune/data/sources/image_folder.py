@@ -66,7 +66,8 @@ def image_folder(
     if not folder.is_dir():
         raise DataError(f"data.root={root}: no such folder; give one that holds a folder of images per class")
     entries = _scan(folder, 2 if group_level else identity_depth)
-    deeper = sum(_is_image(path) for path in folder.rglob("*")) - len(entries)
+    listed = {entry.path for entry in entries}  # rglob, unlike glob, does not look into links
+    deeper = sum(_is_image(path) and path not in listed for path in folder.rglob("*"))
     if not entries:
         elsewhere = f"; {deeper} images lie elsewhere in it" if deeper else ""
         inner = "<class>/<group>" if group_level == 2 else "<class>" if identity_depth == 1 else "<group>/<class>"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from os.path import normpath
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,9 @@ def pairs_csv(path: str | Path, *, on_error: str = "raise") -> tuple[ImageFiles,
     rows = read_table(file, needed=("a", "b", "is_same"), known=("split", "fold"))
     has_split = "split" in rows[0][1]
     lines = [
-        _Line(number, row["a"], row["b"], row["is_same"], row.get("split") or None, row.get("fold", ""))
+        _Line(
+            number, _plain(row["a"]), _plain(row["b"]), row["is_same"], row.get("split") or None, row.get("fold", "")
+        )
         for number, row in rows
     ]
     refuse(file, _wrong(lines, file.parent, has_split))
@@ -101,6 +104,11 @@ def pairs_csv(path: str | Path, *, on_error: str = "raise") -> tuple[ImageFiles,
     names_of_folds = sorted({line.fold for line in whole})
     fold = np.array([names_of_folds.index(line.fold) if line.fold else -1 for line in whole], dtype=np.int64)
     return source, Pairs(one, other, is_same, fold)
+
+
+def _plain(name: str) -> str:
+    """The one way of writing a path: ./x.png is x.png."""
+    return normpath(name) if name else ""
 
 
 def _wrong(lines: Sequence[_Line], folder: Path, has_split: bool) -> list[str]:

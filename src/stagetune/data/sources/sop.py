@@ -6,6 +6,7 @@ from pathlib import Path
 from stagetune.config.settings import SplitSettings, place
 from stagetune.data.image_files import Entry, ImageFiles
 from stagetune.data.sources.cub import read_list
+from stagetune.data.sources.identity_csv import refuse
 from stagetune.errors import DataError
 from stagetune.typed import choice
 
@@ -34,17 +35,20 @@ def sop(root: str | Path) -> list[Entry]:
         root: the folder that holds Stanford_Online_Products, or that folder itself.
 
     Raises:
-        DataError: for a list that is missing, has another first line, or lines with too few words.
+        DataError: for a list that is missing, has another first line, lines with too few words, or one image twice.
     """
     base = Path(root).expanduser()
     folder = base if (base / "Ebay_train.txt").is_file() else base / "Stanford_Online_Products"
     entries = []
     for part in ("train", "test"):
         file = folder / f"Ebay_{part}.txt"
-        header, *lines = [words for _, words in read_list(file, COLUMNS)] or [["empty"]]
+        (_, header), *lines = read_list(file, COLUMNS)
         if header != list(COLUMNS):
             raise DataError(f"{file}: its first line is {' '.join(header)}; expected {' '.join(COLUMNS)}")
-        for _, product, _, path in lines:
+        first: dict[str, int] = {}
+        again = [(number, path) for number, (*_, path) in lines if first.setdefault(path, number) != number]
+        refuse(file, [f"line {number}: {path} is in line {first[path]}, too" for number, path in again])
+        for _, (_, product, _, path) in lines:
             kind = path.partition("/")[0].removesuffix("_final")
             entries.append(Entry(folder / path, f"{kind}/{product}", part, kind))
     return entries
