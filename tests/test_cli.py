@@ -30,6 +30,15 @@ def test_plan_prints_the_table_and_draws_it(tmp_path: Path, capsys: pytest.Captu
     assert len(np.unique(np.asarray(Image.open(picture).convert("L")))) > 50  # not an empty sheet
 
 
+def test_overrides_may_stand_on_both_sides_of_an_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = str(tmp_path / "plan.png")
+    main(["plan", "+experiment=siamese_staged", "--picture", picture, "schedule=gradual", "seed=1"])
+    assert capsys.readouterr().out.startswith("schedule gradual: ")
+    with pytest.raises(SystemExit):
+        main(["plan", "--picture", picture, "seed=1", "--pictures"])
+    assert capsys.readouterr().err.endswith("unrecognized arguments: --pictures\n")
+
+
 def test_plan_of_a_typo_is_an_error_without_torch() -> None:
     code = "import sys; from stagetune.cli import main\ntry: main(['plan', 'schedule=gradul'])\n"
     code += "except SystemExit as end: assert 'torch' not in sys.modules; sys.exit(end.code)"

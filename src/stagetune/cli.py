@@ -69,7 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report.add_argument(
         "--baseline", nargs="+", default=[], metavar="COLUMN=VALUE", help="what to compare with: schedule=full"
     )
-    chosen = parser.parse_args(["--version"] if given[:1] == ["train"] else given)
+    chosen, more = parser.parse_known_args(["--version"] if given[:1] == ["train"] else given)
+    if "overrides" in chosen and not any(word.startswith("-") for word in more):
+        chosen.overrides += more  # argparse takes those before an option alone
+    elif more:
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
     try:
         with shown():
             if chosen.command == "plan":
