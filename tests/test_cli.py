@@ -30,6 +30,34 @@ def test_plan_prints_the_table_and_draws_it(tmp_path: Path, capsys: pytest.Captu
     assert len(np.unique(np.asarray(Image.open(picture).convert("L")))) > 50  # not an empty sheet
 
 
+def test_overrides_may_stand_on_both_sides_of_an_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = str(tmp_path / "plan.png")
+    main(["plan", "+experiment=siamese_staged", "--picture", picture, "schedule=gradual", "seed=1"])
+    assert capsys.readouterr().out.startswith("schedule gradual: ")
+    with pytest.raises(SystemExit):
+        main(["plan", "--picture", picture, "seed=1", "--pictures"])
+    assert capsys.readouterr().err.endswith("unrecognized arguments: --pictures\n")
+
+
+@pytest.mark.parametrize("command", ["plan", "lr"])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("plan.txt", "of this kind none can be drawn; let its name end in .png"),
+        ("taken/plan.png", "cannot be written in {folder}/taken: "),
+    ],
+)
+def test_a_picture_that_cannot_be_drawn_is_said_before_the_work(
+    command: str, name: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(SystemExit):
+        main([command, "model=resnet18", "--picture", str(tmp_path / name)])
+    out, err = capsys.readouterr()
+    assert f"picture {tmp_path / name}: {said.format(folder=tmp_path)}" in err
+    assert not out
+
+
 def test_plan_of_a_typo_is_an_error_without_torch() -> None:
     code = "import sys; from stagetune.cli import main\ntry: main(['plan', 'schedule=gradul'])\n"
     code += "except SystemExit as end: assert 'torch' not in sys.modules; sys.exit(end.code)"

@@ -298,6 +298,11 @@ def test_a_value_typo_of_a_sweep_is_found_among_its_values() -> None:
             ["+trainer.limit_val_batches=0"],
             "trainer.limit_val_batches: cannot be set; did you mean trainer.limit_train_batches?",
         ),
+        (
+            ["+trainer.gradient_clip_algorithm=value"],
+            "trainer.gradient_clip_algorithm=value: has no effect where nothing is clipped; "
+            "add +trainer.gradient_clip_val=1.0, or leave it out",
+        ),
         (["trainer.devices=2"], "trainer.devices=2: several devices train together with trainer=ddp; add it"),
         (
             ["trainer=fsdp"],

@@ -127,7 +127,7 @@ def test_batch_norm_that_trains_is_refused(
 ) -> None:
     config = replace(tiny("+experiment=siamese_staged", *more), accumulation=4, exact_accumulation=True)
     stages = "layer4, all"
-    remedy = "freeze it (schedule.stages.1.batch_norm=frozen schedule.stages.2.batch_norm=frozen)"
+    remedy = "freeze it (++schedule.stages.1.batch_norm=frozen ++schedule.stages.2.batch_norm=frozen)"
     if more:
         stages, remedy = f"head, {stages}", f"{remedy} and give the head none (task.embedding=128)"
     with pytest.raises(ConfigError) as caught:

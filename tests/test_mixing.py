@@ -18,7 +18,9 @@ from stagetune.data.mixing import Mixing
 from stagetune.errors import ConfigError
 from stagetune.models.own import own_backbone
 from stagetune.run import run_experiment
+from stagetune.run.data import build_data
 from stagetune.run.planning import make_plan
+from stagetune.run.words import cache_words
 from stagetune.schedule.freezing import Freezing
 from stagetune.schedule.network import network_of
 from stagetune.tasks.classification import ClassificationTask
@@ -69,6 +71,20 @@ def test_a_step_trains_on_the_mixed_batch_also_in_parts(settings: dict[str, Any]
         gradients.append([p.grad for p in task.parameters() if p.grad is not None])
     for found in gradients[1:]:
         torch.testing.assert_close(found, gradients[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["data.augment=none"], "training and validation; cache.views=4 has no effect without augmentation"),
+        (["data.augment=affine"], "training and validation, 4 views of each image"),
+        (["data.augment=affine", "data.mixup=0.2"], "; cache.views=4 makes its augmentations fewer, not faster"),
+        (["data.augment=none", "data.mixup=0.2"], " (data.mixup, data.cutmix)"),
+    ],
+)
+def test_what_views_are_worth_is_said(overrides: list[str], said: str) -> None:
+    config = compose(["model=resnet18", "data.image_size=32", "cache.views=4", *overrides])
+    assert cache_words(config, build_data(config)).endswith(said)
 
 
 @pytest.mark.slow

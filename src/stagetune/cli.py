@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
 from stagetune import __version__
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from stagetune.report.summary import Summary
 
 FEWEST_STEPS = 50  # of a learning-rate test
+PICTURES = (".png", ".pdf", ".svg")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -69,7 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report.add_argument(
         "--baseline", nargs="+", default=[], metavar="COLUMN=VALUE", help="what to compare with: schedule=full"
     )
-    chosen = parser.parse_args(["--version"] if given[:1] == ["train"] else given)
+    chosen, more = parser.parse_known_args(["--version"] if given[:1] == ["train"] else given)
+    if "overrides" in chosen and not any(word.startswith("-") for word in more):
+        chosen.overrides += more  # argparse takes those before an option alone
+    elif more:
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
     try:
         with shown():
             if chosen.command == "plan":
@@ -195,8 +201,7 @@ def show_plan(overrides: Sequence[str], picture: Path | None) -> None:
     from stagetune.schedule.timeline import rate_timeline
 
     plan = plan_of(config)
-    path = picture or Path("outputs") / "plans" / f"{plan.name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = _place_of(picture or Path("outputs") / "plans" / f"{plan.name}.png")
     timeline = rate_timeline(plan, simulate)
     draw_plan(timeline.blocks, timeline.rates, timeline.stages, path)
     print(plan_text(plan))
@@ -212,6 +217,7 @@ def show_lr(overrides: Sequence[str], steps: int, picture: Path | None) -> None:
     from stagetune.run.lr_test import rate_notes, rate_overrides, rate_table, rate_tests
     from stagetune.run.screen import Screen
 
+    path = _place_of(picture or Path("outputs") / "lr" / f"{config.name}.png")  # before what takes its time
     tests = rate_tests(config, steps, Screen())
     print(rate_table(tests))
     words = list(rate_overrides(tests))
@@ -221,14 +227,26 @@ def show_lr(overrides: Sequence[str], steps: int, picture: Path | None) -> None:
         words = [f"{word} (where the schedule's stages are said)" for word in words]
     for line in [*([" ".join(words)] if words else []), *rate_notes(tests)]:
         print(line)
-    path = picture or Path("outputs") / "lr" / f"{config.name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
     panels = [
         {**vars(test.curve), "name": test.stage.name, "scheduled": test.scheduled, "proposed": test.proposed}
         for test in tests
     ]
     draw_rate_tests(panels, path)
     print(path)
+
+
+def _place_of(picture: Path) -> Path:
+    """The same, in a folder that is there; raises `ConfigError` where it cannot be written."""
+    if picture.suffix not in PICTURES:
+        raise ConfigError([f"picture {picture}: of this kind none can be drawn; let its name end in .png"])
+    try:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=picture.parent):
+            pass
+    except OSError as error:
+        where = f"cannot be written in {picture.parent}: {error.strerror}"
+        raise ConfigError([f"picture {picture}: {where}; say another place with --picture"]) from error
+    return picture
 
 
 if __name__ == "__main__":

@@ -53,6 +53,12 @@ def validate(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config
             config.trainer.get("gradient_clip_val"),
             *(stage.gradient_clip_val for stage in config.schedule.stages),
         ]
+        algorithm = config.trainer.get("gradient_clip_algorithm")
+        if algorithm and not any(clips):
+            problems.append(
+                f"trainer.gradient_clip_algorithm={algorithm}: has no effect where nothing is clipped; "
+                "add +trainer.gradient_clip_val=1.0, or leave it out"
+            )
         if config.precision == "fp16" and any(clips) and config.optimizer.get("fused"):
             problems.append(
                 "precision=fp16: a fused optimizer cannot clip scaled gradients; add optimizer.fused=false"

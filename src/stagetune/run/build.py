@@ -94,7 +94,7 @@ def check_exact(plan: Plan, task: StagedTask) -> None:
     if task.chunks > 1 and training:
         names = ", ".join(stage.name for stage in training)
         inner = [stage for stage in training if any(name.startswith("backbone.") for name in norms & set(stage.open))]
-        frozen = " ".join(f"schedule.stages.{stage.index}.batch_norm=frozen" for stage in inner)
+        frozen = " ".join(f"++schedule.stages.{stage.index}.batch_norm=frozen" for stage in inner)
         remedies = [f"freeze it ({frozen})"] if inner else []
         if any(not name.startswith("backbone.") for name in norms):
             remedies.append("give the head none (task.embedding=128)")

@@ -91,9 +91,12 @@ def cache_words(config: Config, data: StagedData) -> str:
     """Of which images the outputs of a frozen prefix are computed once, and why not of all."""
     if config.cache.features == "off":
         return "off: a frozen prefix is computed in each epoch (cache=auto computes it once)"
+    views, asked = data.parts["train"].distinct_views, config.cache.views
     if data.mixes:
-        return "validation only: training mixes its images anew in each epoch (data.mixup, data.cutmix)"
-    views = data.parts["train"].distinct_views
+        fewer = f"; cache.views={asked} makes its augmentations fewer, not faster" if views > 1 else ""
+        return f"validation only: training mixes its images anew in each epoch (data.mixup, data.cutmix){fewer}"
+    if asked > 1 and views == 1:
+        return f"training and validation; cache.views={asked} has no effect without augmentation"
     if not views:
         return "validation only: training draws new augmentations in each epoch (cache.views=4 would repeat four)"
     return f"training and validation{f', {views} views of each image' if views > 1 else ''}"
