@@ -18,6 +18,10 @@ def translated(values: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(given, Mapping) and given.get("name") in names(PACKAGES[group]):
             read = {entry.name for entry in fields(part(group, given["name"]))}  # type: ignore[arg-type]
             found[group] = {key: value for key, value in given.items() if key in read}
+    if isinstance(task := found.get("task"), Mapping) and task.get("name") == "siamese":
+        found["task"] = {
+            key: value for key, value in task.items() if key != "head"
+        }  # a classifier's: theirs was hidden
     return found
 
 
