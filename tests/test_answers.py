@@ -1,6 +1,8 @@
 """What the answers of a run are worth: every number against scikit-learn, scipy and torchmetrics."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -182,3 +184,11 @@ def test_the_tests_of_folds_are_put_together(tmp_path: Path) -> None:
     assert told.tested(runs[2], runs).words == "its best run"  # type: ignore[union-attr]
     (tmp_path / "00" / "predictions.csv").write_text("path,split\nx")
     assert told.tested(runs[1], runs).words == "its best run"  # type: ignore[union-attr]
+
+
+def test_of_a_siamese_run_the_report_does_not_call_the_share_of_identities_found_its_accuracy() -> None:
+    found = classification(Answers(np.array([0, 1]), np.array([0, 0]), np.full(2, 0.9)), ["a", "b"], "xy", majority=0)
+    for task, words in (("siamese", "the accuracy of naming an image after the nearest other one is 0.5000"),
+                        ("classifier", "the accuracy is 0.5000")):  # fmt: skip
+        run: Any = SimpleNamespace(result=SimpleNamespace(task=task, seed=0))
+        assert words in told.headline_of(told.Tested([run], found))
