@@ -131,7 +131,7 @@ def test_a_setting_within_a_group_is_a_column_only_where_the_groups_name_does_no
     assert [one.columns for one in found] == [
         {"schedule": "full", "schedule.stages.0.lr": "0.001"},
         {"schedule": "full", "schedule.stages.0.lr": "0.0001"},
-        {"schedule": "staged", "schedule.stages.0.lr": "0.001"},
+        {"schedule": "staged", "schedule.stages.0.lr": "0.003"},
     ]
 
 
