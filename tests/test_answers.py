@@ -215,7 +215,7 @@ def test_the_tests_of_folds_are_put_together(tmp_path: Path) -> None:
     for run in runs:
         run.settings["data.folds"] = 3
     assert told.tested(runs[1], runs).words == "2 of its 3 folds with seed 0"  # type: ignore[union-attr]
-    runs[1].result.classification["answered_by"] = "nearest"
-    assert "the accuracy of answering as the nearest other image is" in told.headline_of(together)
+    runs[1].result.task = "siamese"  # whose test/accuracy is that of pairs
+    assert "the accuracy of naming an image after the nearest other one is" in told.headline_of(together)
     (tmp_path / "00" / "predictions.csv").write_text("path,split\nx")
     assert told.tested(runs[1], runs).words == "its best run"  # type: ignore[union-attr]

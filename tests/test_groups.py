@@ -190,6 +190,11 @@ MIXED = ([0, 1] * 6, np.repeat(np.arange(6), 2))  # each of six patients has an 
             "data.val, and data.test or data.folds",
         ),
         (
+            source_of([0, 0, 1, 1, 2, 2, 3, 3], [0] * 4 + [1] * 2 + [2] * 2),
+            {},
+            "every class of scans lies in one group, .*use data.split=identities with data.val_groups and data.test",
+        ),
+        (
             source_of(*MIXED, split=["train"] * 4 + ["val"] * 3 + ["test"] * 5),
             {},
             "data.split=groups, but p3 of val are in test too; keep them apart",

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,8 +20,9 @@ from commands import Command, start
 from hydra_plugins.stagetune_sweeper import show_failures
 from stagetune.config.compose import compose, explain
 from stagetune.errors import ConfigError, ResultError
-from stagetune.report.collect import read_sweep
+from stagetune.report.collect import collect, read_sweep
 from stagetune.report.result import RunResult, config_hash, write_result
+from stagetune.run.resume import check_same, resume_words
 from stagetune.sweep.combinations import jobs_of
 from stagetune.sweep.job import run_job
 from stagetune.sweep.jobs import Job, alone_in, make_ready, slug, state_of, write_sweep
@@ -84,6 +85,28 @@ def test_what_becomes_of_a_job_is_read_from_its_directory(tmp_path: Path) -> Non
         assert (state_of(tmp_path, config), state_of(tmp_path, other)) == states
     (tmp_path / "result.json").write_text('{"torn')
     assert state_of(tmp_path, config) == "go on"
+
+
+def test_a_run_begun_before_there_was_a_setting_had_its_default(tmp_path: Path) -> None:
+    config = compose(["seed=1", "data.augment=affine"])
+    other, plain = (
+        replace(config, data=replace(config.data, **kind)) for kind in ({"resize": "pad"}, {"augment": "none"})
+    )
+    before = asdict(config)
+    before["data"] = {key: value for key, value in before["data"].items() if key not in ("resize", "fold")}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(before))
+    write_result(result("completed"), tmp_path)
+    assert state_of(tmp_path, config) == "done"
+    assert state_of(tmp_path, other) == "other"
+    assert collect(tmp_path).runs[0].settings["data.resize"] == "crop"
+    check_same(before, asdict(config))
+    with pytest.raises(ConfigError, match=r"data.resize=pad: the run was begun with crop"):
+        check_same(before, asdict(other))
+    assert resume_words(before, config) == (
+        "; an earlier version began it: its images are augmented otherwise from here on"
+    )
+    assert not resume_words(before, plain)
+    assert not resume_words(asdict(config), config)
 
 
 def test_an_attempt_that_failed_is_kept_and_repeated_from_the_start(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """A composed configuration, checked and typed: every problem is found before the first is reported."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from stagetune.config.earlier import translated
@@ -75,6 +75,17 @@ def read_config(values: Mapping[str, Any]) -> Config:
         raise ConfigError(problems)
     config.schedule = load_schedule(config.schedule)
     return config
+
+
+def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored configuration with every setting of today: one that it lacks, being older, has its default.
+
+    As it was stored where it cannot be read any more.
+    """
+    try:
+        return asdict(read_config(stored))
+    except (ConfigError, ScheduleError):
+        return dict(stored)
 
 
 def named_own(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -173,6 +173,11 @@ def _units(source: Source, needed: int) -> tuple[list[str], IntArray, IntArray]:
     """The names of the groups; the unit of each, and of each image: groups with copies of a picture are one."""
     groups = group_numbers(source)
     assert groups is not None
+    if source.groups is not None and len(set(source.groups)) < len(source.groups):
+        raise DataError(
+            f"data.split=groups: every class of {source.name} lies in one group, so that val and test would be of "
+            "classes never trained on; for that use data.split=identities with data.val_groups and data.test_groups"
+        )
     names = sorted(set(source.image_groups or ()))
     units: IntArray = np.unique(joined_by_copies(groups, source.contents), return_inverse=True)[1].astype(np.int64)
     if (count := int(units.max()) + 1) < needed:

@@ -140,10 +140,10 @@ def headline_of(tested: Tested) -> str:
     """The test in a sentence."""
     found = tested.found
     majority, over = found["majority"], f"{found['units']} {found['interval_over']}"
-    nearest = tested.runs[0].result.classification.get("answered_by") == "nearest"
-    by = " of answering as the nearest other image" if nearest else ""  # of a siamese run it is not test/accuracy
+    is_siamese = tested.runs[0].result.task == "siamese"  # its accuracy is that of pairs
+    what = "accuracy of naming an image after the nearest other one" if is_siamese else "accuracy"
     return (
-        f"In the test of {tested.words} the accuracy{by} is {_interval(found['accuracy'])}, the balanced accuracy "
+        f"In the test of {tested.words} the {what} is {_interval(found['accuracy'])}, the balanced accuracy "
         f"{_interval(found['balanced_accuracy'])}, 95% over {over}; always answering "
         f'"{majority["class"]}" would have {majority["accuracy"]:.4f}.'
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stagetune.artifacts import RunDir, stored_config, sweep_file
+from stagetune.config.validate import completed
 from stagetune.errors import ResultError
 from stagetune.report.metrics import Row
 from stagetune.report.result import NOT_OF_THE_RUN, RunResult, read_result
@@ -117,8 +118,8 @@ def read_sweep(folder: Path) -> dict[str, list[str]]:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """config.yaml as dotted keys. Raises `ResultError` where it cannot be read."""
-    config = stored_config(RunDir(folder))
+    """config.yaml as dotted keys, complete. Raises `ResultError` where it cannot be read."""
+    config = completed(stored_config(RunDir(folder)))
     return dict(_flat({key: value for key, value in config.items() if key not in NOT_OF_THE_RUN}))
 
 

@@ -36,7 +36,7 @@ from stagetune.run.pretrained import check_normalisation, find_weights
 from stagetune.run.record import Run
 from stagetune.run.recorder import Recorder
 from stagetune.run.repeatable import seeds_unsaid
-from stagetune.run.resume import check_same, check_unfinished
+from stagetune.run.resume import check_same, check_unfinished, resume_words
 from stagetune.run.screen import quiet_libraries
 from stagetune.run.verdict import judge
 from stagetune.run.words import SPLIT_WORDS, cache_words, data_words, model_words, training_words
@@ -158,7 +158,7 @@ def _build_fit_test(run: Run, last: Mapping[str, Any] | None) -> None:
         line("cache", cache_words(config, data))
         line("schedule", plan_table(plan))
         if last:
-            line("resume", f"from {run.dir.last}")
+            line("resume", f"from {run.dir.last}{resume_words(CheckpointMetadata.of(last).config, config)}")
 
         _fit(run, trainer, task, data, callbacks, resumes=last is not None)
         predictions = _test(run, trainer, task, data)

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from stagetune.artifacts import RunDir
+from stagetune.config.schema import Config
+from stagetune.config.validate import completed
 from stagetune.errors import ConfigError, ResultError
 from stagetune.report.result import read_result
 
@@ -24,11 +26,19 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise `ConfigError` for settings that differ from those of the run so far and would make it another run."""
     problems = [
         f"{key}={new}: the run was begun with {old}; leave it so, or start a new run"
-        for key, old, new in _changed(before, now)
+        for key, old, new in _changed(completed(before), now)
         if not key.startswith(MAY_CHANGE)
     ]
     if problems:
         raise ConfigError(problems)
+
+
+def resume_words(before: Mapping[str, Any], now: Config) -> str:
+    """What is said of a run that goes on and was begun `before` by a version that drew other views of images."""
+    is_older = "fold" not in before.get("data", {})  # from then on a view follows from data.seed, image and view
+    if not is_older or now.data.augment == "none":
+        return ""
+    return "; an earlier version began it: its images are augmented otherwise from here on"
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any, Any]]:

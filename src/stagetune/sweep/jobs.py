@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from stagetune.artifacts import RunDir, stored_config, sweep_file, write_text
 from stagetune.config.schema import Config
+from stagetune.config.validate import completed
 from stagetune.errors import ResultError
 from stagetune.report.collect import read_sweep
 from stagetune.report.result import RunResult, config_hash, read_result
@@ -54,7 +55,7 @@ def state_of(folder: Path, config: Config) -> str:
     except ResultError:
         return "begin"
     status = _status(folder)
-    is_same = config_hash(stored) == config_hash(asdict(config))
+    is_same = config_hash(completed(stored)) == config_hash(asdict(config))
     if status in ENDED:
         return "done" if is_same else "other"
     if status == "failed" or not RunDir(folder).last.exists():
