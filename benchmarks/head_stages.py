@@ -27,7 +27,7 @@ from stagetune.errors import StagetuneError
 from stagetune.report.result import RunResult
 from stagetune.schedule.spec import Stage
 
-SIDE, SPLITS = 64, 4  # of a crop, in pixels; photographs have 512
+SIDE, SPLITS = 64, 8  # of a crop, in pixels; photographs have 512
 ANIMALS, THINGS = (0, 14, 15, 16, 17, 18, 19), (3, 4, 5, 8, 9, 12, 13)  # photographs by number
 SETS = {"238, 2": (17, ("animal", "thing")), "560, 14": (40, None)}  # crops of each photograph, classes
 

@@ -50,7 +50,7 @@ def test_the_screen_says_what_the_numbers_are_to_be_held_against(run: tuple[Path
     assert low < value < high or value in (0, 1)
     assert re.search(r"classes   \w+ \d+ of \d+ right, ", screen)
     assert "trust     expected calibration error " in screen
-    assert f'"unknown" below {said["unknown"]["below"]:.2f}: ' in screen
+    assert f'"unknown" below {said["unknown"]["below"]:.2g}: ' in screen
     for mistake in said["mistakes"][:3]:
         assert f"{mistake['image']}: is {mistake['label']}, answered {mistake['answer']} (" in screen
 

@@ -49,7 +49,7 @@ def trust_words(found: Mapping[str, Any], unknown: Mapping[str, Any]) -> str:
     if unknown["below"] is None or unknown["accuracy"] is None:
         return text
     answered, right = (round(100 * unknown[key]) for key in ("answered", "accuracy"))
-    return f'{text}; "unknown" below {unknown["below"]:.2f}: {answered}% answered, {right}% of these rightly'
+    return f'{text}; "unknown" below {unknown["below"]:.2g}: {answered}% answered, {right}% of these rightly'
 
 
 def verification_words(found: Mapping[str, Any]) -> dict[str, str]:
