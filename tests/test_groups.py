@@ -23,7 +23,7 @@ from stagetune.data.sources.digits import Digits
 from stagetune.data.sources.identity_csv import Columns, identity_csv
 from stagetune.data.sources.image_folder import image_folder
 from stagetune.data.sources.own import OwnImages
-from stagetune.data.splits import make_split, split_notes
+from stagetune.data.splits import Split, make_split, split_notes
 from stagetune.data.wrappers.centred import Centred
 from stagetune.data.wrappers.spliced import splice
 from stagetune.data.wrappers.turned import turned
@@ -161,6 +161,13 @@ def test_a_class_of_one_group_is_trained_on_and_said_not_to_be_tested() -> None:
         f"{part} has no image of class2: there are too few groups, or they were held out otherwise"
         for part in ("validation", "test")
     ]
+
+
+def test_classes_that_are_groups_are_said() -> None:
+    confounded, alphabets = source_of([0, 0, 1, 1], [0, 0, 1, 1]), source_of([0, 0, 1, 1], [0, 0, 0, 0])
+    split = Split(*(np.arange(4) for _ in range(3)))
+    assert "every class is of one group, and no other class is" in split_notes(confounded, split, "images")[0]
+    assert split_notes(alphabets, split, "images") == []
 
 
 MIXED = ([0, 1] * 6, np.repeat(np.arange(6), 2))  # each of six patients has an image of both classes

@@ -139,6 +139,8 @@ def split_notes(source: Source, split: Split, by: str) -> list[str]:
                     "data.split=groups keeps them apart"
                 )
                 break
+    if source.groups is not None and len(set(source.groups)) == len(source.classes):
+        notes.append("every class is of one group, and no other class is: what tells them apart may be the group")
     if by == "groups":
         for part, indices in (("validation", split.val), ("test", split.test)):
             if lacking := sorted(set(source.labels.tolist()) - set(source.labels[indices].tolist())):

@@ -67,8 +67,8 @@ class TrainedModel(nn.Module):
         classes: their names, in the order of a classifier's scores.
         threshold: of a siamese run, the distance up to which two images count as the same; None for a classifier.
         config: the configuration that it was trained by.
-        metadata: all that the checkpoint says of itself; its `calibration` has the temperature of a classifier and the
-            probability below which an answer is unknown, or all of a siamese run's threshold.
+        metadata: all that the checkpoint says of itself; its `calibration` has the temperature of a classifier and
+            the probability below which an answer is unknown, or all of a siamese run's threshold.
     """
 
     def __init__(self, task: StagedTask, config: Config, metadata: CheckpointMetadata) -> None:
