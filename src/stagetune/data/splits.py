@@ -141,13 +141,11 @@ def split_notes(source: Source, split: Split, by: str) -> list[str]:
                 break
     if source.groups is not None and len(set(source.groups)) == len(source.classes):
         notes.append("every class is of one group, and no other class is: what tells them apart may be the group")
-    if by == "groups":
+    if by != "identities":
         for part, indices in (("validation", split.val), ("test", split.test)):
             if lacking := sorted(set(source.labels.tolist()) - set(source.labels[indices].tolist())):
                 names = some([source.classes[i] for i in lacking])
-                notes.append(
-                    f"{part} has no image of {names}: there are too few groups, or they were held out otherwise"
-                )
+                notes.append(f"{part} has no image of {names}, so that nothing measured there is of them")
     return notes
 
 

@@ -47,19 +47,7 @@ def class_words(config: Config, data: StagedData) -> str:
         text = ", ".join(f"{source.classes[i]} {counts[i]:,}" for i in order)
     if config.task.name == "classifier" and most >= UNEVEN * least:
         text += "; uneven: task.monitor=val/balanced_accuracy chooses by all classes alike"
-    absent = _absent_words(data) if config.task.name == "classifier" else []
-    return "\n".join([text, *absent])
-
-
-def _absent_words(data: StagedData) -> list[str]:
-    """Which classes have no image in validation or test, so that nothing measured there is of them."""
-    source, parts = data.source, {"validation": data.split.val, "test": data.split.test}
-    classes = np.arange(len(source.classes))
-    absent = {part: np.setdiff1d(classes, source.labels[images]).tolist() for part, images in parts.items()}
-    names = {part: ", ".join(source.classes[i] for i in of) for part, of in absent.items() if of}
-    return [
-        textwrap.shorten(f"no image in {part} of {named}", 300, placeholder=" ...") for part, named in names.items()
-    ]
+    return text
 
 
 def model_words(config: Config, task: StagedTask, parameters: str) -> str:
