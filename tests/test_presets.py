@@ -13,7 +13,7 @@ from test_schedule import task
 # name -> (stage, first epoch, epochs, trainable parameters, frozen prefix, rate by group)
 PRESETS = {
     "head_only": [
-        ("head", 0, 20, 20490, 5, {"head": 0.01}),
+        ("head", 0, 20, 20490, 5, {"head": 0.005}),
     ],
     "full": [
         (
