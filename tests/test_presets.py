@@ -130,7 +130,7 @@ PRESETS = {
         ("first", 8, 4, 9536, 0, {"stem": 0.001}),
     ],
     "plateau": [  # at most so many epochs, so where the later stages begin is not known before
-        ("head", 0, 8, 20490, 5, {"head": 0.003}),
+        ("head", 0, 12, 20490, 5, {"head": 0.003}),
         ("layer4", None, 8, 14985226, 4, {"layer4": 0.00025, "head": 0.0005}),
         (
             "all",
