@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "models": {*BASIC, "typed", "schedule", "config"},
     "losses": {*BASIC, "typed", "config", "models"},
     "evaluation": {*BASIC, "config", "models"},
-    "report": {"errors", "artifacts", "shipped", "evaluation"},
+    "report": {"errors", "artifacts", "shipped", "config", "evaluation"},
     "cache": {*BASIC, "config", "data", "models", "schedule"},
     "tasks": {*BASIC, "typed", "config", "data", "models", "losses", "schedule", "evaluation", "cache"},
     "run": {*BASIC, "config", "data", "models", "losses", "schedule", "evaluation", "cache", "tasks", "report"},

@@ -74,7 +74,7 @@ def test_an_experiment_runs_quietly_and_ends_with_numbers_and_path(tmp_path: Pat
     assert len(lines) <= 30
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == [
         "run", "data", "model", "training", "cache", "schedule", "probe", "stage", "stage", "stage", "best", "test",
-        "results",
+        "pairs", "retrieval", "nearest", "baseline", "classes", "confused", "mistakes", "results",
     ]  # fmt: skip
     (run_dir,) = (tmp_path / "outputs" / "siamese_staged").iterdir()
     assert lines[-1].split()[-1] == str(run_dir)
@@ -173,7 +173,7 @@ def test_a_killed_run_goes_on_in_its_directory_and_nothing_else_is_made_of_it(tm
     refusals = {
         "seed=1": "  seed=1: the run was begun with 0; leave it so, or start a new run",
         "schedule.stages.0.lr=0.5": "stagetune: the run was begun with another schedule: stage head: the rate of "
-        "head.weight is 0.5, was 0.01; take the old one, start a new run, or say resume_with_new_schedule=true",
+        "head.weight is 0.5, was 0.005; take the old one, start a new run, or say resume_with_new_schedule=true",
         "+experiment=siamese_staged": "  +experiment=siamese_staged: cannot be said to a resumed run; leave it out",
     }
     for override, message in refusals.items():
