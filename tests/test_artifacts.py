@@ -129,6 +129,7 @@ def check_record(record: StageRecord) -> None:
     assert required <= set(record) <= required | optional
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_no_pictures")
 def test_the_records_of_a_run_are_what_their_type_says(tiny: Any, tmp_path: Path) -> None:
     from stagetune.run import run_experiment

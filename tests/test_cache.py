@@ -397,6 +397,7 @@ def test_a_result_says_what_was_decided_with_both_figures(tiny: Callable[..., Co
     assert read_result(tmp_path / "run").timing["cache_seconds"] > 0
 
 
+@pytest.mark.slow
 def test_a_network_that_changed_otherwise_than_in_its_weights_is_not_served_old_features(
     tiny: Callable[..., Config], tmp_path: Path
 ) -> None:

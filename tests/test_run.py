@@ -264,6 +264,7 @@ def test_a_run_says_what_each_stage_changes_and_changes_nothing_else(
     assert watched.changed(tmp_path) == changed
 
 
+@pytest.mark.slow
 def test_every_epoch_end_steps_on_what_is_left_and_as_a_mean(tiny: Callable[..., Config]) -> None:
     """Two windows of 3 batches and one of 1: the same weights as a plain loop that averages each window."""
     config = replace(tiny(CLASSIFIER, "data.augment=none", "data.batch_size=8"), accumulation=3)
@@ -508,6 +509,7 @@ def test_a_torn_result_is_an_error_and_not_a_crash(tmp_path: Path) -> None:
         read_result(tmp_path)
 
 
+@pytest.mark.slow
 def test_an_own_folder_of_images_runs_with_loader_processes_by_the_same_numbers(
     folder: Path, tiny: Callable[..., Config], watched: Watched, tmp_path: Path
 ) -> None:
