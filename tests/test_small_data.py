@@ -46,7 +46,7 @@ def test_the_screen_says_what_the_numbers_are_to_be_held_against(run: tuple[Path
     always = next(one["images"] for one in said["classes"] if one["name"] == "washer") / said["images"]
     assert f'baseline  {always:.4f} by always answering "washer"' in screen
     value, low, high = (said["balanced_accuracy"][key] for key in ("value", "low", "high"))
-    assert f"balanced {value:.4f} ({low:.2f} to {high:.2f}); 95% over 12 images" in screen
+    assert f"balanced {value:.4f} ({low:.3f} to {high:.3f}); 95% over 12 images" in screen
     assert low < value < high or value in (0, 1)
     assert re.search(r"classes   \w+ \d+ of \d+ right, ", screen)
     assert "trust     expected calibration error " in screen

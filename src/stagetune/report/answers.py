@@ -66,7 +66,7 @@ def verification_words(found: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _interval(of: Mapping[str, float]) -> str:
-    return f"{of['value']:.4f} ({of['low']:.2f} to {of['high']:.2f})"
+    return f"{of['value']:.4f} ({of['low']:.3f} to {of['high']:.3f})"
 
 
 def _times(count: int) -> str:
