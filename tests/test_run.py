@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -189,6 +190,24 @@ def test_the_best_checkpoint_is_plain_and_gives_the_same_test_numbers(
     measured, _ = trainer.test(task, datamodule=build_data(config), verbose=False)
     assert measured == pytest.approx(read_result(out).test, abs=1e-6)
     assert set(measured) >= ({"test/top5", "test/f1"} if name == CLASSIFIER else {"test/auc", "test/eer"})
+
+
+@pytest.mark.slow
+def test_embeddings_stand_beside_the_answers_that_follow_from_them(finished: Callable[[str], Path]) -> None:
+    out = finished(SIAMESE)
+    with (out / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with np.load(out / "embeddings.npz", allow_pickle=False) as stored:
+        table = {name: stored[name] for name in stored.files}
+    for column in ("path", "split", "group", "label", "answer"):
+        assert table[column].tolist() == [row[column] for row in rows]
+    assert table["probability"].tolist() == [float(row["probability"]) for row in rows]
+    asked = table["split"] == "test"
+    embeddings, label, answer = (table[name][asked] for name in ("embedding", "label", "answer"))
+    apart = np.linalg.norm(embeddings[:, None].astype(float) - embeddings[None], axis=-1)
+    np.fill_diagonal(apart, np.inf)
+    assert (label[apart.argmin(axis=1)] == answer).mean() > 0.99  # but for ties in single precision
+    assert read_result(out).classification["accuracy"]["value"] == pytest.approx((label == answer).mean())
 
 
 def test_a_directory_with_a_result_is_never_overwritten(

@@ -1,5 +1,7 @@
 """Tables of images and of pairs: what they give, and their mistakes by line."""
 
+import csv
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -237,6 +239,17 @@ def test_a_run_learns_from_given_pairs_alone(folder: Path, tiny: Callable[..., C
     result = read_result(tmp_path / "run")
     assert result.verification["pairs"] == {"same": 8, "different": 5}
     assert "retrieval" not in result.verification
+    with (tmp_path / "run" / "predictions.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
+    assert Counter(row["label"] for row in rows) == {"same": 8, "different": 5}
+    recalls = [
+        np.mean([row["answer"] == kind for row in rows if row["label"] == kind]) for kind in ("same", "different")
+    ]
+    assert result.test["test/accuracy"] == pytest.approx(np.mean(recalls))
+    assert all(row["path"] != row["other"] and 0 <= float(row["probability"]) <= 1 for row in rows)
+    with np.load(tmp_path / "run" / "embeddings.npz", allow_pickle=False) as stored:
+        assert {row[key] for row in rows for key in ("path", "other")} <= set(stored["path"].tolist())
+        assert set(stored["answer"].tolist()) == {""}
     assert result.verification["folds"]["folds"] == 3
     assert 2 <= result.stages[0]["steps"] <= 4  # 13 pairs of ten images, up to eight in a batch
 

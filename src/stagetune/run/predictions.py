@@ -71,24 +71,20 @@ def write_predictions(task: StagedTask, calibration: Mapping[str, Any], source: 
 
     Siamese runs have embeddings.npz, too: the embedding of each image, beside the same columns.
     """
-    predictions = predictions_of(task, calibration)
-    rows = [row for part, found in predictions.items() for row in _rows(part, found, source)]
+    images = [row for part, found in predictions_of(task, calibration).items() for row in _rows(part, found, source)]
     header: tuple[str, ...] = COLUMNS
+    rows = images
     if isinstance(task, SiameseTask):
         encoded = {part: task.encoded[part] for part in TESTED}
-        if not predictions:
+        if task.pairs is not None:
+            fitted = Calibration(**calibration)
+            images = [row for part, of in encoded.items() for row in _unanswered(part, of, source)]
+            rows = [row for part, of in encoded.items() for row in _pair_rows(part, of, fitted, source)]
             header = OF_PAIRS
-            pairs = [
-                row
-                for part, of in encoded.items()
-                for row in _pair_rows(part, of, Calibration(**calibration), source)
-            ]
-            rows = [row for part, of in encoded.items() for row in _unanswered(part, of, source)]
+        columns = {name: np.array(values) for name, values in zip(COLUMNS, zip(*images, strict=True), strict=True)}
+        embeddings = [of.embeddings[of.index.argsort()].float().numpy() for of in encoded.values()]
         with write_whole(run_dir.embeddings) as file:
-            columns = {name: np.array(values) for name, values in zip(COLUMNS, zip(*rows, strict=True), strict=True)}
-            embeddings = [of.embeddings[of.index.argsort()].float().numpy() for of in encoded.values()]
             np.savez(file, allow_pickle=False, embedding=np.concatenate(embeddings), **columns)
-        rows = rows if predictions else pairs
     text = io.StringIO(newline="")
     csv.writer(text).writerows([header, *rows])
     write_text(run_dir.predictions, text.getvalue())
