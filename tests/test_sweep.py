@@ -107,6 +107,8 @@ def test_a_run_begun_before_there_was_a_setting_had_its_default(tmp_path: Path) 
     )
     assert not resume_words(before, plain)
     assert not resume_words(asdict(config), config)
+    lfw = compose(["task=siamese", "loss=contrastive", "data=lfw", f"data.root={tmp_path}", "data.augment=affine"])
+    assert not resume_words(asdict(lfw), lfw)  # which brings its split, and has no data.fold
 
 
 def test_an_attempt_that_failed_is_kept_and_repeated_from_the_start(tmp_path: Path) -> None:

@@ -122,13 +122,14 @@ def _together(rows: Sequence[Mapping[str, str]], found: Mapping[str, Any]) -> di
 
     from stagetune.evaluation.classification import Answers, classification
 
-    names = sorted({row[key] for row in rows for key in ("label", "answer")})
-    labels, answers = (np.array([names.index(row[key]) for row in rows]) for key in ("label", "answer"))
+    said = [[row[key] for row in rows] for key in ("label", "answer")]
+    names, numbers = np.unique(said, return_inverse=True)
+    labels, answers = numbers.reshape(2, -1)
     over = found["interval_over"]
     units = np.array([row["group"] if over == "groups" else row["label"] for row in rows])
     return classification(
         Answers(labels, answers, np.array([float(row["probability"]) for row in rows])),
-        names,
+        names.tolist(),
         [row["path"] for row in rows],
         majority=int(np.bincount(labels).argmax()),
         units=None if over == "images" else np.unique(units, return_inverse=True)[1],

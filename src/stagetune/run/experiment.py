@@ -261,7 +261,7 @@ def _test(run: Run, trainer: Trainer, task: StagedTask, data: StagedData) -> dic
     result.calibration = CheckpointMetadata.of(best).calibration or {}
     predictions = predictions_of(task, result.calibration)
     if run.writes:
-        write_predictions(task, result.calibration, data.source, run.dir)
+        write_predictions(predictions, task, result.calibration, data.source, run.dir)
     for about, text in judge(result, task, data, predictions):
         run.screen.line(about, text)
     return predictions

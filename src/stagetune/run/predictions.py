@@ -66,12 +66,18 @@ def predictions_of(task: StagedTask, calibration: Mapping[str, Any]) -> dict[str
     return {}
 
 
-def write_predictions(task: StagedTask, calibration: Mapping[str, Any], source: Source, run_dir: RunDir) -> None:
+def write_predictions(
+    predictions: Mapping[str, Predictions],
+    task: StagedTask,
+    calibration: Mapping[str, Any],
+    source: Source,
+    run_dir: RunDir,
+) -> None:
     """predictions.csv, a row for each image of validation and test or, where a table gives pairs, for each of these.
 
     Siamese runs have embeddings.npz, too: the embedding of each image, beside the same columns.
     """
-    images = [row for part, found in predictions_of(task, calibration).items() for row in _rows(part, found, source)]
+    images = [row for part, found in predictions.items() for row in _rows(part, found, source)]
     header: tuple[str, ...] = COLUMNS
     rows = images
     if isinstance(task, SiameseTask):

@@ -35,8 +35,8 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 
 def resume_words(before: Mapping[str, Any], now: Config) -> str:
     """What is said of a run that goes on and was begun `before` by a version that drew other views of images."""
-    is_older = "fold" not in before.get("data", {})  # from then on a view follows from data.seed, image and view
-    if not is_older or now.data.augment == "none":
+    is_older = "resize" not in before.get("data", {})  # from then on a view follows from data.seed, image and view
+    if not is_older or (now.data.augment == "none" and now.data.transform is None):
         return ""
     return "; an earlier version began it: its images are augmented otherwise from here on"
 
