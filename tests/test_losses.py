@@ -14,12 +14,15 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 from torch.optim import SGD
 
+from stagetune.config.compose import compose
 from stagetune.config.parts import PACKAGES, names, part
 from stagetune.data.datamodule import Batch
 from stagetune.errors import ConfigError, TrainingError
 from stagetune.losses.shared.pairs import batch_pairs
 from stagetune.losses.triplet import MINERS
 from stagetune.models.distances import measure
+from stagetune.run.data import build_data
+from stagetune.run.words import training_words
 from stagetune.tasks.classification import ClassificationTask
 
 
@@ -272,6 +275,13 @@ class FewAtOnce(nn.Module):
         if len(scores) > 4:
             raise ValueError("more than 4")
         return scores.mean()
+
+
+@pytest.mark.parametrize("sampler", ["shuffled", "balanced"])
+def test_weights_beside_balanced_batches_are_said(sampler: str) -> None:
+    config = compose(["loss.class_weights=balanced", f"data.sampler={sampler}", "data.image_size=16"])
+    said = training_words(config, build_data(config), precision="fp32", device="cpu")
+    assert ("; batches are balanced already, so that rare classes count twice" in said) == (sampler == "balanced")
 
 
 @pytest.mark.parametrize("weights", [None, [3.0, 1.0, 0.2]], ids=["alike", "weighted"])

@@ -72,6 +72,8 @@ def training_words(config: Config, data: StagedData, *, precision: str, device: 
     if isinstance(loss, ClassLossSettings) and loss.class_weights:
         low, high = min(loss.class_weights), max(loss.class_weights)
         text += f"\nloss {loss.name}, classes weighted {low:.3g} to {high:.3g}"
+        if data.balanced:
+            text += "; batches are balanced already, so that rare classes count twice"
     return text
 
 
