@@ -27,7 +27,11 @@ from stagetune.artifacts import CheckpointMetadata
 from stagetune.cli import main
 from stagetune.config.validate import validate
 from stagetune.errors import ConfigError, DataError, WeightsError
-from stagetune.inference.load import TrainedModel, Transform
+from stagetune.inference.description import Preprocessing, description_of
+from stagetune.inference.model import TrainedModel
+from stagetune.inference.network import Network
+from stagetune.inference.runtimes.pytorch import PyTorch
+from stagetune.inference.transform import Transform
 from stagetune.run.build import build_task
 
 NAMES = [name for name in stagetune.__all__ if name != "__version__"]
@@ -187,10 +191,10 @@ def test_going_on_needs_a_run(tiny: Any, tmp_path: Path) -> None:
 def test_a_model_is_pickled(tiny: Any) -> None:
     config = tiny("+experiment=classifier_staged")
     task = build_task(config, config.model.build(32), 10)
-    model = TrainedModel(task, config, CheckpointMetadata(classes=[str(i) for i in range(10)]))
+    description = description_of(config, CheckpointMetadata(classes=[str(i) for i in range(10)]), None)
+    model = TrainedModel(PyTorch(Network(task.backbone, task.head, description.outputs)), description)
     images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
-    with torch.inference_mode():
-        assert torch.equal(pickle.loads(pickle.dumps(model))(images), model(images))
+    assert torch.equal(pickle.loads(pickle.dumps(model))(images), model(images))
 
 
 @pytest.mark.parametrize(
@@ -212,7 +216,7 @@ def test_metadata_that_does_not_fit_is_said(metadata: Any, message: str, tmp_pat
 
 
 def test_a_model_takes_images_and_says_what_is_none(tmp_path: Path) -> None:
-    transform = Transform(stagetune.compose(["data.image_size=16"]))
+    transform = Transform(Preprocessing(16))
     pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "x.png")
     as_tensor = torch.from_numpy(pixels).permute(2, 0, 1)

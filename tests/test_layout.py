@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "cache": {*BASIC, "config", "data", "models", "schedule"},
     "tasks": {*BASIC, "typed", "config", "data", "models", "losses", "schedule", "evaluation", "cache"},
     "run": {*BASIC, "config", "data", "models", "losses", "schedule", "evaluation", "cache", "tasks", "report"},
-    "inference": {*BASIC, "config", "data", "models", "evaluation", "tasks", "run"},
+    "inference": {*BASIC, "typed", "config", "data", "models", "evaluation", "tasks", "run"},
     "sweep": {*BASIC, "config", "schedule", "report", "run"},
 }
 INTERNAL = (  # what seams.py alone may name: of Lightning's trainer and loops, and of Hydra

@@ -28,7 +28,7 @@ from stagetune.config.parts import part
 from stagetune.config.schema import Config
 from stagetune.data.datamodule import Batch, StagedData
 from stagetune.errors import ConfigError, DataError, Interrupted, ResultError, TrainingError, WeightsError
-from stagetune.inference.load import load_task
+from stagetune.inference.checkpoint import load_task
 from stagetune.models.backbone import IMAGENET_MEAN, IMAGENET_STD
 from stagetune.models.backbones import resnet
 from stagetune.models.families import TorchvisionSettings

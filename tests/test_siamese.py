@@ -10,7 +10,7 @@ import torch
 from conftest import Watched
 from stagetune.config.schema import Config
 from stagetune.errors import DataError, TrainingError
-from stagetune.inference.load import load_task
+from stagetune.inference.checkpoint import load_task
 from stagetune.models.heads import EmbeddingHead
 from stagetune.report.result import read_result
 from stagetune.run import run_experiment

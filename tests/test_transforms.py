@@ -22,7 +22,8 @@ from stagetune.data.sources.digits import Digits
 from stagetune.data.splits import make_split
 from stagetune.data.transforms import prepare
 from stagetune.errors import ConfigError, DataError
-from stagetune.inference.load import Transform
+from stagetune.inference.description import Preprocessing
+from stagetune.inference.transform import Transform
 from stagetune.run.experiment import run_experiment
 
 V2 = "torchvision.transforms.v2"
@@ -130,7 +131,7 @@ def test_a_trained_model_prepares_images_as_its_run_did_and_those_of_before_were
     wide[:, :, 10:30] = 200
     kept = {resize: asdict(compose(["data.image_size=16", f"data.resize={resize}"])) for resize in ("crop", "pad")}
     kept["before"] = kept["crop"] | {"data": {k: v for k, v in kept["crop"]["data"].items() if k != "resize"}}
-    seen = {name: Transform(read_config(values))(wide) for name, values in kept.items()}
+    seen = {name: Transform(Preprocessing.of(read_config(values)))(wide) for name, values in kept.items()}
     shares = {name: float((square > 100).float().mean()) for name, square in seen.items()}
     assert shares == {"crop": 1.0, "pad": 0.25, "before": 1.0}
 

@@ -12,7 +12,9 @@ from torchvision.transforms.v2.functional import affine
 from stagetune.errors import WeightsError
 from stagetune.evaluation.oneshot_runs import Distances, on_white
 from stagetune.evaluation.roc import FloatArray
-from stagetune.inference.load import Transform, load_task
+from stagetune.inference.checkpoint import load_task
+from stagetune.inference.description import Preprocessing
+from stagetune.inference.transform import Transform
 from stagetune.models.distances import measure
 from stagetune.tasks.siamese import SiameseTask
 
@@ -24,12 +26,12 @@ VIEWS = (  # share of the side to the right and down, degrees, scale
 )  # fmt: skip
 
 
-def distances_of(checkpoint: Path, *, views: int = 1) -> Distances:
+def distances_of(checkpoint: Path, *, views: int = 1, trust: bool = False) -> Distances:
     """The distances that a checkpoint gives drawings, each embedded as the mean of the first `views` of `VIEWS`.
 
     Raises `WeightsError` if it is not of a siamese run.
     """
-    task, config, _ = load_task(checkpoint)
+    task, config, _ = load_task(checkpoint, trust=trust)
     if not isinstance(task, SiameseTask):
         raise WeightsError(f"{checkpoint}: is of a {config.task.name}; distances need a run with task=siamese")
 
@@ -38,7 +40,7 @@ def distances_of(checkpoint: Path, *, views: int = 1) -> Distances:
     def between(test: Sequence[Path], training: Sequence[Path]) -> FloatArray:
         fresh = [path for path in dict.fromkeys([*test, *training]) if path not in known]
         if fresh:
-            known.update(zip(fresh, _embed(task, fresh, Transform(config), views), strict=True))
+            known.update(zip(fresh, _embed(task, fresh, Transform(Preprocessing.of(config)), views), strict=True))
         asked, shown = (torch.stack([known[path] for path in paths]) for paths in (test, training))
         found: FloatArray = measure(asked[:, None] - shown[None, :], task.distance).double().numpy()
         return found

@@ -67,7 +67,7 @@ def image_folder(
         raise DataError(f"data.root={root}: no such folder; give one that holds a folder of images per class")
     entries = _scan(folder, 2 if group_level else identity_depth)
     listed = {entry.path for entry in entries}  # rglob, unlike glob, does not look into links
-    deeper = sum(_is_image(path) and path not in listed for path in folder.rglob("*"))
+    deeper = sum(is_image(path) and path not in listed for path in folder.rglob("*"))
     if not entries:
         elsewhere = f"; {deeper} images lie elsewhere in it" if deeper else ""
         inner = "<class>/<group>" if group_level == 2 else "<class>" if identity_depth == 1 else "<group>/<class>"
@@ -111,10 +111,10 @@ def class_entries(folder: Path, *, depth: int, split: str | None = None) -> list
     entries = []
     for path in sorted(folder.glob("/".join(["*"] * (depth + 1)))):
         inner = path.parts[-1 - depth : -1]
-        if _is_image(path) and not any(part.startswith(".") for part in inner):
+        if is_image(path) and not any(part.startswith(".") for part in inner):
             entries.append(Entry(path, "/".join(inner), split, inner[0] if depth > 1 else None))
     return entries
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")

@@ -1,0 +1,80 @@
+"""The task of a checkpoint, built again from what the checkpoint says of itself."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+
+from stagetune.artifacts import CheckpointMetadata, RunDir
+from stagetune.config.schema import Config
+from stagetune.config.settings import NoLoss
+from stagetune.config.validate import read_config
+from stagetune.errors import ConfigError, WeightsError
+from stagetune.run.build import build_task
+from stagetune.targets import foreign_targets
+from stagetune.tasks.staged_task import StagedTask
+
+
+class Untrusted(WeightsError):
+    """A file that names code which it does not hold."""
+
+
+def load_task(path: str | os.PathLike[str], *, trust: bool = False) -> tuple[StagedTask, Config, CheckpointMetadata]:
+    """The task in eval mode, its configuration and its metadata.
+
+    Args:
+        path: a checkpoint, or the directory of a run, whose best one is taken.
+        trust: whether a network of somebody's own, which the checkpoint names, may be imported and run.
+
+    Raises:
+        WeightsError: for a file that is no checkpoint of this project, or of another version that cannot be read, and
+            without `trust` for one that names code from elsewhere.
+    """
+    given = Path(path).expanduser()
+    file = RunDir(given).best if given.is_dir() else given
+    if not file.is_file():
+        raise WeightsError(f"{file}: does not exist (looked in {Path.cwd()}); give a run's checkpoints/best.ckpt")
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a foreign or torn file fails in one of many ways inside torch.load
+        why = str(error) or "it ends too early"
+        if isinstance(error, UnpicklingError):  # torch's words for it end with the advice to trust the file
+            why = "not plain data, or damaged"
+        raise WeightsError(
+            f"{file}: is not a checkpoint of this project ({why}); give a run's checkpoints/best.ckpt"
+        ) from error
+    try:
+        metadata = CheckpointMetadata.of(content if isinstance(content, dict) else {})
+    except WeightsError as error:
+        raise WeightsError(f"{file}: {error}") from error
+    try:
+        config = read_config(metadata.config)
+        check_trusted(config, trust=trust)
+        with torch.random.fork_rng(devices=[]):  # first weights are drawn, and replaced by those of the file
+            backbone = config.model.build(config.input().size)
+            # loss and optimizer may be of somebody's own, and not at hand
+            loss, optimizer = NoLoss(distance=config.loss.measure()), {"_target_": "torch.optim.SGD"}
+            used = replace(config, loss=loss, optimizer=optimizer)
+            task = build_task(used, backbone, len(metadata.classes), metadata)
+        state = content["state_dict"]
+        task.load_state_dict({name: value for name, value in state.items() if not name.startswith("loss.")})
+    except Untrusted as error:
+        raise Untrusted(f"{file}: {error}") from error
+    except Exception as error:  # whatever does not fit, of an edited file or one of another version
+        problems = error.problems if isinstance(error, ConfigError) else [f"{type(error).__name__}: {error}"]
+        raise WeightsError(
+            f"{file}: what it says of itself does not fit this version of the project: {'; '.join(problems)[:300]}"
+        ) from error
+    return task.eval(), config, metadata
+
+
+def check_trusted(config: Config, *, trust: bool) -> None:
+    """Raise `Untrusted` if the network is built by code that is neither of this project nor of torch."""
+    foreign = foreign_targets({"network": getattr(config.model, "network", None)})
+    if foreign and not trust:
+        raise Untrusted(
+            f"its network is built by {' and '.join(foreign)}, code that the file names and does not hold; if you "
+            "trust where it comes from, load it with trust=True (--trust)"
+        )
