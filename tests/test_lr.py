@@ -165,7 +165,7 @@ def test_what_it_cannot_do_is_said(
     for words, message in (
         (["schedule=gradul"], "schedule=gradul: no such schedule; did you mean gradual?"),
         (["resume=nowhere"], "resume=nowhere: holds no run, nowhere/config.yaml does not exist"),
-        (["--steps", "10"], "lr: --steps 10: a curve needs at least 50 steps"),
+        (["--steps", "10"], "argument --steps: 10: a curve needs at least 50 steps"),
     ):
         with pytest.raises(SystemExit):
             main(["lr", *words])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from stagetune import __version__
 from stagetune.config.compose import compose
 from stagetune.errors import ConfigError, ResultError, shown
+from stagetune.inference import commands as using
 
 if TYPE_CHECKING:
     from stagetune.report.summary import Summary
@@ -28,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given[:1] == ["train"] and "--version" not in given:
         from stagetune.train import train  # Hydra reads these words, and has its own --help
 
-        return train(given[1:])
+        train(given[1:])
+        return
     parser = argparse.ArgumentParser(prog="stagetune", description="Staged fine-tuning: look before, run, compare.")
     parser.add_argument("--version", action="version", version=f"stagetune {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -38,14 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     plan.add_argument("overrides", nargs="*", help="as for train.py: +experiment=siamese_staged schedule=gradual ...")
     plan.add_argument("--picture", type=Path, help="where to draw it (default: outputs/plans/<schedule>.png)")
+    plan.set_defaults(run=lambda given: show_plan(given.overrides, given.picture))
     lr = commands.add_parser(
         "lr", help="propose learning rates: each stage trains for a while as they rise; nothing is kept"
     )
     lr.add_argument("overrides", nargs="*", help="as for train.py: +experiment=siamese_staged model=resnet18 ...")
-    lr.add_argument("--steps", type=int, default=100, help="of each stage's test, at most (default: 100)")
+    lr.add_argument("--steps", type=_steps, default=100, help="of each stage's test, at most (default: 100)")
     lr.add_argument("--picture", type=Path, help="where to draw it (default: outputs/lr/<name>.png)")
+    lr.set_defaults(run=lambda given: show_lr(given.overrides, given.steps, given.picture))
     cache = commands.add_parser("cache", help="list or clear the files of the feature cache")
     cache.add_argument("action", choices=("list", "clear"))
+    cache.set_defaults(run=lambda given: show_cache(clear=given.action == "clear"))
     oneshot = commands.add_parser(
         "oneshot",
         help="score a checkpoint by Omniglot's official one-shot runs, or by all pairs of an alphabet's drawers",
@@ -62,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default=1,
         help="embed each as a mean of 5 shifts, or of 9 shifts and turns",
     )
+    using.add_trust(oneshot)
+    oneshot.set_defaults(run=lambda given: show_oneshot(given, oneshot))
     report = commands.add_parser("report", help="compare the runs of a sweep: report.html, summary.csv, summary.md")
     best = commands.add_parser("best", help="print the winner of a sweep as an experiment file, and its checkpoint")
     for command in (report, best):
@@ -71,33 +78,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report.add_argument(
         "--baseline", nargs="+", default=[], metavar="COLUMN=VALUE", help="what to compare with: schedule=full"
     )
+    report.set_defaults(run=lambda given: show_report(given.folder or newest_sweep(), given.baseline))
+    best.set_defaults(run=lambda given: show_best(given.folder or newest_sweep()))
+    using.add_commands(commands)
     chosen, more = parser.parse_known_args(["--version"] if given[:1] == ["train"] else given)
     if "overrides" in chosen and not any(word.startswith("-") for word in more):
         chosen.overrides += more  # argparse takes those before an option alone
     elif more:
         parser.error(f"unrecognized arguments: {' '.join(more)}")
+    code = 0
     try:
-        with shown():
-            if chosen.command == "plan":
-                show_plan(chosen.overrides, chosen.picture)
-            elif chosen.command == "lr":
-                if chosen.steps < FEWEST_STEPS:
-                    parser.error(f"lr: --steps {chosen.steps}: a curve needs at least {FEWEST_STEPS} steps")
-                show_lr(chosen.overrides, chosen.steps, chosen.picture)
-            elif chosen.command == "oneshot":
-                if len(chosen.paths) != (1 if chosen.baseline else 2):
-                    parser.error("oneshot: give CKPT and RUNS, or RUNS with --baseline hausdorff")
-                show_oneshot(chosen.paths[-1], None if chosen.baseline else chosen.paths[0], chosen.views)
-            elif chosen.command == "report":
-                show_report(chosen.folder or newest_sweep(), chosen.baseline)
-            elif chosen.command == "best":
-                show_best(chosen.folder or newest_sweep())
-            else:
-                show_cache(clear=chosen.action == "clear")
+        with shown("interrupted"):
+            code = chosen.run(chosen) or 0
         if sys.stdout:  # none where it was closed
             sys.stdout.flush()
     except BrokenPipeError:  # whoever reads it (head, a pager) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if code:
+        sys.exit(code)
+
+
+def _steps(text: str) -> int:
+    """The steps of a learning-rate test; raises argparse's error for too few."""
+    steps = int(text)
+    if steps < FEWEST_STEPS:
+        raise argparse.ArgumentTypeError(f"{steps}: a curve needs at least {FEWEST_STEPS} steps")
+    return steps
 
 
 def show_cache(*, clear: bool) -> None:
@@ -117,14 +123,19 @@ def show_cache(*, clear: bool) -> None:
     print(f"{len(files)} tables, {total:.3f} GB in {store.folder}{', removed' if clear else ''}")
 
 
-def show_oneshot(folder: Path, checkpoint: Path | None, views: int) -> None:
+def show_oneshot(given: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Print the error of each official run and their mean, or the mean over all pairs of an alphabet's drawers."""
+    if len(given.paths) != (1 if given.baseline else 2):
+        parser.error("give CKPT and RUNS, or RUNS with --baseline hausdorff")
     from stagetune.evaluation import oneshot_runs
     from stagetune.inference.oneshot import distances_of
 
+    folder = given.paths[-1]
     is_official = any(folder.expanduser().glob("run*/class_labels.txt"))
     runs = oneshot_runs.read_runs(folder) if is_official else oneshot_runs.drawer_runs(folder)
-    distances = distances_of(checkpoint, views=views) if checkpoint else oneshot_runs.hausdorff
+    checkpoint = None if given.baseline else given.paths[0]
+    views, trust = given.views, given.trust
+    distances = distances_of(checkpoint, views=views, trust=trust) if checkpoint else oneshot_runs.hausdorff
     found = oneshot_runs.errors(runs, distances)
     if is_official:
         for name, error in found.items():

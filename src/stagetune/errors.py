@@ -80,13 +80,13 @@ def show(error: StagetuneError) -> None:
 
 
 @contextmanager
-def shown() -> Iterator[None]:
-    """Turn a `StagetuneError` into its message on stderr and exit code 1."""
+def shown(interrupted: str = "interrupted before training began; nothing was written") -> Iterator[None]:
+    """Turn a `StagetuneError` into its message on stderr and exit code 1, and Ctrl-C into `interrupted`."""
     try:
         yield
     except StagetuneError as error:
         show(error)
         sys.exit(1)
     except KeyboardInterrupt:
-        show(Interrupted("interrupted before training began; nothing was written"))
+        show(Interrupted(interrupted))
         sys.exit(1)

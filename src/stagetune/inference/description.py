@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from stagetune.artifacts import CheckpointMetadata
-from stagetune.config.parts import WRAPPERS, names, settings_in, wrappers_of
+from stagetune.config.parts import WRAPPERS, names, settings_in
 from stagetune.config.schema import Config
 from stagetune.config.settings import WrapperSettings
 from stagetune.errors import WeightsError
@@ -40,10 +40,10 @@ class Preprocessing:
         wrappers = {}
         for name in names(WRAPPERS):
             kind = settings_in(WRAPPERS, name)
-            own = [entry.name for entry in fields(kind)]  # type: ignore[arg-type]
+            given = {entry.name: getattr(config.data, entry.name, entry.default) for entry in fields(kind)}  # type: ignore[arg-type]
             changes: Any = kind
-            if kind in wrappers_of(config.data) and changes.prepare is not WrapperSettings.prepare:
-                wrappers[name] = {key: getattr(config.data, key) for key in own}
+            if changes.prepare is not WrapperSettings.prepare and kind(**given) != kind():
+                wrappers[name] = given
         wanted = config.input()
         return cls(wanted.size, wanted.interpolation, config.data.resize, wrappers)
 
