@@ -74,10 +74,11 @@ def test_an_experiment_runs_quietly_and_ends_with_numbers_and_path(tmp_path: Pat
     assert len(lines) <= 30
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == [
         "run", "data", "model", "training", "cache", "schedule", "probe", "stage", "stage", "stage", "best", "test",
-        "pairs", "retrieval", "nearest", "baseline", "classes", "confused", "mistakes", "results",
+        "pairs", "retrieval", "nearest", "baseline", "classes", "confused", "mistakes", "results", "next",
     ]  # fmt: skip
     (run_dir,) = (tmp_path / "outputs" / "siamese_staged").iterdir()
-    assert lines[-1].split()[-1] == str(run_dir)
+    assert lines[-2].split()[-1] == str(run_dir)
+    assert lines[-1].split()[2:] == ["verify", str(run_dir), "A.jpg", "B.jpg"]
     result = json.loads((run_dir / "result.json").read_text())
     assert (result["status"], len(result["stages"])) == ("completed", 3)
 

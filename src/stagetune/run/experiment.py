@@ -39,7 +39,7 @@ from stagetune.run.repeatable import seeds_unsaid
 from stagetune.run.resume import check_same, check_unfinished, resume_words
 from stagetune.run.screen import quiet_libraries
 from stagetune.run.verdict import judge
-from stagetune.run.words import SPLIT_WORDS, cache_words, data_words, model_words, training_words
+from stagetune.run.words import SPLIT_WORDS, cache_words, data_words, model_words, next_words, training_words
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.network import describe
 from stagetune.schedule.plan import check_resumable
@@ -77,6 +77,7 @@ def run_experiment(
     run       classifier_staged, seed 0
     ...
     results   outputs/mine
+    next      ...stagetune predict outputs/mine IMAGE_OR_FOLDER
     >>> result.status, result.stages[0]["trainable_blocks"]
     ('completed', ['head'])
     """
@@ -107,6 +108,8 @@ def run_experiment(
         with run.recorded():
             _build_fit_test(run, last)
         run.screen.line("results", str(directory))
+        if not directory.is_job:
+            run.screen.line("next", next_words(config, str(directory)))
     return run.result
 
 

@@ -1,5 +1,6 @@
 """What a run says of its settings, in words; pure functions."""
 
+import shlex
 import textwrap
 
 import numpy as np
@@ -8,6 +9,8 @@ from stagetune.config.schema import Config
 from stagetune.data.datamodule import StagedData
 from stagetune.losses.shared.classes import ClassLossSettings
 from stagetune.run.data import loss_of, part_sizes
+from stagetune.shipped import stagetune_command
+from stagetune.targets import foreign_targets
 from stagetune.tasks.staged_task import StagedTask
 
 NAMED = 8  # classes on one line
@@ -17,6 +20,13 @@ SPLIT_WORDS = {
     "identities": "identities never seen in training",
     "groups": "unseen groups of known classes",
 }
+
+
+def next_words(config: Config, run_dir: str) -> str:
+    """The command that uses what was trained."""
+    trust = " --trust" if foreign_targets({"network": getattr(config.model, "network", None)}) else ""
+    verb, images = ("predict", "IMAGE_OR_FOLDER") if config.task.name == "classifier" else ("verify", "A.jpg B.jpg")
+    return f"{stagetune_command()} {verb} {shlex.quote(run_dir)} {images}{trust}"
 
 
 def data_words(config: Config, data: StagedData) -> str:
