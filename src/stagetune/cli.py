@@ -23,6 +23,10 @@ PICTURES = (".png", ".pdf", ".svg")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """What the words of a command line ask for; without them those that the process was given.
+
+    Ends the process where its exit code is not 0 (docs/using.md lists them).
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     with suppress(OSError):  # a folder that was removed
         sys.path.append(os.getcwd())  # where a network of one's own lies
@@ -31,6 +35,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         train(given[1:])
         return
+    chosen, code = understood(given), 0
+    try:
+        with shown("interrupted"):
+            code = chosen.run(chosen) or 0
+        if sys.stdout:  # none where it was closed
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads it (head, a pager) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if code:
+        sys.exit(code)
+
+
+def understood(given: Sequence[str]) -> argparse.Namespace:
+    """The words, as values; `run` does what they ask for. Ends the process with exit code 2 where they are none."""
     parser = argparse.ArgumentParser(prog="stagetune", description="Staged fine-tuning: look before, run, compare.")
     parser.add_argument("--version", action="version", version=f"stagetune {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -86,16 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         chosen.overrides += more  # argparse takes those before an option alone
     elif more:
         parser.error(f"unrecognized arguments: {' '.join(more)}")
-    code = 0
-    try:
-        with shown("interrupted"):
-            code = chosen.run(chosen) or 0
-        if sys.stdout:  # none where it was closed
-            sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads it (head, a pager) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if code:
-        sys.exit(code)
+    return chosen
 
 
 def _steps(text: str) -> int:
