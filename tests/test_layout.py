@@ -90,6 +90,7 @@ def test_imports_point_one_way(package: str) -> None:
      "stagetune.schedule.resolve",
      "stagetune.schedule.table",
      "stagetune.report.result", "stagetune.report.metrics", "hydra_plugins.stagetune_sweeper",
+     "stagetune.inference.gallery",
      ", ".join(f"stagetune.models.backbones.{path.stem}" for path in (SRC / "models/backbones").glob("[a-z]*.py"))],
 )  # fmt: skip
 def test_no_torch_is_imported_by(module: str) -> None:
