@@ -457,3 +457,59 @@ def test_info_says_what_a_model_is(command: Run, checkpoints: dict[str, Path]) -
     }  # fmt: skip
     assert found["calibration"] == asdict(CONFIDENCE)
     assert found["runtime"]["name"] == "pytorch"
+
+
+def test_a_gallery_is_built_asked_added_to_and_taken_from(
+    command: Run, checkpoints: dict[str, Path], models: dict[str, TrainedModel], folder: Path, tmp_path: Path
+) -> None:
+    ckpt, gallery, model = checkpoints["siamese"], tmp_path / "gallery", models["siamese"]
+    (folder / "green").rename(tmp_path / "green")
+    (folder / "red" / "torn.png").write_text("no image")
+    code, out, err = command("gallery", "build", ckpt, folder, "-o", gallery)
+    assert (code, out) == (3, f"20 images of 2 identities in {gallery}\n")
+    assert "torn.png: cannot be read as an image" in err
+    (tmp_path / "more" / "green").mkdir(parents=True)
+    for file in sorted((tmp_path / "green").iterdir())[:4]:
+        file.rename(tmp_path / "more" / "green" / file.name)
+    assert (
+        command("gallery", "add", gallery, ckpt, tmp_path / "more")[1] == f"24 images of 3 identities in {gallery}\n"
+    )
+    again = f"24 images of 3 identities in {gallery}, 4 of them in place of what they were\n"
+    assert command("gallery", "add", gallery, ckpt, tmp_path / "more")[1] == again
+    assert command("gallery", "list", gallery, "--csv")[1] == "identity,images\nblue,10\nred,10\ngreen,4\n"
+
+    files = sorted(folder.rglob("[0-9].png")) + sorted((tmp_path / "more").rglob("*.png"))
+    names = [file.parent.name for file in files]
+    queries = sorted((tmp_path / "green").iterdir())
+    vectors, asked = model.embed(files).astype(np.float64), model.embed(queries).astype(np.float64)
+    for query, vector, found in zip(queries, asked, model.identify(queries, gallery, k=3), strict=True):
+        apart = np.linalg.norm(vectors - vector, axis=1)
+        nearest = {name: min(a for a, of in zip(apart, names, strict=True) if of == name) for name in set(names)}
+        order = sorted(nearest, key=lambda name: nearest[name])
+        assert [one.identity for one in found.top] == order
+        np.testing.assert_allclose([one.distance for one in found.top], [nearest[name] for name in order], rtol=1e-3)
+        assert found.identity == (order[0] if nearest[order[0]] <= model.threshold else None)
+        assert found.image == str(query)
+    code, out, _ = command("identify", ckpt, gallery, queries[0], "--json", "-k", "1")
+    [expected] = model.identify(queries[0], stagetune.Gallery.open(gallery), k=1)
+    assert (code, json.loads(out)["top"][0]["image"]) == (0, expected.top[0].image)
+
+    assert command("gallery", "remove", gallery, "red")[1] == f"14 images of 2 identities in {gallery}\n"
+    assert {one.identity for one in model.identify(queries[0], gallery)[0].top} == {"blue", "green"}
+    far = replace(model.description, calibration=asdict(replace(CALIBRATION, threshold=1e-9)))
+    stranger = TrainedModel(model.runtime, far).identify(queries[0], gallery)[0]
+    assert (stranger.identity, stranger.is_unknown, len(stranger.top)) == (None, True, 2)
+
+    other = torch.load(ckpt, weights_only=True)
+    other["state_dict"]["backbone.conv1.weight"].mul_(2)
+    torch.save(other, tmp_path / "other.ckpt")
+    code, _, err = command("identify", tmp_path / "other.ckpt", gallery, queries[0])
+    assert code == 1
+    assert re.search(
+        r"gallery: was built by another model .* build a gallery with this model, or give the other", err
+    )
+    code, _, err = command("gallery", "build", ckpt, folder, "-o", gallery)
+    assert (code, "already holds gallery" in err) == (1, True)
+    code, _, err = command("gallery", "build", checkpoints["classifier"], folder, "-o", tmp_path / "new")
+    assert (code, "is a classifier; a gallery needs a siamese run" in err) == (1, True)
+    assert not (tmp_path / "new").exists()

@@ -23,10 +23,12 @@ _FROM = {
     "compose": "stagetune.config.compose",
     "run_experiment": "stagetune.run.experiment",
     "load": "stagetune.inference.load",
+    "Gallery": "stagetune.inference.gallery",
 }
 
 if TYPE_CHECKING:
     from stagetune.config.compose import compose
+    from stagetune.inference.gallery import Gallery
     from stagetune.inference.load import load
     from stagetune.run.experiment import run_experiment
     from stagetune.run.planning import make_plan
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from stagetune.schedule.spec import Schedule, Stage, Until
 
 __all__ = [
+    "Gallery",
     "Schedule",
     "Stage",
     "StagedUnfreezing",

@@ -66,9 +66,9 @@ def add_commands(commands: Any) -> None:
     _add_model(add)
     add.add_argument("images", type=Path, metavar="DIR", help="DIR/<identity>/*.jpg")
     add.set_defaults(run=lambda given: show_gallery_build(given, given.folder, is_new=False))
-    remove = actions.add_parser("remove", help="take identities out")
+    remove = actions.add_parser("remove", help="take identities, or single images, out")
     remove.add_argument("folder", type=Path, metavar="FOLDER", help="of the gallery")
-    remove.add_argument("names", nargs="+", metavar="NAME", help="an identity")
+    remove.add_argument("names", nargs="+", metavar="NAME", help="an identity, or an image as list shows it")
     remove.set_defaults(run=show_gallery_remove)
     listing = actions.add_parser("list", help="its identities, with how many images each has")
     listing.add_argument("folder", type=Path, metavar="FOLDER", help="of the gallery")
@@ -173,9 +173,12 @@ def show_gallery_build(given: Namespace, folder: Path, *, is_new: bool) -> int:
         raise DataError(
             f"{given.model}: is a classifier; a gallery needs a siamese run, whose embeddings are compared"
         )
-    if not is_new:
-        Gallery.open(folder).check_model(key)
     identity = {str(entry.path): entry.identity for entry in entries}
+    if is_new:  # what cannot be is said before anything is computed
+        gallery = Gallery.create(folder, model=key, distance=distance, dimensions=model.dimensions)
+    else:
+        gallery = Gallery.open(folder)
+        gallery.check_model(key, str(given.model))
     paths, rows = [], []
     with Teller("words", list(identity)) as tell:
         for name, row in model.embeddings(list(identity)):
@@ -186,14 +189,10 @@ def show_gallery_build(given: Namespace, folder: Path, *, is_new: bool) -> int:
     if not rows:
         raise DataError(f"{given.images}: none of its images can be read; the gallery stays as it is")
     names = [Path(path).relative_to(root).as_posix() for path in paths]
-    dimensions = len(rows[0])
-    gallery = (
-        Gallery.create(folder, model=key, distance=distance, dimensions=dimensions)
-        if is_new
-        else Gallery.open(folder)
-    )
-    gallery.add([identity[path] for path in paths], rows, names)
-    print(f"{len(gallery)} images of {len(gallery.identities())} identities in {folder}")
+    again = gallery.add([identity[path] for path in paths], rows, names)
+    gallery.save()
+    replaced = f", {len(again)} of them in place of what they were" if again else ""
+    print(f"{len(gallery)} images of {len(gallery.identities())} identities in {folder}{replaced}")
     return SOME_UNREADABLE if tell.unreadable else 0
 
 
@@ -203,6 +202,7 @@ def show_gallery_remove(given: Namespace) -> None:
 
     gallery = Gallery.open(given.folder)
     gallery.remove(given.names)
+    gallery.save()
     print(f"{len(gallery)} images of {len(gallery.identities())} identities in {given.folder}")
 
 

@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 Vector = npt.NDArray[np.float32]
 T = TypeVar("T")
+PerIdentity = Literal["nearest", "mean"]
 BATCH = 32
 AHEAD = 2  # batches that are decoded while one is computed
 
@@ -49,6 +51,11 @@ class TrainedModel:
         self.classes = description.classes
         self.calibration, self.provenance = description.calibration, description.provenance
         self.threshold: float | None = (self.calibration or {}).get("threshold")
+
+    @cached_property
+    def dimensions(self) -> int:
+        """How many numbers an embedding has."""
+        return int(self.embed(np.zeros((1, 1, 3), np.uint8)).shape[1])
 
     def __call__(self, images: Tensor | npt.NDArray[np.uint8]) -> Tensor:
         """Scores, or embeddings, of images that are prepared.
@@ -138,7 +145,7 @@ class TrainedModel:
         gallery: "Gallery | str | os.PathLike[str]",
         k: int = 5,
         *,
-        per_identity: str = "nearest",
+        per_identity: PerIdentity = "nearest",
         on_error: str = "raise",
     ) -> list[Identification]:
         """Who or what each image shows, of those in a gallery.
@@ -154,9 +161,9 @@ class TrainedModel:
             An answer for each image, in their order.
 
         Raises:
-            WeightsError: where the model is no siamese run's, or not that of the gallery.
-            ResultError: for a folder that is no gallery.
-            DataError: for what is no image, or cannot be read.
+            WeightsError: where the model is no siamese run's.
+            DataError: for what is no image, or cannot be read, and for a folder that is no gallery, or one of another
+                model.
         """
         found = self.identifications(queries, gallery, k, per_identity=per_identity)
         return list(_answered(found, on_error))
@@ -167,14 +174,14 @@ class TrainedModel:
         gallery: "Gallery | str | os.PathLike[str]",
         k: int = 5,
         *,
-        per_identity: str = "nearest",
+        per_identity: PerIdentity = "nearest",
     ) -> "Iterator[Identification | DataError]":
         """`identify`, one after the other; what cannot be read is given as its error."""
         from stagetune.inference.gallery import Gallery
 
         fitted = self._sameness("identify")
         known = gallery if isinstance(gallery, Gallery) else Gallery.open(gallery)
-        known.check_model(self.description.key)
+        known.check_model(self.description.key, "this one")
         for rows in batched(self.embeddings(queries), self.batch_size):
             vectors = [row for _, row in rows if not isinstance(row, DataError)]
             answers = iter(known.search(np.stack(vectors), k, per_identity=per_identity) if vectors else [])
