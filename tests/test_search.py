@@ -77,7 +77,7 @@ KINDS = (unit, duplicates, almost_one_point, grid, of_any_length, too_long_for_a
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast")  # squares of what is too long for a product
 @pytest.mark.parametrize(
-    "sizes", [{"BLOCK": 512}, {"BLOCK": 4, "ROWS": 8, "SCORES": 150}], ids=["one block", "many blocks"]
+    "sizes", [{"BLOCK": 512}, {"BLOCK": 4, "ROWS": 8, "CACHED": 40, "SCORES": 150}], ids=["one block", "many blocks"]
 )
 @settings(max_examples=250, deadline=None)
 @given(

@@ -169,7 +169,7 @@ def _pairs(path: Path, rows: Any) -> list[tuple[str, str]]:
         _damaged(path, "lists no rows")
     seen = set()
     for number, row in enumerate(rows):
-        if not (isinstance(row, list) and len(row) == 2 and all(isinstance(name, str) for name in row)):
+        if not (isinstance(row, list) and [type(name) for name in row] == [str, str]):
             _damaged(path, f"row {number} is not an identity and an image")
         if problem := name_problem(row[0]) or image_problem(row[1]):
             _damaged(path, f"row {number}, {row!r}, has a name that {problem.split(';')[0]}")

@@ -13,8 +13,9 @@ Float64 = NDArray[np.float64]
 Places = NDArray[np.int64]
 
 SCORES = 2**26  # computed at once, 256 MiB of them
-ROWS = 4096  # whose differences are taken at once, and four times as many products: they stay in the cache
-BLOCK = 512  # scores of which the best is looked at first; divides ROWS
+CACHED = 2**20  # of them a product gives, few enough to be near when the best of each block is taken
+ROWS = 4096  # whose differences are taken at once, so that they stay in the cache
+BLOCK = 512  # scores of which the best is looked at first
 LARGEST = 1e30  # squares beyond it leave too little room before float32 overflows
 
 
@@ -93,10 +94,11 @@ def _scores(queries: Float32, vectors: Vectors) -> tuple[Float32, Float32]:
     scores = np.empty((len(queries), count), np.float32)
     tops = np.empty((len(queries), -(-count // BLOCK)), np.float32)
     doubled = 2 * queries
-    for first in range(0, count, 4 * ROWS):
-        rows = slice(first, first + 4 * ROWS)
+    step = max(1, CACHED // len(queries) // BLOCK) * BLOCK
+    for first in range(0, count, step):
+        rows = slice(first, first + step)
         part = np.subtract(doubled @ vectors.array[rows].T, vectors.squares[rows], out=scores[:, rows])
-        tops[:, first // BLOCK : (first + 4 * ROWS) // BLOCK] = _tops(part)
+        tops[:, first // BLOCK : (first + step) // BLOCK] = _tops(part)
     return scores, tops
 
 
