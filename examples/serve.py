@@ -16,17 +16,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import stagetune
-import torch
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from PIL import Image, UnidentifiedImageError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+import stagetune
 from stagetune.errors import DataError, StagetuneError, shown
 from stagetune.inference.answers import Identification, Prediction, Verification
 from stagetune.inference.gallery import Gallery
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # not EPS, for which Pillow would start Ghostscript
 WAITING = 256  # requests that a worker holds; the next ones are asked to come again
@@ -55,12 +55,14 @@ def app() -> FastAPI:
 
 def make_app(given: argparse.Namespace) -> FastAPI:
     """The routes of one model; what it is decides which of them answer."""
+    import torch  # here, since a worker has to tell its parent quickly that it lives
+
     torch.set_num_threads(1)  # there are as many workers as cores
     warnings.simplefilter("error", Image.DecompressionBombWarning)  # pictures of absurd size
     model = stagetune.load(given.model, trust=given.trust, device="cpu")
     gallery = Gallery.open(given.gallery) if given.gallery else None
     if gallery:
-        gallery.check_model(model.description.key)
+        gallery.check_model(model.description.key, str(given.model))
     alone = ThreadPoolExecutor(1)  # computes one request after the other, while the event loop takes in more
     served = FastAPI(title="stagetune", version=stagetune.__version__, docs_url=None, redoc_url=None)
     served.add_middleware(Bounds, max_bytes=int(given.max_mb * 1e6))
@@ -274,7 +276,7 @@ def main() -> None:
         workers=given.workers,
         access_log=False,
         timeout_graceful_shutdown=SECONDS,
-        timeout_worker_healthcheck=SECONDS,  # importing torch takes seconds, in which a worker does not answer
+        timeout_worker_healthcheck=SECONDS,  # on a busy machine a worker begins slowly
     )
 
 
