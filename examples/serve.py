@@ -210,7 +210,7 @@ function say(tone, title, ...rest) {
 const tell = {
   verify: (found) => say(found.is_same ? "good" : "bad", found.is_same ? "Same" : "Different",
     words(`Their distance is ${found.distance.toPrecision(3)}; up to ${found.threshold.toPrecision(3)} is the same.`),
-    bar(`Probability of the same: ${percent(found.probability)}, if half of all pairs are.`, found.probability),
+    bar(`They are the same with a probability of ${percent(found.probability)}.`, found.probability),
     words(`In validation, ${percent(found.far)} of different pairs were taken for the same.`)),
   predict: (found) => say(found.is_unknown ? "bad" : "good", found.is_unknown ? "Unknown" : found.label,
     ...found.top.map(([name, probability]) => bar(`${name}: ${percent(probability)}`, probability))),

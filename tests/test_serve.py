@@ -317,7 +317,7 @@ def test_two_pictures_on_the_page_are_the_same_or_not(
     other = next(n for n in dropped if not model.verify(people / "0.png", people / f"{n}.png").is_same)
     browser.execute_script(DROP, "b", dropped[other])
     found = model.verify(people / "0.png", people / f"{other}.png")
-    assert f"Probability of the same: {100 * found.probability:.0f}%" in answer(browser, "Different")
+    assert f"with a probability of {100 * found.probability:.0f}%" in answer(browser, "Different")
     (people / "damaged.png").write_bytes((people / "0.png").read_bytes()[:300])
     choose(browser, "a", people / "damaged.png")
     assert "a: cannot be read as an image" in answer(browser, "No answer")
