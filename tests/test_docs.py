@@ -234,8 +234,11 @@ def check_command(words: Sequence[str]) -> None:
             assert extra[1] in project["optional-dependencies"]
         case ["python", "-m", module]:
             assert (ROOT / module.replace(".", "/")).with_suffix(".py").is_file()
-        case ["python", program]:
+        case ["python", program, *_]:
             assert (ROOT / program).is_file()
+        case ["curl", *_, address]:
+            route = address.removeprefix("http://127.0.0.1:8000/")
+            assert f"async def {route}(" in (ROOT / "examples" / "serve.py").read_text()
         case _:
             pytest.fail(f"{shlex.join(words)}: is no command that the test knows; mark the block, or teach the test")
 
