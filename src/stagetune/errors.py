@@ -41,6 +41,10 @@ class WeightsError(StagetuneError):
     """Pretrained weights that cannot be found or do not fit."""
 
 
+class ExportError(StagetuneError):
+    """A model that cannot be written in another format, or such a file that cannot be used."""
+
+
 class TrainingError(StagetuneError):
     """Training that cannot go on, such as a loss that is not a number."""
 
