@@ -42,7 +42,11 @@ class WeightsError(StagetuneError):
 
 
 class ExportError(StagetuneError):
-    """A model that cannot be written in another format, or such a file that cannot be used."""
+    """A model that cannot be written in another format."""
+
+
+class MissingError(StagetuneError):
+    """A library that an extra brings and that is not installed."""
 
 
 class TrainingError(StagetuneError):

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-from stagetune.errors import ExportError
+from stagetune.errors import MissingError
 
 
 def need(library: str, *, what: str, extra: str) -> Any:
@@ -15,10 +15,10 @@ def need(library: str, *, what: str, extra: str) -> Any:
         extra: of stagetune, which has it.
 
     Raises:
-        ExportError: where it is not installed.
+        MissingError: where it is not installed.
     """
     try:
         return import_module(library)
     except ImportError as error:
         missing = library.partition(".")[0]
-        raise ExportError(f"{what} needs {missing}; pip install 'stagetune[{extra}]'") from error
+        raise MissingError(f"{what} needs {missing}; pip install 'stagetune[{extra}]'") from error

@@ -1,9 +1,9 @@
-"""An ONNX file in 8-bit integers, its ranges measured on training images."""
+"""An ONNX model in 8-bit integers, its ranges measured on training images."""
 
 import contextlib
 import io
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,26 +11,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stagetune.inference.export.onnx import INPUT, save_model
 from stagetune.inference.needs import need
+from stagetune.inference.runtimes.files import INPUT
 
 IMAGES = 128  # that the ranges are measured on; more change nothing
 LAYERS = ("Conv", "Gemm", "MatMul")
 
 
-def write_int8(
-    source: Path, file: Path, images: Iterable[npt.NDArray[np.uint8]], *, metadata: Mapping[str, str]
-) -> None:
-    """Write a file of `write_onnx` with weights by channel and activations in 8 bits.
+def int8_model(model: Any, images: Iterable[npt.NDArray[np.uint8]]) -> Any:
+    """A model of `onnx_model` with weights by channel and activations in 8 bits.
 
-    What comes after the last layer with weights stays in float32: the length of an embedding and the weights of a
-    weighted distance would lose the digits that tell near neighbours apart.
+    What comes after the last layer with weights stays in float32, and so does what that layer gives: 256 values would
+    make ties of scores, and of the distances of near neighbours.
 
     Args:
-        source: in float32.
-        file: where to.
+        model: an `onnx.ModelProto` in float32.
         images: batches [n, 3, size, size], about `IMAGES` in all.
-        metadata: see `write_onnx`.
+
+    Returns:
+        Another one.
 
     Raises:
         ExportError: where the libraries are missing.
@@ -40,7 +39,7 @@ def write_int8(
     shapes = need("onnxruntime.quantization.shape_inference", what="an int8 export", extra="export")
     with TemporaryDirectory() as folder, _quiet():
         plain, found = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
-        shapes.quant_pre_process(source, plain, skip_symbolic_shape=True)
+        shapes.quant_pre_process(model, plain, skip_symbolic_shape=True)
         quantization.quantize_static(
             plain,
             found,
@@ -50,10 +49,10 @@ def write_int8(
             weight_type=quantization.QuantType.QInt8,
             activation_type=quantization.QuantType.QUInt8,
             calibrate_method=quantization.CalibrationMethod.MinMax,
-            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},  # 256 scores would have many ties
-            nodes_to_exclude=_after_layers(onnx.load(plain, load_external_data=False).graph),
+            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
+            nodes_to_exclude=_after_layers(onnx.load(plain).graph),
         )
-        save_model(onnx.load(found), file, metadata)
+        return onnx.load(found)
 
 
 def _reader(quantization: Any, images: Iterable[npt.NDArray[np.uint8]]) -> Any:
@@ -75,7 +74,7 @@ def _after_layers(graph: Any) -> list[str]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
+def _quiet() -> Iterator[None]:
     """Without the quantiser's advice, which is about what was done here."""
     root = logging.getLogger()
     level = root.level

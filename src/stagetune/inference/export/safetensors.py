@@ -1,43 +1,85 @@
-"""Weights in a .safetensors file whose header says which network they are of."""
+"""Weights in a .safetensors file whose header says of which network they are."""
 
 import json
 import struct
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 from torch import Tensor
 
-from stagetune.artifacts import write_whole
-from stagetune.errors import ExportError
+from stagetune.artifacts import METADATA, CheckpointMetadata, write_whole
+from stagetune.config.schema import Config
+from stagetune.errors import ExportError, WeightsError
+from stagetune.inference.description import Description
+from stagetune.inference.runtimes.files import REMEDY
 
+NETWORK = "stagetune.network"  # the key under which stands what the network is built by
 LARGEST_HEADER = 100_000_000  # bytes, as in the format's own library
 
 
-def write_safetensors(file: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a state dict, with text by key in the header, as the format has it.
+def network_text(config: Config, metadata: CheckpointMetadata, described: Description) -> str:
+    """What the network of a run is built by, as JSON without any path: its model, its task and its images.
 
-    Tensors that share memory are written one by one, and in order of their indices, whatever their strides were.
+    Raises:
+        ExportError: for a network of somebody's own that is built with a path.
+    """
+    model = {**asdict(config.model), "weights": "random"}
+    for key, value in _texts("model", model):
+        if Path(value).expanduser().is_absolute():
+            raise ExportError(f"{key}={value}: is a path of this machine, by which the network is built; use --to onnx")
+    images = described.preprocessing
+    data: dict[str, Any] = {"image_size": images.image_size, "resize": images.resize}
+    values = {"model": model, "task": asdict(config.task), "data": data}
+    if described.distance:
+        values["loss"] = {"name": "contrastive", "distance": described.distance}
+    stored = replace(metadata, config=values, weights="", trained_on={}, images=[])
+    return json.dumps(asdict(stored))
+
+
+def write_safetensors(file: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a state dict, with text by key in the header.
+
+    Tensors that share memory are written one by one, each in the order of its indices, whatever its strides were.
     """
     tensors = {name: value.detach().clone().contiguous() for name, value in state.items()}
     with write_whole(file) as stream:
         stream.write(safetensors.torch.save(tensors, dict(metadata)))
 
 
-def header_of(file: Path) -> dict[str, str]:
-    """The text that a .safetensors file has in its header, by key; its tensors are not read.
+def read_safetensors(file: Path) -> tuple[Description, dict[str, Any]]:
+    """A file as a model of this project.
+
+    Returns:
+        What it says of the model, and a checkpoint from which the network is built again.
 
     Raises:
-        ExportError: for a damaged file, and one of another kind.
+        WeightsError: for a damaged file, and for one that is none of ours.
     """
     try:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > LARGEST_HEADER:
                 raise ValueError("its header is too long")
-            header: dict[str, Any] = json.loads(stream.read(length))
-        text: dict[str, str] = header.get("__metadata__", {})
-    except (OSError, struct.error, ValueError, AttributeError, RecursionError) as error:
-        raise ExportError(f"{file}: is no .safetensors file, or damaged ({error}); export it again") from error
-    return text
+            said: dict[str, str] = json.loads(stream.read(length)).get("__metadata__", {})
+        built_by = json.loads(said.get(NETWORK, "null"))
+        state = safetensors.torch.load_file(file)
+    except Exception as error:  # the library has an error of its own, and a header may be anything
+        raise WeightsError(f"{file}: is no .safetensors file, or damaged ({error}); {REMEDY}") from error
+    if METADATA not in said or built_by is None:
+        raise WeightsError(f"{file}: holds weights alone; say them as model.weights, or {REMEDY}")
+    try:
+        return Description.from_json(said[METADATA]), {METADATA: built_by, "state_dict": state}
+    except WeightsError as error:
+        raise WeightsError(f"{file}: {error}") from error
+
+
+def _texts(key: str, value: Any) -> list[tuple[str, str]]:
+    """Every text within plain values, with its key."""
+    if isinstance(value, Mapping):
+        return [found for name, one in value.items() for found in _texts(f"{key}.{name}", one)]
+    if isinstance(value, list | tuple):
+        return [found for i, one in enumerate(value) for found in _texts(f"{key}.{i}", one)]
+    return [(key, value)] if isinstance(value, str) else []

@@ -1,16 +1,18 @@
-"""What every runtime refuses of a file, in the same words."""
+"""What every runtime asks of a file that `stagetune export` has written."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stagetune.errors import ExportError
+from stagetune.errors import WeightsError
+from stagetune.inference.description import Description
 
 INPUT = "images"
+REMEDY = "export it again with stagetune export"
 
 
-def check_input(file: Path, metadata: str, inputs: Sequence[tuple[str, Sequence[Any]]]) -> int:
-    """The pixels per side of the images that a file of `stagetune export` takes.
+def described(file: Path, metadata: str, inputs: Sequence[tuple[str, Sequence[Any]]]) -> Description:
+    """What a file says of its model, held against what the model takes.
 
     Args:
         file: in the messages.
@@ -18,21 +20,24 @@ def check_input(file: Path, metadata: str, inputs: Sequence[tuple[str, Sequence[
         inputs: by name and shape [batch, 3, size, size].
 
     Raises:
-        ExportError: for a file that is none of ours.
+        WeightsError: for a file that is none of ours, or was changed.
     """
     if not metadata:
-        raise ExportError(f"{file}: says nothing of stagetune, so its classes and threshold are unknown; {REMEDY}")
-    name, shape = inputs[0] if len(inputs) == 1 else ("", ())
-    sides = [str(side) for side in shape[1:]]
-    if name != INPUT or len(sides) != 3 or sides[0] != "3" or sides[1] != sides[2] or not sides[1].isdigit():
-        raise ExportError(f"{file}: does not take images [n, 3, size, size], but {name or inputs}; {REMEDY}")
-    return int(sides[1])
+        raise WeightsError(f"{file}: says nothing of stagetune, so its classes and threshold are unknown; {REMEDY}")
+    try:
+        found = Description.from_json(metadata)
+    except WeightsError as error:
+        raise WeightsError(f"{file}: {error}") from error
+    size = found.preprocessing.image_size
+    taken = [(name, [str(side) for side in shape[1:]]) for name, shape in inputs]
+    if taken != [(INPUT, ["3", str(size), str(size)])]:
+        shapes = ", ".join(f"{name} [n, {', '.join(sides)}]" for name, sides in taken)
+        raise WeightsError(f"{file}: takes {shapes}, and says that it takes {INPUT} [n, 3, {size}, {size}]; {REMEDY}")
+    return found
 
 
-def unreadable(file: Path, error: Exception) -> ExportError:
+def unreadable(file: Path, error: Exception) -> WeightsError:
     """The message for a file that a library cannot read."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return ExportError(f"{file}: cannot be read ({(lines or [type(error).__name__])[-1][:200]}); {REMEDY}")
-
-
-REMEDY = "export it again with stagetune export"
+    reason = (lines or [type(error).__name__])[-1][:200]
+    return WeightsError(f"{file}: cannot be read, it is damaged or of another kind ({reason}); {REMEDY}")

@@ -1,33 +1,32 @@
 """An ONNX file of `stagetune export`, computed by onnxruntime on the CPU."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from stagetune.artifacts import METADATA
-from stagetune.errors import ExportError
-from stagetune.inference.export.onnx import INPUT
 from stagetune.inference.needs import need
-from stagetune.inference.runtimes.files import check_input, unreadable
-
-FloatOutputs = dict[str, npt.NDArray[np.float32]]
+from stagetune.inference.runtimes import Images, Outputs
+from stagetune.inference.runtimes.files import INPUT, described, unreadable
 
 
 class OnnxRuntime:
-    """Outputs by name, of uint8 images [n, 3, size, size].
+    """A file with its session.
 
     Args:
         file: as `stagetune export --to onnx` writes it.
         threads: None for as many as there are cores.
 
     Attributes:
-        metadata: what the file says of the model, as JSON.
-        size: pixels per side.
+        description: what the file says of the model.
 
     Raises:
-        ExportError: for a file that is damaged, or of somebody else's, or where onnxruntime is missing.
+        MissingError: where onnxruntime is not installed.
+        WeightsError: for a file that is damaged, or none of ours.
     """
+
+    name = "onnxruntime"
 
     def __init__(self, file: Path, *, threads: int | None = None) -> None:
         library = need("onnxruntime", what="an .onnx file", extra="export")
@@ -39,11 +38,11 @@ class OnnxRuntime:
         except Exception as error:  # of one of many kinds, each of onnxruntime's own
             raise unreadable(file, error) from error
         said: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
-        self.metadata = said.get(METADATA, "")
-        given = self._session.get_inputs()
-        self.size = check_input(file, self.metadata, [(one.name, one.shape) for one in given])
+        given = [(one.name, one.shape) for one in self._session.get_inputs()]
+        self.description = described(file, said.get(METADATA, ""), given)
+        self.about: dict[str, Any] = {"onnxruntime": library.__version__, "device": "cpu", "threads": threads}
         self._names = [one.name for one in self._session.get_outputs()]
 
-    def __call__(self, images: npt.NDArray[np.uint8]) -> FloatOutputs:
+    def __call__(self, images: Images) -> Outputs:
         found = self._session.run(None, {INPUT: np.ascontiguousarray(images)})
         return dict(zip(self._names, found, strict=True))

@@ -2,71 +2,70 @@
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
+from torch.export.passes import move_to_device_pass
 
 from stagetune.artifacts import METADATA
-from stagetune.errors import ExportError
-from stagetune.inference.runtimes.files import check_input, unreadable
+from stagetune.errors import WeightsError
+from stagetune.inference.runtimes import Images, Outputs
+from stagetune.inference.runtimes.files import described, unreadable
 
-FloatOutputs = dict[str, npt.NDArray[np.float32]]
-LARGEST_METADATA = 100_000_000
+LARGEST = 100_000_000  # bytes of what a file says of itself
 
 
-class TorchExportRuntime:
-    """Outputs by name, of uint8 images [n, 3, size, size].
+class TorchExport:
+    """A program on a device.
 
-    torch.export.load unpickles what the archive says is pickled, and evaluates its symbolic sizes as Python: a file
-    from elsewhere could run commands, so that one is only read where it is trusted.
+    torch.export.load unpickles what the archive says is pickled, and evaluates sizes in it as Python: a file from
+    elsewhere could run commands, so that only one that is trusted is read.
 
     Args:
         file: as `stagetune export --to torch-export` writes it.
-        outputs: the names of what it gives.
-        device: such as cpu or cuda.
+        device: as torch calls it.
         trust: whether whoever made the file may run commands here.
 
     Attributes:
-        metadata: what the file says of the model, as JSON.
+        description: what the file says of the model.
 
     Raises:
-        ExportError: where it is not trusted, is damaged, or is somebody else's.
+        WeightsError: where it is not trusted, is damaged, or none of ours.
     """
 
-    def __init__(self, file: Path, *, outputs: tuple[str, ...], device: str = "cpu", trust: bool = False) -> None:
-        self.metadata = metadata_of(file)
+    name = "torch-export"
+
+    def __init__(self, file: Path, *, device: str = "cpu", trust: bool = False) -> None:
+        said = _said(file)
         if not trust:
-            raise ExportError(
-                f"{file}: a program of torch.export can run commands as it is read; if you trust whoever made it, "
-                "load it with trust=True (--trust), else take an .onnx or .safetensors file"
+            raise WeightsError(
+                f"{file}: a program of torch.export can run commands as it is read; if you trust where it comes "
+                "from, load it with trust=True (--trust), or take an .onnx or .safetensors file"
             )
         try:
             program = torch.export.load(str(file))
         except Exception as error:  # a torn archive, or one of another version of torch
             raise unreadable(file, error) from error
-        if device != "cpu":
-            program = torch.export.passes.move_to_device_pass(program, device)
-        self._module, self._names, self.device = program.module(), outputs, torch.device(device)
+        given = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
+        self.description = described(file, said, [(node.name, node.meta["val"].shape) for node in given])
+        self.about: dict[str, Any] = {"torch": torch.__version__, "device": device}
+        self._module = (program if device == "cpu" else move_to_device_pass(program, device)).module()
+        self._device = torch.device(device)
 
-    def __call__(self, images: npt.NDArray[np.uint8]) -> FloatOutputs:
+    def __call__(self, images: Images) -> Outputs:
         with torch.inference_mode():
-            found = self._module(torch.from_numpy(np.ascontiguousarray(images)).to(self.device))
-        return {name: one.float().cpu().numpy() for name, one in zip(self._names, found, strict=True)}
+            found = self._module(torch.from_numpy(np.ascontiguousarray(images)).to(self._device))
+        return {name: one.cpu().numpy() for name, one in zip(self.description.outputs, found, strict=True)}
 
 
-def metadata_of(file: Path) -> str:
-    """What a .pt2 file says of the model, as JSON; nothing else of it is read.
-
-    Raises:
-        ExportError: for one that is damaged, or somebody else's.
-    """
+def _said(file: Path) -> str:
+    """What a file says of its model, and nothing else of it; empty of somebody else's."""
     try:
         with zipfile.ZipFile(file) as archive:
-            names = [one for one in archive.infolist() if one.filename.endswith(f"extra/{METADATA}")]
-            if names and names[0].file_size > LARGEST_METADATA:
+            places = [one for one in archive.infolist() if one.filename.endswith(f"/extra/{METADATA}")]
+            if sum(place.file_size for place in places) > LARGEST:
                 raise ValueError("what it says of itself is too long")
-            text = archive.read(names[0]).decode() if names else ""
+            return archive.read(places[0]).decode() if places else ""
     except (OSError, zipfile.BadZipFile, ValueError) as error:
         raise unreadable(file, error) from error
-    return text
