@@ -41,6 +41,7 @@ class RunDir(os.PathLike[str]):
         self.checkpoints = self.path / "checkpoints"
         self.best = self.checkpoints / "best.ckpt"  # the model of the epoch with the best metric
         self.last = self.checkpoints / "last.ckpt"  # where training goes on
+        self.exports = self.path / "exports"  # the best model in other formats
         self.callbacks = self.path / "callbacks"  # a folder for each of the user's own that writes checkpoints
         self.sweep = self.path.parent.parent  # of a job: the folder of its sweep
 

@@ -14,6 +14,7 @@ from stagetune import __version__
 from stagetune.config.compose import compose
 from stagetune.errors import ConfigError, ResultError, shown
 from stagetune.inference import commands as using
+from stagetune.inference.export import command as exporting
 
 if TYPE_CHECKING:
     from stagetune.report.summary import Summary
@@ -99,6 +100,7 @@ def understood(given: Sequence[str]) -> argparse.Namespace:
     report.set_defaults(run=lambda given: show_report(given.folder or newest_sweep(), given.baseline))
     best.set_defaults(run=lambda given: show_best(given.folder or newest_sweep()))
     using.add_commands(commands)
+    exporting.add_command(commands)
     chosen, more = parser.parse_known_args(["--version"] if given[:1] == ["train"] else given)
     if "overrides" in chosen and not any(word.startswith("-") for word in more):
         chosen.overrides += more  # argparse takes those before an option alone

@@ -4,6 +4,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 
@@ -45,6 +46,11 @@ def load_task(path: str | os.PathLike[str], *, trust: bool = False) -> tuple[Sta
         raise WeightsError(
             f"{file}: is not a checkpoint of this project ({why}); give a run's checkpoints/best.ckpt"
         ) from error
+    return task_of(content, file, trust=trust)
+
+
+def task_of(content: Any, file: Path, *, trust: bool) -> tuple[StagedTask, Config, CheckpointMetadata]:
+    """The same of a checkpoint that is read already; `file` is what messages call it."""
     try:
         metadata = CheckpointMetadata.of(content if isinstance(content, dict) else {})
     except WeightsError as error:

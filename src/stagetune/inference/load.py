@@ -2,17 +2,26 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
+from stagetune.artifacts import CheckpointMetadata
+from stagetune.config.schema import Config
 from stagetune.errors import WeightsError
-from stagetune.inference.checkpoint import load_task
-from stagetune.inference.description import description_of
+from stagetune.inference.checkpoint import load_task, task_of
+from stagetune.inference.description import Description, description_of
+from stagetune.inference.export.safetensors import read_safetensors
 from stagetune.inference.model import BATCH, TrainedModel
 from stagetune.inference.network import Network, weights_key
+from stagetune.inference.runtimes import Runtime
 from stagetune.inference.runtimes.pytorch import PyTorch
 from stagetune.run.precision import device_type
 from stagetune.tasks.siamese import SiameseTask
+from stagetune.tasks.staged_task import StagedTask
 
 PRECISIONS = ("fp32", "bf16")
+SAFETENSORS = ".safetensors"
+RUNTIMES = {".onnx": ("onnxruntime", "openvino"), ".pt2": ("torch-export",), SAFETENSORS: ("pytorch",)}
+ON_CPU = RUNTIMES[".onnx"]
 
 
 def load(
@@ -23,24 +32,27 @@ def load(
     device: str = "auto",
     precision: str = "fp32",
     batch_size: int = BATCH,
+    threads: int | None = None,
 ) -> TrainedModel:
     """The model that a run has trained.
 
     Args:
         path: a checkpoint (checkpoints/best.ckpt of a run), the directory of a run, whose best one is taken, or a
             file that `stagetune export` has written.
-        trust: whether code that a checkpoint names and does not hold may be imported and run: a network of one's own.
-        runtime: pytorch for a checkpoint.
-        device: as torch calls it; auto is a GPU where there is one.
+        trust: whether code that a file brings or names may run: a network of one's own, a program of torch.export.
+        runtime: of an .onnx file onnxruntime or openvino; by default the one that a file needs.
+        device: as torch calls it; auto is a GPU where there is one. An .onnx file is computed on the CPU.
         precision: fp32, or bf16.
         batch_size: images that are computed together.
+        threads: of an .onnx file; None for as many as there are cores.
 
     Returns:
         The model in eval mode, with its transform, classes, threshold, calibration and provenance.
 
     Raises:
         WeightsError: for a file that is no model of this project, or of another version that cannot be read, and
-            without `trust` for one that names code from elsewhere.
+            without `trust` for one that could run code from elsewhere.
+        MissingError: where the library that computes it is not installed.
 
     >>> model = load("outputs/mine")
     >>> [prediction] = model.predict(np.zeros((40, 60, 3), np.uint8))
@@ -49,30 +61,68 @@ def load(
     """
     if precision not in PRECISIONS:
         raise WeightsError(f"precision={precision}: a model is used in {' or '.join(PRECISIONS)}")
-    if runtime not in (None, "pytorch"):
-        raise WeightsError(f"runtime={runtime}: computes exported files; a checkpoint is computed by pytorch")
-    return load_checkpoint(path, trust=trust, device=device, precision=precision, batch_size=batch_size)
+    file = Path(path).expanduser()
+    takes = RUNTIMES.get(file.suffix, ("pytorch",))
+    if runtime not in (None, *takes):
+        raise WeightsError(f"runtime={runtime}: does not compute {file.name}; use {' or '.join(takes)}")
+    computes, described = _computed(
+        file, runtime or takes[0], trust=trust, device=device, precision=precision, threads=threads
+    )
+    return TrainedModel(computes, described, batch_size=batch_size)
 
 
-def load_checkpoint(
-    path: str | os.PathLike[str],
-    *,
-    trust: bool = False,
-    device: str = "auto",
-    precision: str = "fp32",
-    batch_size: int = BATCH,
-) -> TrainedModel:
-    """`load` for a checkpoint or a run."""
-    task, config, metadata = load_task(path, trust=trust)
+def used(task: StagedTask, config: Config, metadata: CheckpointMetadata) -> tuple[Network, Description]:
+    """The network of a checkpoint's task, and what it is to its user."""
     distance = task.distance if isinstance(task, SiameseTask) else None
     described = description_of(config, metadata, distance)
     network = Network(task.backbone, task.head, described.outputs)
     what = (described.preprocessing.to_json(), distance or "", config.model.title(), str(task.backbone.normal))
     described.provenance["parameters"] = sum(parameter.numel() for parameter in network.parameters())
-    key = weights_key(network, *what, task.backbone.extra_repr())
+    return network, replace(described, key=weights_key(network, *what, task.backbone.extra_repr()))
+
+
+def _network(file: Path, *, trust: bool) -> tuple[Network, Description]:
+    """That of a checkpoint, of a run, or of a .safetensors file that says what it is."""
+    if file.suffix != SAFETENSORS:
+        return used(*load_task(file, trust=trust))
+    described, content = read_safetensors(file)
+    network, _ = used(*task_of(content, file, trust=trust))
+    return network, described
+
+
+def _computed(
+    file: Path, runtime: str, *, trust: bool, device: str, precision: str, threads: int | None
+) -> tuple[Runtime, Description]:
+    """What computes a file, and what the file says of its model."""
+    found = device_type("auto") if device == "auto" else device
+    if runtime in ON_CPU:
+        if device not in ("auto", "cpu"):
+            raise WeightsError(f"device={device}: {runtime} computes on the CPU here; leave it out")
+        if runtime == "openvino":
+            from stagetune.inference.runtimes.openvino import OpenVino
+
+            vino = OpenVino(file, threads=threads, precision=precision)
+            return vino, vino.description
+        if precision != "fp32":
+            raise WeightsError(f"precision={precision}: onnxruntime computes as the file says; use runtime=openvino")
+        from stagetune.inference.runtimes.onnxruntime import OnnxRuntime
+
+        session = OnnxRuntime(file, threads=threads)
+        return session, session.description
+    if threads is not None:
+        raise WeightsError("threads: PyTorch has one number for the whole process; use torch.set_num_threads")
     try:
-        computes = PyTorch(network, device=device_type("auto") if device == "auto" else device, precision=precision)
+        if runtime == "torch-export":
+            if precision != "fp32":
+                raise WeightsError(
+                    f"precision={precision}: a program of torch.export computes as it was written, in fp32"
+                )
+            from stagetune.inference.runtimes.torch_export import TorchExport
+
+            program = TorchExport(file, device=found, trust=trust)
+            return program, program.description
+        network, described = _network(file, trust=trust)
+        return PyTorch(network, device=found, precision=precision), described
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise WeightsError(f"device={device}: cannot be used here ({reason}); leave it out, or use cpu") from error
-    return TrainedModel(computes, replace(described, key=key), batch_size=batch_size)

@@ -45,6 +45,36 @@ def given_pairs(pairs: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor, T
     return first[inside], second[inside], pairs[2][inside], pairs[3][inside]
 
 
+def measured_pairs(
+    identity: Tensor, index: Tensor, given: Tensor | None, limit: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """The pairs that a part is measured on: positions of both images, is_same, and their folds if they have any.
+
+    Args:
+        identity: of each image [n].
+        index: of each in the source [n].
+        given: pairs [4, m] of a table, of which those within the part are taken.
+        limit: how many there are at most where no table gives them.
+    """
+    if given is not None:
+        return given_pairs(given, index)
+    first, second = map(torch.from_numpy, evaluation_pairs(identity.numpy(), limit))
+    return first, second, identity[first] == identity[second], None
+
+
+def distances(embeddings: Tensor, first: Tensor, second: Tensor, kind: str) -> Tensor:
+    """How far apart the images of each pair are, some pairs at a time."""
+    sides = (torch.split(side, PAIRS_AT_ONCE) for side in (first, second))
+    return torch.cat([measure(embeddings[one] - embeddings[other], kind) for one, other in zip(*sides, strict=True)])
+
+
+def stacked(pairs: Pairs | None) -> Tensor | None:
+    """Pairs of a table as one tensor [4, pairs]: indices of two images, is_same and fold."""
+    if pairs is None:
+        return None
+    return torch.from_numpy(np.stack([pairs.first, pairs.second, pairs.is_same, pairs.fold]))
+
+
 def sameness(distance: Tensor, threshold: float) -> Tensor:
     """How surely each pair is the same, sigmoid(threshold - distance): above 0.5 up to the threshold.
 
@@ -88,8 +118,7 @@ class SiameseTask(StagedTask):
         self.calibration: Calibration | None = None  # the latest, as is the curve
         self.roc: Roc | None = None
         self.encoded: dict[str, Encoded] = {}  # by part; the test encodes validation, too
-        given = None if pairs is None else np.stack([pairs.first, pairs.second, pairs.is_same, pairs.fold])
-        self.register_buffer("pairs", None if given is None else torch.from_numpy(given), persistent=False)
+        self.register_buffer("pairs", stacked(pairs), persistent=False)
         self._encoded: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
         self._losses: dict[str, list[Tensor]] = {}
 
@@ -165,16 +194,9 @@ class SiameseTask(StagedTask):
         embeddings, identity, index = (torch.cat(parts) for parts in zip(*self._encoded.pop(part), strict=True))
         embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
         loss = torch.stack(self._losses.pop(part)).sum() / len(identity)
-        if self.pairs is None:
-            first, second = map(torch.from_numpy, evaluation_pairs(identity.numpy(), self.eval_pairs))
-            is_same, fold = identity[first] == identity[second], None
-        else:
-            first, second, is_same, fold = given_pairs(self.pairs.cpu(), index)
-        apart = [
-            measure(embeddings[one] - embeddings[other], self.distance)
-            for one, other in zip(*(torch.split(side, PAIRS_AT_ONCE) for side in (first, second)), strict=True)
-        ]
-        distance = torch.cat(apart)
+        given = None if self.pairs is None else self.pairs.cpu()
+        first, second, is_same, fold = measured_pairs(identity, index, given, self.eval_pairs)
+        distance = distances(embeddings, first, second, self.distance)
         self.encoded[part] = Encoded(embeddings, identity, index, (first, second, is_same), distance, fold)
         roc = Roc.of_pairs(distance.numpy(), is_same.numpy())
         # 0 where all embeddings coincide, 1 where they point everywhere alike

@@ -71,7 +71,9 @@ def write_onnx(model: Any, file: Path, metadata: Mapping[str, str]) -> None:
     del model.opset_import[:]  # the quantiser names all that it knows, also those that an older reader does not
     model.opset_import.extend(domains)
     if found := [one.version for one in domains if one.domain == "" and one.version != OPSET]:
-        raise ExportError(f"the exporter wrote opset {found[0]}, not {OPSET}; install onnxscript as in constraints.txt")
+        raise ExportError(
+            f"the exporter wrote opset {found[0]}, not {OPSET}; install onnxscript as in constraints.txt"
+        )
     model.ir_version = IR_VERSION
     for key, text in metadata.items():
         model.metadata_props.add(key=key, value=text)

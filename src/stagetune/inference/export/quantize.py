@@ -38,8 +38,9 @@ def int8_model(model: Any, images: Iterable[npt.NDArray[np.uint8]]) -> Any:
     quantization = need("onnxruntime.quantization", what="an int8 export", extra="export")
     shapes = need("onnxruntime.quantization.shape_inference", what="an int8 export", extra="export")
     with TemporaryDirectory() as folder, _quiet():
-        plain, found = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
-        shapes.quant_pre_process(model, plain, skip_symbolic_shape=True)
+        given, plain, found = (Path(folder) / f"{name}.onnx" for name in ("given", "plain", "int8"))
+        given.write_bytes(model.SerializeToString())  # of a model in memory it would write the weights elsewhere
+        shapes.quant_pre_process(given, plain, skip_symbolic_shape=True)
         quantization.quantize_static(
             plain,
             found,
