@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,13 +17,12 @@ from stagetune.data.datamodule import StagedData
 from stagetune.errors import ExportError
 from stagetune.inference.checkpoint import load_task
 from stagetune.inference.description import Description
-from stagetune.inference.export.compare import Comparison, answered, compare_classifier, compare_siamese
+from stagetune.inference.export.compare import Answered, Comparison, answered, compare_classifier, compare_siamese
 from stagetune.inference.export.formats import SUFFIXES, Source, computed, writer
 from stagetune.inference.export.images import data_of, training_images
 from stagetune.inference.export.quantize import IMAGES
 from stagetune.inference.export.torchvision import head_file
 from stagetune.inference.load import used
-from stagetune.inference.runtimes import Runtime
 from stagetune.inference.runtimes.pytorch import PyTorch
 from stagetune.tasks.settings.classifier import Settings as ClassifierSettings
 from stagetune.tasks.settings.siamese import Settings as SiameseSettings
@@ -86,13 +86,13 @@ def export(
     write = writer(to, source, training_images(data, IMAGES) if int8 else None)
     with _drafts(place) as draft:
         write(draft, described)
-        found = _compared(source, PyTorch(network), computed(to, draft, source), data)
-        # not above, so that what is no number is refused, too
-        if not found.max_difference <= (float("inf") if int8 else LIMIT):
+        both = answered(PyTorch(network), computed(to, draft, source), data.val_dataloader(), described.outputs[0])
+        if not both.difference <= (math.inf if int8 else LIMIT):  # so that what is no number is refused, too
             raise ExportError(
-                f"the exported model's outputs differ from the original's by {found.max_difference:.2g} of the "
-                f"largest, more than {LIMIT:g}; nothing is written, use --to safetensors"
+                f"the exported model's outputs differ from the original's by {both.difference:.2g} of the largest; "
+                f"in fp32 no more than {LIMIT:g} is taken, and nothing is written; use --to safetensors"
             )
+        found = _compared(source, both, data)
         record = {
             "format": to, "precision": "int8" if int8 else "fp32", "source_sha256": _sha256(checkpoint),
             "versions": _versions(), **{key: value for key, value in asdict(found).items() if key != "calibration"},
@@ -126,9 +126,8 @@ def json_file(file: Path) -> Path:
     return file.with_name(f"{file.name}.json")
 
 
-def _compared(source: Source, original: Runtime, exported: Runtime, data: StagedData) -> Comparison:
+def _compared(source: Source, found: Answered, data: StagedData) -> Comparison:
     described, settings = source.description, source.config.task
-    found = answered(original, exported, data.val_dataloader(), described.outputs[0])
     if isinstance(settings, ClassifierSettings):
         return compare_classifier(found, settings)
     assert isinstance(settings, SiameseSettings)  # there is no third task

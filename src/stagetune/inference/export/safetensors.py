@@ -16,7 +16,10 @@ from stagetune.errors import ExportError, WeightsError
 from stagetune.inference.description import Description
 from stagetune.inference.runtimes.files import REMEDY
 
-SCHEDULE = {"leave_frozen": True, "stages": [{"name": "head", "open": ["head"], "epochs": 1, "lr": 1e-3}]}  # no configuration lacks one
+SCHEDULE = {
+    "leave_frozen": True,
+    "stages": [{"name": "head", "open": ["head"], "epochs": 1, "lr": 1e-3}],
+}  # no configuration lacks one
 NETWORK = "stagetune.network"  # the key under which stands what the network is built by
 LARGEST_HEADER = 100_000_000  # bytes, as in the format's own library
 
@@ -30,9 +33,7 @@ def network_text(config: Config, metadata: CheckpointMetadata, described: Descri
     model = {**asdict(config.model), "weights": "random"}
     for key, value in _texts("model", model):
         if Path(value).expanduser().is_absolute():
-            raise ExportError(
-                f"{key}={value}: is a path of this machine, by which the network is built; use --to onnx"
-            )
+            raise ExportError(f"{key}={value}: the network is built by a path of this machine; use --to onnx")
     images = described.preprocessing
     data: dict[str, Any] = {"image_size": images.image_size, "resize": images.resize}
     values = {"model": model, "task": asdict(config.task), "data": data, "schedule": SCHEDULE}

@@ -11,13 +11,16 @@ INPUT = "images"
 REMEDY = "export it again with stagetune export"
 
 
-def described(file: Path, metadata: str, inputs: Sequence[tuple[str, Sequence[Any]]]) -> Description:
-    """What a file says of its model, held against what the model takes.
+def described(
+    file: Path, metadata: str, inputs: Sequence[tuple[str, Sequence[Any]]], outputs: Sequence[str] | None = None
+) -> Description:
+    """What a file says of its model, held against what the model takes and gives.
 
     Args:
         file: in the messages.
         metadata: what it says of itself; empty of somebody else's file.
         inputs: by name and shape [batch, 3, size, size].
+        outputs: their names; None where the format has none.
 
     Raises:
         WeightsError: for a file that is none of ours, or was changed.
@@ -33,6 +36,9 @@ def described(file: Path, metadata: str, inputs: Sequence[tuple[str, Sequence[An
     if taken != [(INPUT, ["3", str(size), str(size)])]:
         shapes = ", ".join(f"{name} [n, {', '.join(sides)}]" for name, sides in taken)
         raise WeightsError(f"{file}: takes {shapes}, and says that it takes {INPUT} [n, 3, {size}, {size}]; {REMEDY}")
+    if outputs is not None and tuple(outputs) != found.outputs:
+        given, said = (", ".join(names) for names in (outputs, found.outputs))
+        raise WeightsError(f"{file}: gives {given}, and says that it gives {said}; {REMEDY}")
     return found
 
 

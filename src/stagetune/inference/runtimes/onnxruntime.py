@@ -39,9 +39,9 @@ class OnnxRuntime:
             raise unreadable(file, error) from error
         said: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         given = [(one.name, one.shape) for one in self._session.get_inputs()]
-        self.description = described(file, said.get(METADATA, ""), given)
-        self.about: dict[str, Any] = {"onnxruntime": library.__version__, "device": "cpu", "threads": threads}
         self._names = [one.name for one in self._session.get_outputs()]
+        self.description = described(file, said.get(METADATA, ""), given, self._names)
+        self.about: dict[str, Any] = {"onnxruntime": library.__version__, "device": "cpu", "threads": threads}
 
     def __call__(self, images: Images) -> Outputs:
         found = self._session.run(None, {INPUT: np.ascontiguousarray(images)})

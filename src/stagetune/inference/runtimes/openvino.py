@@ -42,14 +42,14 @@ class OpenVino:
             place = ["framework", METADATA]  # where it puts what the file says of itself
             said = str(network.get_rt_info(place).value) if network.has_rt_info(place) else ""
             given = [(one.any_name, list(one.partial_shape)) for one in network.inputs]
+            self._names = [one.any_name for one in network.outputs]
         except Exception as error:  # each failure is a RuntimeError of several lines
             raise unreadable(file, error) from error
-        self.description = described(file, said, given)
+        self.description = described(file, said, given, self._names)
         self.about: dict[str, Any] = {
             "openvino": library.__version__, "device": "cpu", "threads": threads, "precision": precision,
         }  # fmt: skip
         self._model = core.compile_model(network, "CPU", hints)
-        self._names = [one.any_name for one in self._model.outputs]
 
     def __call__(self, images: Images) -> Outputs:
         found = self._model(np.ascontiguousarray(images))
