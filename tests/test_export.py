@@ -393,7 +393,7 @@ def test_a_pruned_network_is_none_of_torchvisions(checkpoints: dict[str, Path]) 
 
 @pytest.mark.slow
 def test_a_network_that_runs_itself_is_exported(make: Make, squares: Tensor) -> None:
-    """A transformer of timm's, whose code looks at the number of images."""
+    """A transformer of timm's, which has a layer called blocks."""
     checkpoint = make("siamese", "model=timm", "model.arch=test_vit")
     found = export(checkpoint, to="onnx")
     exact, original = stagetune.load(found.file), stagetune.load(checkpoint, device="cpu")

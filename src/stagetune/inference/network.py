@@ -5,8 +5,6 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
-from stagetune.models.backbone import Backbone
-
 
 class Network(nn.Module):
     """A backbone under its head, in eval mode.
@@ -17,7 +15,7 @@ class Network(nn.Module):
         outputs: the names of what `forward` returns: ("scores", "features"), or ("embeddings",).
     """
 
-    def __init__(self, backbone: Backbone, head: nn.Module, outputs: tuple[str, ...]) -> None:
+    def __init__(self, backbone: nn.Module, head: nn.Module, outputs: tuple[str, ...]) -> None:
         super().__init__()
         self.backbone, self.head, self.outputs = backbone, head, outputs
         self.eval()

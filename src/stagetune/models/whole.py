@@ -208,6 +208,22 @@ class Whole(Backbone):
                 network.training = self.training = False
 
 
+class Plain(nn.Module):
+    """The features of a `Whole`, whose network is a layer here like any other.
+
+    For what looks layers up by their names, such as torch.export: where the network has a layer called `blocks`, a
+    `Whole` answers to it with its own blocks.
+    """
+
+    def __init__(self, whole: Whole) -> None:
+        super().__init__()
+        self.network, self._whole = whole._network[0], [whole]  # in a list, so that it is not registered
+
+    def forward(self, images: Tensor) -> Tensor:
+        whole = self._whole[0]
+        return whole._features(self.network(whole._given(images)))
+
+
 def _is_close(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and bool((one - other).abs().max() <= TOLERANCE * other.abs().max())
 

@@ -10,6 +10,7 @@ import torch
 from stagetune.artifacts import write_whole
 from stagetune.errors import ExportError
 from stagetune.inference.network import Network
+from stagetune.models.whole import Plain, Whole
 
 OF_THIS_MACHINE = ("stack_trace", "nn_module_stack", "source_fn_stack", "fwd_source_fn_stack", "from_node")
 
@@ -24,6 +25,8 @@ def exported(network: Network, size: int) -> torch.export.ExportedProgram:
     Raises:
         ExportError: with the reason, for one that cannot be followed or that fixes the number of images.
     """
+    if isinstance(network.backbone, Whole):
+        network = Network(Plain(network.backbone), network.head, network.outputs)
     images = torch.zeros(2, 3, size, size, dtype=torch.uint8)  # one image alone would be taken for a constant
     try:
         with warnings.catch_warnings(action="ignore"), torch.no_grad():
