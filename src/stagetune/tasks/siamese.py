@@ -45,31 +45,8 @@ def given_pairs(pairs: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor, T
     return first[inside], second[inside], pairs[2][inside], pairs[3][inside]
 
 
-def measured_pairs(
-    identity: Tensor, index: Tensor, given: Tensor | None, limit: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """The pairs that a part is measured on: positions of both images, is_same, and their folds if they have any.
-
-    Args:
-        identity: of each image [n].
-        index: of each in the source [n].
-        given: pairs [4, m] of a table, of which those within the part are taken.
-        limit: how many there are at most where no table gives them.
-    """
-    if given is not None:
-        return given_pairs(given, index)
-    first, second = map(torch.from_numpy, evaluation_pairs(identity.numpy(), limit))
-    return first, second, identity[first] == identity[second], None
-
-
-def distances(embeddings: Tensor, first: Tensor, second: Tensor, kind: str) -> Tensor:
-    """How far apart the images of each pair are, some pairs at a time."""
-    sides = (torch.split(side, PAIRS_AT_ONCE) for side in (first, second))
-    return torch.cat([measure(embeddings[one] - embeddings[other], kind) for one, other in zip(*sides, strict=True)])
-
-
 def stacked(pairs: Pairs | None) -> Tensor | None:
-    """Pairs of a table as one tensor [4, pairs]: indices of two images, is_same and fold."""
+    """The pairs of a table as one tensor [4, pairs]: indices of two images, is_same and fold."""
     if pairs is None:
         return None
     return torch.from_numpy(np.stack([pairs.first, pairs.second, pairs.is_same, pairs.fold]))
@@ -189,17 +166,34 @@ class SiameseTask(StagedTask):
         self.own_metrics.update(part, sure.to(self.device, dtype), is_same.to(self.device))
         return self.own_metrics.compute(part)
 
+    def compared(self, embeddings: Tensor, identity: Tensor, index: Tensor) -> Encoded:
+        """Images of one part with the pairs of them that are measured, and how far these are apart; on the CPU.
+
+        Args:
+            embeddings: [n, d].
+            identity: [n].
+            index: [n], in the source.
+        """
+        embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+        if self.pairs is None:
+            first, second = map(torch.from_numpy, evaluation_pairs(identity.numpy(), self.eval_pairs))
+            is_same, fold = identity[first] == identity[second], None
+        else:
+            first, second, is_same, fold = given_pairs(self.pairs.cpu(), index)
+        apart = [
+            measure(embeddings[one] - embeddings[other], self.distance)
+            for one, other in zip(*(torch.split(side, PAIRS_AT_ONCE) for side in (first, second)), strict=True)
+        ]
+        return Encoded(embeddings, identity, index, (first, second, is_same), torch.cat(apart), fold)
+
     def _measured(self, part: Part) -> tuple[Tensor, Roc, Tensor]:
         """Mean loss, the curve of fixed pairs, and the spread of all images of a part since the last call."""
-        embeddings, identity, index = (torch.cat(parts) for parts in zip(*self._encoded.pop(part), strict=True))
-        embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
-        loss = torch.stack(self._losses.pop(part)).sum() / len(identity)
-        given = None if self.pairs is None else self.pairs.cpu()
-        first, second, is_same, fold = measured_pairs(identity, index, given, self.eval_pairs)
-        distance = distances(embeddings, first, second, self.distance)
-        self.encoded[part] = Encoded(embeddings, identity, index, (first, second, is_same), distance, fold)
-        roc = Roc.of_pairs(distance.numpy(), is_same.numpy())
+        found = self.compared(*(torch.cat(parts) for parts in zip(*self._encoded.pop(part), strict=True)))
+        loss = torch.stack(self._losses.pop(part)).sum() / len(found.identity)
+        self.encoded[part] = found
+        roc = Roc.of_pairs(found.distance.numpy(), found.pairs[2].numpy())
         # 0 where all embeddings coincide, 1 where they point everywhere alike
+        embeddings = found.embeddings
         spread = (embeddings - embeddings.mean(dim=0)).square().sum() / embeddings.square().sum()
         return loss, roc, spread
 

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from stagetune.data.datamodule import Batch
-from stagetune.data.source import Pairs
 from stagetune.evaluation.calibration import Calibration, calibrate
 from stagetune.evaluation.confidence import fit_confidence
 from stagetune.evaluation.roc import Roc
 from stagetune.inference.runtimes import Runtime
 from stagetune.tasks.settings.classifier import Settings as ClassifierSettings
 from stagetune.tasks.settings.siamese import Settings as SiameseSettings
-from stagetune.tasks.siamese import distances, measured_pairs, stacked
+from stagetune.tasks.siamese import SiameseTask
 
 Outputs = npt.NDArray[np.float32]
 
@@ -107,24 +106,20 @@ def compare_classifier(found: Answered, task: ClassifierSettings) -> Comparison:
 
 
 def compare_siamese(
-    found: Answered, task: SiameseSettings, distance: str, pairs: Pairs | None, calibration: Calibration
+    found: Answered, task: SiameseTask, settings: SiameseSettings, calibration: Calibration
 ) -> Comparison:
     """By pairs, the same as the run's validation has; the threshold is fitted on them in the same way.
 
     Args:
         found: embeddings.
-        task: says how a threshold is fitted.
-        distance: how far apart embeddings are, see `models/distances`.
-        pairs: where a table gives them.
+        task: which knows the pairs, and how far apart embeddings are.
+        settings: say how a threshold is fitted.
         calibration: that of the original, whose threshold its decisions have.
     """
-    first, second, is_same, _ = measured_pairs(found.target, found.index, stacked(pairs), task.eval_pairs)
-    apart = [
-        distances(torch.from_numpy(one), first, second, distance).double().numpy()
-        for one in (found.before, found.after)
-    ]
-    before, after = (Roc.of_pairs(one, is_same.numpy()) for one in apart)
-    fitted = calibrate(after, task.calibrate, far=task.far)
+    encoded = [task.compared(torch.from_numpy(one), found.target, found.index) for one in (found.before, found.after)]
+    apart = [one.distance.double().numpy() for one in encoded]
+    before, after = (Roc.of_pairs(one, encoded[0].pairs[2].numpy()) for one in apart)
+    fitted = calibrate(after, settings.calibrate, far=settings.far)
     return Comparison(
         images=len(found.target),
         max_difference=found.difference,

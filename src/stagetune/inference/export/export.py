@@ -26,6 +26,7 @@ from stagetune.inference.load import used
 from stagetune.inference.runtimes.pytorch import PyTorch
 from stagetune.tasks.settings.classifier import Settings as ClassifierSettings
 from stagetune.tasks.settings.siamese import Settings as SiameseSettings
+from stagetune.tasks.siamese import SiameseTask, stacked
 
 LIMIT = 1e-4  # of the relative difference in fp32
 LIBRARIES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "safetensors")
@@ -127,11 +128,13 @@ def json_file(file: Path) -> Path:
 
 
 def _compared(source: Source, found: Answered, data: StagedData) -> Comparison:
-    described, settings = source.description, source.config.task
+    settings = source.config.task
     if isinstance(settings, ClassifierSettings):
         return compare_classifier(found, settings)
     assert isinstance(settings, SiameseSettings)  # there is no third task
-    return compare_siamese(found, settings, described.distance or "", data.pairs, described.sameness())
+    assert isinstance(source.task, SiameseTask)
+    source.task.pairs = stacked(data.pairs)
+    return compare_siamese(found, source.task, settings, source.description.sameness())
 
 
 def _check_place(file: Path, to: str) -> None:
