@@ -1,8 +1,8 @@
-"""One trained embedder under every runtime, side by side: `python -m benchmarks.inference` (half an hour on two cores).
+"""One trained embedder under every runtime, side by side: `python -m benchmarks.inference` (half an hour, two cores).
 
-ResNet50 learns handwritten digits at 64 px and, on its features, at 224 px; a share of its channels is left out and it
-is tuned again. Each network is exported; all runtimes compute the same images in turn in each round, so that a machine
-that changes speed changes it for all. Writes benchmarks/results/<machine>-inference.json.
+ResNet50 learns handwritten digits at 64 px and, on its features, at 224 px; a share of its channels is left out and
+it is tuned again. Each network is exported. All runtimes compute the same images in turn in each round, so that a
+machine that changes speed changes it for all. Writes benchmarks/results/<machine>-inference.json.
 """
 
 import argparse
@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
+from stagetune.run.compress import compress
 
 import stagetune
 from benchmarks.peers import RESULTS, machine, slug
@@ -34,7 +35,6 @@ from stagetune.evaluation.retrieval import nearest_others
 from stagetune.evaluation.verification import all_pairs
 from stagetune.inference.export.export import export
 from stagetune.inference.model import TrainedModel
-from stagetune.run.compress import compress
 from stagetune.run.data import build_data
 
 PACKAGES = ("torch", "torchvision", "onnx", "onnxruntime", "openvino", "torch-pruning")
@@ -194,7 +194,7 @@ def measured(name: str, runs: Runs, size: int) -> dict[str, float]:
 
 
 def jpeg_share(run: RunDir, folder: Path) -> float:
-    """The rate of `embed` on a folder of JPEGs, as a share of that of the network alone on images that are prepared."""
+    """The rate of `embed` on a folder of JPEGs, as a share of that of the network alone on prepared images."""
     torch.set_num_threads(os.cpu_count() or 1)
     if not folder.exists():
         folder.mkdir()
@@ -235,7 +235,7 @@ def instructions() -> list[str]:
 
 
 def table(content: dict[str, Any]) -> str:
-    """The runtimes in Markdown: how many times as fast as the fastest of PyTorch's fp32, and how well they tell apart."""
+    """In Markdown: how many times as fast as the fastest of PyTorch's fp32 each is, and how well it tells apart."""
     versions = ", ".join(f"{name} {of}" for name, of in content["versions"].items())
     lines = [f"{content['machine']} ({', '.join(content['instructions'])}); {versions}; {content['date']}"]
     for size, found in content["sizes"].items():

@@ -35,6 +35,12 @@ class Gallery:
 
     What is added or removed is kept by `save`, which also takes up what other processes have saved in the meantime.
 
+    Attributes:
+        folder: where it is kept.
+        model: the key of the model that made its vectors.
+        distance: by which they are compared.
+        dimensions: of each vector.
+
     Example:
         >>> import tempfile
         >>> folder = tempfile.mkdtemp()
