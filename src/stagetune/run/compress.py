@@ -2,6 +2,8 @@
 
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -153,32 +155,28 @@ def re_estimate(network: nn.Module, data: StagedData, seed: int, device: torch.d
     norms = [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
     if not norms:
         return 0
-    modes = [(layer, layer.training) for layer in network.modules()]
-    momenta = [norm.momentum for norm in norms]
     order = np.random.default_rng(seed).permutation(len(data.parts["plain"]))[: BATCHES * data.batch_size]
     rows = [order[i : i + data.batch_size].tolist() for i in range(0, len(order), data.batch_size)]
     rows = [row for row in rows if len(row) == data.batch_size] or rows  # a rest has a variance of its own
-    try:
-        network.to(device).eval()
+    momenta = [norm.momentum for norm in norms]
+    with _evaluating(network), torch.no_grad():
+        network.to(device)
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # the mean over batches
             norm.training = True
-        with torch.no_grad():
-            for batch in data.in_order("plain", rows):
-                network(batch.inputs.to(device))
-    finally:
+        for batch in data.in_order("plain", rows):
+            network(batch.inputs.to(device))
         network.to("cpu")
-        for layer, mode in modes:
-            layer.training = mode
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
     return len(rows)
 
 
 def macs(backbone: Backbone, image_size: int) -> int:
     """Multiply-adds of one image, of convolutions and products of matrices, as torch counts them."""
-    with torch.enable_grad(), FlopCounterMode(display=False) as counter:  # torch's fast attention is not counted
+    # with gradients: what attention computes the fast way without them is not counted
+    with _evaluating(backbone), torch.enable_grad(), FlopCounterMode(display=False) as counter:
         backbone(torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8))
     return int(counter.get_total_flops()) // 2
 
@@ -187,51 +185,56 @@ def latencies(before: Backbone, after: Backbone, image_size: int) -> dict[str, d
     """Milliseconds an image of two networks, by batch size: medians of rounds that alternate, on one thread."""
     found: dict[str, dict[str, float]] = {"before": {}, "after": {}}
     networks = {"before": before, "after": after}
-    modes = [(layer, layer.training) for network in networks.values() for layer in network.modules()]
     threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
-        torch.set_num_threads(1)
-        before.eval()
-        after.eval()
-        for size in LATENCY_BATCHES:
-            images = torch.zeros(size, 3, image_size, image_size, dtype=torch.uint8)
-            seconds: dict[str, list[float]] = {name: [] for name in networks}
-            start = time.monotonic()
-            with torch.no_grad():
-                for network in networks.values():
+        with _evaluating(before, after), torch.no_grad():
+            for size in LATENCY_BATCHES:
+                images = torch.zeros(size, 3, image_size, image_size, dtype=torch.uint8)
+                seconds: dict[str, list[float]] = {name: [] for name in networks}
+                for network in networks.values():  # the first call is slower
                     network(images)
-                while len(seconds["after"]) < ROUNDS and (not seconds["after"] or time.monotonic() - start < LONGEST):
+                start = time.monotonic()
+                for _ in range(ROUNDS):
                     for name, network in networks.items():
                         begin = time.perf_counter()
                         network(images)
                         seconds[name].append(time.perf_counter() - begin)
-            for name, of in seconds.items():
-                found[name][str(size)] = round(1000 * statistics.median(of) / size, 4)
+                    if time.monotonic() - start > LONGEST:
+                        break
+                for name, of in seconds.items():
+                    found[name][str(size)] = round(1000 * statistics.median(of) / size, 4)
     finally:
         torch.set_num_threads(threads)
-        for layer, mode in modes:
-            layer.training = mode
     return found
 
 
 def _quality(task: StagedTask, data: StagedData, device: torch.device) -> float:
     """The task's own measure of validation, as its epochs measure it."""
-    modes = [(layer, layer.training) for layer in task.modules()]
     count, size = len(data.parts["val"]), 2 * data.batch_size
     batches = data.in_order("val", [range(i, min(i + size, count)) for i in range(0, count, size)])
-    try:
-        task.to(device).eval()
-        with torch.no_grad():
-            rows = [(task(batch.inputs.to(device)).float().cpu(), batch.target, batch.index) for batch in batches]
-    finally:
+    with _evaluating(task), torch.no_grad():
+        task.to(device)
+        rows = [(task(batch.inputs.to(device)).float().cpu(), batch.target, batch.index) for batch in batches]
         task.to("cpu")
-        for layer, mode in modes:
-            layer.training = mode
     outputs, target, index = (torch.cat(parts) for parts in zip(*rows, strict=True))
     if isinstance(task, SiameseTask):
         found = task.compared(outputs, target, index)
         return Roc.of_pairs(found.distance.numpy(), found.pairs[2].numpy()).auc
     return float((outputs.argmax(dim=1) == target).double().mean())
+
+
+@contextmanager
+def _evaluating(*networks: nn.Module) -> Iterator[None]:
+    """Within, all of their layers are in eval mode, and afterwards in the mode that each was in."""
+    modes = [(layer, layer.training) for network in networks for layer in network.modules()]
+    for network in networks:
+        network.eval()
+    try:
+        yield
+    finally:
+        for layer, mode in modes:
+            layer.training = mode
 
 
 def _counts(backbone: Backbone) -> dict[str, int]:
