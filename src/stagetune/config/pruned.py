@@ -70,4 +70,5 @@ def last_stage(schedule: Schedule) -> Schedule:
         lr_range=last.lr_range and [rate * SLOWER for rate in last.lr_range],
         lrs=last.lrs and {key: rate * SLOWER for key, rate in last.lrs.items()},
     )
-    return Schedule(f"{schedule.name}_last", True, [stage], schedule.monitor, schedule.mode)
+    name = f"{schedule.name.removesuffix('_last')}_last"
+    return Schedule(name, True, [stage], schedule.monitor, schedule.mode)
