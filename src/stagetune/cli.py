@@ -236,9 +236,7 @@ def show_plan(overrides: Sequence[str], picture: Path | None) -> None:
     draw_plan(timeline.blocks, timeline.rates, timeline.stages, path)
     print(plan_text(plan))
     if config.model.prune.ratio is not None:
-        print(
-            f"counts are before pruning by model.prune.ratio={config.model.prune.ratio}; the run's plan.txt has both"
-        )
+        print(f"counts are before model.prune.ratio={config.model.prune.ratio}; plan.txt of the run has both")
     print(path)
 
 

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stagetune.config.schema import Config
 from stagetune.data.datamodule import StagedData
+from stagetune.data.samplers import shuffled_batches
 from stagetune.evaluation.roc import Roc
 from stagetune.models.backbone import Backbone
 from stagetune.models.cut import cut
@@ -109,11 +110,11 @@ def _pruned(config: Config, task: StagedTask, data: StagedData) -> tuple[dict[st
     assert ratio is not None
     is_kept = config.model.head == "keep"
     device = torch.device(device_type(str(config.trainer.get("accelerator", "auto"))))
-    quality: dict[str, float] = {}
+    values: dict[str, float] = {}
 
     def measure(when: str) -> None:
         if is_kept:
-            quality[when] = _quality(task, data, device)
+            values[when] = quality(task, data, device)
 
     measure("before")
     original = deepcopy(backbone)
@@ -134,7 +135,7 @@ def _pruned(config: Config, task: StagedTask, data: StagedData) -> tuple[dict[st
         "batches": batches,
     }
     if is_kept:
-        figures |= {"metric": kind, "quality": quality}
+        figures |= {"metric": kind, "quality": values}
     norms = {name for name, layer in task.named_modules() if isinstance(layer, _BatchNorm)}
     state = {name: value for name, value in task.state_dict().items() if name.rpartition(".")[0] in norms}
     return {"ratio": ratio, "removed": found.removed, "figures": figures}, state
@@ -209,10 +210,10 @@ def latencies(before: Backbone, after: Backbone, image_size: int) -> dict[str, d
     return found
 
 
-def _quality(task: StagedTask, data: StagedData, device: torch.device) -> float:
+def quality(task: StagedTask, data: StagedData, device: torch.device) -> float:
     """The task's own measure of validation, as its epochs measure it."""
-    count, size = len(data.parts["val"]), 2 * data.batch_size
-    batches = data.in_order("val", [range(i, min(i + size, count)) for i in range(0, count, size)])
+    order = {"seed": 0, "epoch": 0, "rank": 0, "world_size": 1}  # as validation has it: pairs are drawn by place
+    batches = data.in_order("val", shuffled_batches(len(data.parts["val"]), 2 * data.batch_size, **order))
     with _evaluating(task), torch.no_grad():
         task.to(device)
         rows = [(task(batch.inputs.to(device)).float().cpu(), batch.target, batch.index) for batch in batches]
