@@ -30,7 +30,7 @@ from stagetune.tasks.staged_task import StagedTask
 
 BATCHES = 32  # of training images, from which BatchNorm is re-estimated
 LATENCY_BATCHES = (1, 8)  # images at once
-ROUNDS, LONGEST = 50, 3.0  # measurements of each network, unless they take so many seconds
+ROUNDS, LONGEST = 30, 3.0  # measurements of each network, unless they take so many seconds
 METRICS: dict[type[StagedTask], str] = {ClassificationTask: "val/accuracy", SiameseTask: "val/auc"}
 MEASURED = "PyTorch fp32 on the CPU with one thread, the median of rounds that alternate"
 
