@@ -3,14 +3,17 @@
 import os
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from stagetune.config.pruned import pruned_config
 from stagetune.errors import WeightsError
 from stagetune.inference.checkpoint import Untrusted
 from stagetune.models.weights import file_weights
-from stagetune.report.result import RunResult
 from stagetune.run import run_experiment
 from stagetune.targets import foreign_targets
+
+if TYPE_CHECKING:
+    from stagetune.report.result import RunResult
 
 OPTIMIZERS = re.compile(r"torch\.optim\.(lr_scheduler\.)?[A-Z]\w*")  # torch's own, which do nothing but train
 
@@ -22,7 +25,7 @@ def prune_run(
     *,
     run_dir: str | os.PathLike[str] | None = None,
     trust: bool = False,
-) -> RunResult:
+) -> "RunResult":
     """Run what the checkpoint's configuration says once more, on its pruned network.
 
     Args:
