@@ -341,7 +341,9 @@ def tiny(words: Sequence[str]) -> list[str]:
     schedules = [config.schedule for config in configs_of(words)]
     stages = range(min(len(schedule.stages) for schedule in schedules))
     lengths = [f"schedule.stages.{stage}.epochs=1" for stage in stages]
+    given = {word.partition("=")[0] for word in words}
     size = [word for word in TINY if not word.startswith(("schedule.", "+trainer."))]
+    size = [word for word in size if word.partition("=")[0] not in given]
     return [*size, "+trainer.limit_train_batches=2", *lengths]
 
 

@@ -147,6 +147,8 @@ class CheckpointMetadata:
         trained_on: by origin of images, the classes that it has seen in training, pretraining included.
         images: short keys of the contents of those images.
         calibration: of the threshold of a siamese run, or of a classifier's probabilities, fitted in validation.
+        pruning: of each time that its backbone was pruned, oldest first: ratio, removed (by layer its outputs and
+            inputs that were left out, from which its shapes are built again) and figures, see `RunResult.pruning`.
         version: of these entries.
     """
 
@@ -156,6 +158,7 @@ class CheckpointMetadata:
     trained_on: dict[str, list[str]] = field(default_factory=dict)
     images: list[str] = field(default_factory=list)
     calibration: dict[str, Any] | None = None
+    pruning: list[dict[str, Any]] = field(default_factory=list)
     version: int = METADATA_VERSION
 
     @classmethod

@@ -88,6 +88,14 @@ def understood(given: Sequence[str]) -> argparse.Namespace:
     )
     using.add_trust(oneshot)
     oneshot.set_defaults(run=lambda given: show_oneshot(given, oneshot))
+    prune = commands.add_parser(
+        "prune", help="leave channels of a trained network out, and fine-tune what is left as a run of its own"
+    )
+    prune.add_argument("checkpoint", metavar="CKPT", help="a checkpoint, or a run's directory")
+    prune.add_argument("overrides", nargs="*", help="what is other than in that run: schedule=full name=small ...")
+    prune.add_argument("--ratio", type=float, required=True, help="the share of channels that is left out: 0.3")
+    using.add_trust(prune)
+    prune.set_defaults(run=show_prune)
     report = commands.add_parser("report", help="compare the runs of a sweep: report.html, summary.csv, summary.md")
     best = commands.add_parser("best", help="print the winner of a sweep as an experiment file, and its checkpoint")
     for command in (report, best):
@@ -227,7 +235,16 @@ def show_plan(overrides: Sequence[str], picture: Path | None) -> None:
     timeline = rate_timeline(plan, simulate)
     draw_plan(timeline.blocks, timeline.rates, timeline.stages, path)
     print(plan_text(plan))
+    if config.model.prune.ratio is not None:
+        print(f"counts are before model.prune.ratio={config.model.prune.ratio}; plan.txt of the run has both")
     print(path)
+
+
+def show_prune(given: argparse.Namespace) -> None:
+    """Run the fine-tuning of a pruned network; its screen says what came of it."""
+    from stagetune.inference.prune import prune_run
+
+    prune_run(given.checkpoint, given.ratio, given.overrides, trust=given.trust)
 
 
 def show_lr(overrides: Sequence[str], steps: int, picture: Path | None) -> None:

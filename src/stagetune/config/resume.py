@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -65,24 +66,42 @@ def resumed(run_dir: Path, composed: Mapping[str, Any], overrides: Sequence[str]
         values = translated(stored_config(RunDir(run_dir)))
     except ResultError as error:
         raise ConfigError([f"resume={run_dir}: {error}"]) from error
-    problems = []
+    values = changed(values, composed, overrides, whose="a resumed run")
+    settings = {"resume": str(run_dir), "resume_with_new_schedule": composed["resume_with_new_schedule"]}
+    return validate({**values, **settings})
+
+
+def changed(
+    stored: Mapping[str, Any], composed: Mapping[str, Any], overrides: Sequence[str], *, whose: str
+) -> dict[str, Any]:
+    """A stored configuration with what a command line says differently.
+
+    Args:
+        stored: as it is said now, see `earlier.translated`.
+        composed: what Hydra makes of the overrides that choose groups.
+        overrides: all words of the command line: keys are set, and groups are as they are composed.
+        whose: configuration it is, for messages.
+
+    Raises:
+        ConfigError: for overrides that cannot be said to it.
+    """
+    values, problems = deepcopy(dict(stored)), []
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group
         if key in OWN or key.startswith("hydra"):
             continue
         if key in ("experiment", "sweep") or override.is_delete():
-            problems.append(f"{override.input_line}: cannot be said to a resumed run; leave it out")
+            problems.append(f"{override.input_line}: cannot be said to {whose}; leave it out")
         elif key.partition(".")[0] not in PACKAGES and (problem := key_problem(key, Composed)):
             problems.append(problem)
         else:
             try:
                 _put(values, composed[key] if "." not in key else override.value(), key)
             except (IndexError, KeyError, ValueError, TypeError):
-                problems.append(f"{override.input_line}: there is no such place in {RunDir(run_dir).config}")
+                problems.append(f"{override.input_line}: there is no such place in the configuration of {whose}")
     if problems:
         raise ConfigError(problems)
-    settings = {"resume": str(run_dir), "resume_with_new_schedule": composed["resume_with_new_schedule"]}
-    return validate({**values, **settings})
+    return values
 
 
 def _put(values: Any, value: Any, key: str) -> None:

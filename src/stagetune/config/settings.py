@@ -44,6 +44,11 @@ class Part(Settings):
         return []
 
 
+@dataclass(slots=True)
+class PruneConfig:
+    ratio: float | None = number(None, 0.01, 0.95)
+
+
 @dataclass
 class ModelSettings(Part):
     """What every backbone can be told. A part of models/backbones adds its own, and says the rest below."""
@@ -54,6 +59,7 @@ class ModelSettings(Part):
     std: list[float] | None = None
     head: str = choice("new", "keep")
     head_init: str = choice("random", "probe")
+    prune: PruneConfig = field(default_factory=PruneConfig)
 
     may_come_frozen: ClassVar[bool] = False
 
@@ -65,6 +71,8 @@ class ModelSettings(Part):
             yield "model.head=keep: keeps the head of a run; name it, model.weights=outputs/..."
         if self.head_init == "probe":
             yield from self._head_init_problems(config)
+        if self.prune.ratio is not None:
+            yield from self._prune_problems(self.prune.ratio)
         for key in ("mean", "std"):
             value = getattr(self, key)
             if value is not None and (len(value) != 3 or not all(0 <= one <= 1 for one in value)):
@@ -84,6 +92,16 @@ class ModelSettings(Part):
             yield f"{begins}: a probe is a linear layer, and the head is {kind}; add task.head=linear"
         if config.cache.features == "off":
             yield f"{begins}: its features come from the cache, which is off; use cache=auto"
+
+    def _prune_problems(self, ratio: float) -> Iterator[str]:
+        if self.weights == "random":
+            yield f"model.prune.ratio={ratio}: random weights say nothing of a channel; name a run, model.weights=DIR"
+        if why := self.unprunable():
+            yield f"model.prune.ratio={ratio}: {self.title()} cannot be pruned: {why}; leave it out"
+
+    def unprunable(self) -> str:
+        """Why no channel of it can be left out, in words; empty where that can be tried."""
+        return ""
 
     def title(self) -> str:
         """What it is called on the screen."""

@@ -13,6 +13,7 @@ from stagetune.config.schema import Config
 from stagetune.config.settings import NoLoss
 from stagetune.config.validate import read_config
 from stagetune.errors import ConfigError, WeightsError
+from stagetune.models.cut import rebuild
 from stagetune.run.build import build_task
 from stagetune.targets import foreign_targets
 from stagetune.tasks.staged_task import StagedTask
@@ -60,6 +61,7 @@ def task_of(content: Any, file: Path, *, trust: bool) -> tuple[StagedTask, Confi
         check_trusted(config, trust=trust)
         with torch.random.fork_rng(devices=[]):  # first weights are drawn, and replaced by those of the file
             backbone = config.model.build(config.input().size)
+            rebuild(backbone, metadata.pruning, config.input().size)
             # loss and optimizer may be of somebody's own, and not at hand
             loss, optimizer = NoLoss(distance=config.loss.measure()), {"_target_": "torch.optim.SGD"}
             used = replace(config, loss=loss, optimizer=optimizer)

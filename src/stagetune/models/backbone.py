@@ -47,6 +47,14 @@ class Backbone(nn.Module):
         """
         raise NotImplementedError
 
+    def relearn(self, image_size: int) -> None:
+        """Find out again what follows from the shapes of its layers, which are others than when it was made.
+
+        Args:
+            image_size: pixels per side.
+        """
+        raise NotImplementedError
+
     def _normalise_by(self, normal: Normal) -> None:
         """Keep mean and std where `to(device)` finds them. No network has registers of these names."""
         self.register_buffer("stagetune_mean", torch.tensor(normal[0]).view(1, -1, 1, 1), persistent=False)

@@ -50,7 +50,7 @@ class Layers(Backbone):
                 f"cannot begin after {self.pooled[0]}, whose output is among the features (model.pooled)"
             )
         self._normalise_by(normal)
-        self.out_features = self._width(image_size)
+        self.relearn(image_size)
 
     def forward(self, inputs: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         stop = len(self.blocks) if stop is None else stop
@@ -64,6 +64,9 @@ class Layers(Backbone):
             if block in self.pooled and stop == len(self.blocks):
                 features.append(hidden.mean(dim=(2, 3)))
         return torch.cat(features, dim=1) if features else hidden
+
+    def relearn(self, image_size: int) -> None:
+        self.out_features = self._width(image_size)
 
     def extra_repr(self) -> str:
         return f"pooled={self.pooled}"  # also tells cached features apart

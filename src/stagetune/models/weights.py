@@ -33,6 +33,7 @@ class Weights:
         head: of a checkpoint of this project the head's state dict.
         classes: of such a checkpoint the names of the classes in the order of the labels.
         config: of such a checkpoint the run's configuration.
+        pruning: of such a checkpoint how its backbone was pruned, see `CheckpointMetadata`.
     """
 
     used: str
@@ -43,6 +44,7 @@ class Weights:
     head: Mapping[str, Tensor] = field(default_factory=dict)
     classes: Sequence[str] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
+    pruning: Sequence[dict[str, Any]] = ()
 
 
 def random_weights() -> Weights:
@@ -180,6 +182,7 @@ def _of_checkpoint(path: str, content: Mapping[str, Any]) -> Weights:
         head=_below("head.", state),
         classes=metadata.classes,
         config=metadata.config,
+        pruning=metadata.pruning,
     )
 
 

@@ -63,11 +63,16 @@ class Whole(Backbone):
         own["blocks"] = {block: tuple(names) for block, names in blocks.items()}
         own["_network"] = [network]  # in a list, so that it is not registered again
         own["_memory_format"] = torch.channels_last
+        own["layout"] = layout
+        self.relearn(image_size)
+
+    def relearn(self, image_size: int) -> None:
+        own, network = vars(self), self._network[0]
         modes = [(layer, layer.training) for layer in network.modules()]
         self.eval()
         images = _images(image_size, self.stagetune_mean.device)
         course = self._learn(images)
-        own["layout"] = _layout(course.output, type(network).__name__, layout)
+        own["layout"] = _layout(course.output, type(network).__name__, self.layout)
         features = self._features(course.output).detach()
         own["out_features"] = features.shape[1]
         for layer, block in course.uncovered.items():  # so that freezing a block freezes its dropout, too
@@ -75,8 +80,8 @@ class Whole(Backbone):
         own["_cuts"] = {} if features.is_meta else course.cuts
         why_not = "" if features.is_meta else self._try_whole(images)
         own["_cuts"] = {} if why_not else self._tried(images, course)
-        own["starts"] = (0,) if why_not else tuple(sorted({0, *self._cuts, len(blocks)}))
-        labels = list(blocks)
+        own["starts"] = (0,) if why_not else tuple(sorted({0, *self._cuts, len(self.blocks)}))
+        labels = list(self.blocks)
         reasons = [f"cannot begin at {labels[depth]}: {reason}" for depth, reason in sorted(course.reasons.items())]
         own["cannot_begin"] = f"cannot be used: {why_not}" if why_not else "; ".join(reasons)
         for inner, mode in modes:

@@ -45,6 +45,10 @@ class RunResult:
         verification: of the test of a siamese run, with intervals.
         calibration: what was fitted in validation: of a siamese run the threshold; of a classifier the temperature
             and the probability below which an answer is unknown, and the calibration error in val and test.
+        pruning: of a run that prunes: ratio, parameters and macs (multiply-adds of an image) before and after,
+            latency_ms (of an image, by batch size) before and after, with how it was measured; where the head is
+            kept quality, the `metric` of validation before, pruned, re-estimated and fine-tuned; blocks, by name
+            parameters before and after, and why it keeps channels; batches, from which BatchNorm was re-estimated.
         timing: total_seconds; in them weights_seconds, probe_seconds, fit_seconds and, in these, cache_seconds.
         peak_memory_mb: the highest of all stages.
         environment: versions, device, git.
@@ -71,6 +75,7 @@ class RunResult:
     classification: dict[str, Any] = field(default_factory=dict)
     verification: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Any] = field(default_factory=dict)
+    pruning: dict[str, Any] = field(default_factory=dict)
     timing: dict[str, float] = field(default_factory=dict)
     peak_memory_mb: float = 0.0
     environment: dict[str, Any] = field(default_factory=dict)

@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from stagetune.report.configurations import Configuration
+from stagetune.report.speed import pareto
+from stagetune.report.speed_figure import draw_speed
 from stagetune.report.statistics import estimate
 from stagetune.report.summary import Summary
 
@@ -35,6 +37,7 @@ STYLE: Any = {
 def pictures(summary: Summary) -> dict[str, str]:
     """Title and SVG of each picture that the runs have something for."""
     drawn: dict[str, Callable[[Summary], Figure | None]] = {
+        "Quality against latency": draw_speed,
         "Score against cost": _cost,
         "Memory against speed": _memory,
         "What each factor does": _effects,
@@ -97,7 +100,8 @@ def _cost(summary: Summary) -> Figure | None:
     ):
         points = [(cost, one) for one in scored if (cost := one.mean(key)) is not None]
         _points(axes, summary, points)
-        front = _pareto([(cost, one.score.mean) for cost, one in points if one.score], summary.higher_is_better)
+        scores = [(cost, one.score.mean) for cost, one in points if one.score]
+        front = pareto(scores, higher_is_better=summary.higher_is_better)
         axes.plot(*zip(*front, strict=True), color=INK, alpha=0.35, linewidth=1, zorder=1, label="Pareto front")
         axes.set_xlabel(label)
         if key == "trainable":
@@ -105,15 +109,6 @@ def _cost(summary: Summary) -> Figure | None:
     panels[0].set_ylabel(summary.metric)
     _legend(figure, summary)
     return figure
-
-
-def _pareto(points: Sequence[tuple[float, float]], higher_is_better: bool) -> list[tuple[float, float]]:
-    """The points that no other beats in both, by rising cost."""
-    front: list[tuple[float, float]] = []
-    for cost, score in sorted(points, key=lambda point: (point[0], -point[1] if higher_is_better else point[1])):
-        if not front or (score > front[-1][1] if higher_is_better else score < front[-1][1]):
-            front.append((cost, score))
-    return front
 
 
 def _memory(summary: Summary) -> Figure | None:

@@ -159,6 +159,7 @@ def metadata_of(config: Config, data: StagedData, weights: Weights) -> Checkpoin
         weights=weights.used,
         trained_on={**weights.trained_on, source.origin: sorted(classes | before)},
         images=sorted(weights.images | {_short(source.contents[i]) for i in train}),
+        pruning=list(weights.pruning),
     )
 
 

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from stagetune.config.schema import Config
 from stagetune.config.validate import validate
 from stagetune.data.datamodule import StagedData
 from stagetune.errors import ConfigError, ResultError, TrainingError
+from stagetune.models.cut import rebuild
 from stagetune.models.weights import Weights, load_head, load_into
 from stagetune.report.result import RunResult
 from stagetune.run import processes
@@ -27,6 +29,7 @@ from stagetune.run.build import build_task, build_trainer, came_frozen, check_ex
 from stagetune.run.callbacks import Callbacks
 from stagetune.run.checkpoints import read_last
 from stagetune.run.compiled import check_compiler
+from stagetune.run.compress import blocks_text, compress, pruning_words, quality_words
 from stagetune.run.data import build_data, build_store, check_unseen, decode_once, loss_of, metadata_of, part_sizes
 from stagetune.run.environment import environment
 from stagetune.run.pictures import draw_run
@@ -138,6 +141,10 @@ def _build_fit_test(run: Run, last: Mapping[str, Any] | None) -> None:
         seed_everything(config.seed, workers=True, verbose=False)  # now: pretraining a backbone draws, too
         task = first_task(config, data, weights, last)
         result.weights["used"] = task.metadata.weights
+        if last is None:
+            compress(config, task, data)
+        if config.model.prune.ratio is not None:
+            result.pruning = deepcopy(task.metadata.pruning[-1]["figures"])
         plan = make_plan(watched(config), describe(task, came_frozen=came_frozen(config)))
         check_exact(plan, task)
         if last:
@@ -145,9 +152,11 @@ def _build_fit_test(run: Run, last: Mapping[str, Any] | None) -> None:
             check_resumable(state, plan, accepts_new=config.resume_with_new_schedule)
         run.accept()
         if run.writes:
-            write_text(run.dir.plan, plan_text(plan) + cache_words(config, data) + "\n")
+            write_text(run.dir.plan, plan_text(plan) + cache_words(config, data) + "\n" + blocks_text(result.pruning))
         parameters = count_words(plan.total_parameters)
         line("model", model_words(config, task, parameters))
+        if result.pruning:
+            line("pruned", pruning_words(result.pruning))
 
         callbacks = Callbacks(run, task, data, store)
         trainer = build_trainer(config, precision=result.precision, callbacks=callbacks.all, run_dir=run.dir)
@@ -183,8 +192,10 @@ def first_task(
     config: Config, data: StagedData, weights: Weights | None, last: Mapping[str, Any] | None
 ) -> StagedTask:
     """Backbone and head as training begins with them; of a run that goes on the checkpoint has the weights."""
-    backbone = config.model.build(config.input().size)
+    size = config.input().size
+    backbone = config.model.build(size)
     if weights is not None:
+        rebuild(backbone, weights.pruning, size)
         check_unseen(data, weights, config.data.split)
         check_normalisation(config.model, weights)
         loaded = load_into(backbone, weights)
@@ -193,6 +204,7 @@ def first_task(
     else:
         assert last is not None
         metadata = replace(CheckpointMetadata.of(last), config=asdict(config))
+        rebuild(backbone, metadata.pruning, size)
     classes = data.source.classes
     weighed = replace(config, loss=loss_of(config, data))
     task = build_task(weighed, backbone, len(classes), metadata, data.pairs, config.metrics)
@@ -230,6 +242,10 @@ def _fit(
     if row is None:
         raise TrainingError(f"{run.config.task.monitor} was a number in no epoch, so that none is the best")
     run.screen.line("best", f"{row['metric']} {row['value']:.4f} in epoch {row['epoch']}, stage {row['stage']}")
+    if "quality" in result.pruning:
+        measured = next(of for of in callbacks.recorder.rows if of["epoch"] == row["epoch"])
+        result.pruning["quality"]["fine-tuned"] = measured[result.pruning["metric"]]
+        run.screen.line("pruned", quality_words(result.pruning))
 
 
 def _best(run: Run, recorder: Recorder) -> dict[str, Any] | None:

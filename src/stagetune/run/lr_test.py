@@ -14,6 +14,7 @@ from stagetune.config.monitor import watched
 from stagetune.config.schema import Config, LoggerConfig
 from stagetune.errors import TrainingError
 from stagetune.run.build import build_trainer, came_frozen, check_exact, check_targets
+from stagetune.run.compress import compress
 from stagetune.run.data import build_data, build_store, decode_once
 from stagetune.run.experiment import first_task, run_experiment
 from stagetune.run.lr_curve import Curve, proposal, range_test
@@ -86,6 +87,7 @@ def rate_tests(config: Config, steps: int, screen: Screen) -> list[StageTest]:
         weights = find_weights(config, screen, run_experiment)
         seed_everything(config.seed, workers=True, verbose=False)
         task = first_task(config, data, weights, None)
+        compress(config, task, data)
         network = network_of(task, came_frozen=came_frozen(config))
         plan = make_plan(watched(config), network.model)
         check_exact(plan, task)

@@ -10,7 +10,7 @@ import torch
 from stagetune.artifacts import METADATA, RunDir, new_run_dir, write_whole
 from stagetune.config.compose import compose
 from stagetune.config.schema import Config
-from stagetune.config.settings import ModelSettings
+from stagetune.config.settings import ModelSettings, PruneConfig
 from stagetune.config.validate import read_config
 from stagetune.data.glyphs import renderer_fingerprint
 from stagetune.errors import WeightsError
@@ -86,7 +86,7 @@ def photographs_words(model: ModelSettings) -> str:
 def _glyph_weights(config: Config, screen: Screen, pretrain: Pretrain) -> Weights:
     """A backbone pretrained on rendered characters, trained once for all that its settings say of it, and kept."""
     source = compose(["+experiment=pretrain_glyphs"])
-    source.model = replace(config.model, weights="random")
+    source.model = replace(config.model, weights="random", prune=PruneConfig())
     settings = {key: value for key, value in asdict(source).items() if key in DECISIVE}
     key = config_hash({"config": settings, "images": renderer_fingerprint()})
     kept = cache_folder() / "backbones" / f"glyphs-{config.model.title()}-{key}.pt"

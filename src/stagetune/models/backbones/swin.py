@@ -17,6 +17,9 @@ class Settings(TorchvisionSettings):
     name: str = "swin"
     arch: str = choice("swin_t", "swin_s", "swin_b", "swin_v2_t", "swin_v2_s", "swin_v2_b")
 
+    def unprunable(self) -> str:
+        return "torch-pruning does not see through its windows of patches (model=timm has Swin networks that it does)"
+
     def network(self, image_size: int) -> "Backbone":
         """See `TorchvisionSettings`."""
         from torchvision.models import get_model

@@ -54,6 +54,9 @@ class Settings(ModelSettings):
             network_key=network_key(network, {"arch": self.arch, "image_size": image_size}),
         )
 
+    def unprunable(self) -> str:
+        return "torch-pruning takes more memory than there is to follow its channels" if "coat" in self.arch else ""
+
     def pretrained(self, image_size: int) -> "Weights | None":
         from stagetune.models.imagenet import timm_weights
 

@@ -1,0 +1,74 @@
+"""The configuration of a run that prunes what another has trained: that one's own, with one short stage. No torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from stagetune.config.compose import UNCOMPOSABLE, composed, explain, to_plain, with_own
+from stagetune.config.earlier import translated
+from stagetune.config.resume import changed, is_setting
+from stagetune.config.schema import Config
+from stagetune.config.validate import read_config, validate
+from stagetune.errors import ConfigError
+from stagetune.schedule.spec import ALL, Schedule
+
+SLOWER = 0.1  # of the rates: the weights are nearly right
+
+
+def pruned_config(stored: Mapping[str, Any], weights: str, ratio: float, overrides: Sequence[str]) -> Config:
+    """What `stagetune prune` runs.
+
+    Args:
+        stored: the configuration that a checkpoint has kept.
+        weights: the checkpoint, or its run's directory.
+        ratio: the share of channels to leave out.
+        overrides: the words of a command line, which may say all of it differently.
+
+    Returns:
+        The configuration of that run, with its head kept, and the last stage of its schedule alone.
+
+    Raises:
+        ConfigError: with all problems.
+    """
+    words = with_own(overrides)
+    values = asdict(read_config(stored))
+    values |= {"name": f"{values['name']}-pruned", "resume": None, "resume_with_new_schedule": False, "sweep": {}}
+    values["model"] |= {"weights": weights, "head": "keep", "head_init": "random", "prune": {"ratio": ratio}}
+    if not any(word.lstrip("+").startswith(("schedule=", "schedule.file=")) for word in words):
+        values["schedule"] = asdict(last_stage(read_config(stored).schedule))
+    try:
+        groups = to_plain(composed([word for word in words if not is_setting(word)]))
+    except UNCOMPOSABLE as error:
+        raise explain(error, words) from error
+    return validate(changed(translated(values), groups, words, whose="a run that is pruned"), words)
+
+
+def last_stage(schedule: Schedule) -> Schedule:
+    """Its last stage alone, with all open that is open then, at a tenth of the rates.
+
+    Raises:
+        ConfigError: for a schedule that freezes again what it opened, of which a single stage cannot be made.
+
+    >>> from stagetune import load_schedule
+    >>> stage = last_stage(load_schedule("gradual")).stages[0]
+    >>> stage.name, stage.open[:3]
+    ('stem', ['head', 'layer4', 'layer3'])
+    """
+    if frozen := [stage.name for stage in schedule.stages if stage.freeze]:
+        raise ConfigError(
+            [f"schedule {schedule.name}: stage {frozen[0]} freezes again, so that its last stage does not stand "
+             "alone; say what trains after pruning, such as schedule=full"]
+        )  # fmt: skip
+    opened: list[Any] = []
+    for stage in schedule.stages:
+        opened += [selector for selector in stage.open if selector not in opened]
+    last = schedule.stages[-1]
+    stage = replace(
+        last,
+        open=[ALL] if ALL in opened else opened,
+        lr=last.lr and last.lr * SLOWER,
+        lr_range=last.lr_range and [rate * SLOWER for rate in last.lr_range],
+        lrs=last.lrs and {key: rate * SLOWER for key, rate in last.lrs.items()},
+    )
+    name = f"{schedule.name.removesuffix('_last')}_last"
+    return Schedule(name, True, [stage], schedule.monitor, schedule.mode)

@@ -1,0 +1,54 @@
+"""`stagetune prune`: the model of a checkpoint with channels left out, fine-tuned for a while."""
+
+import os
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from stagetune.config.pruned import pruned_config
+from stagetune.errors import WeightsError
+from stagetune.inference.checkpoint import Untrusted
+from stagetune.models.weights import file_weights
+from stagetune.run import run_experiment
+from stagetune.targets import foreign_targets
+
+if TYPE_CHECKING:
+    from stagetune.report.result import RunResult
+
+OPTIMIZERS = re.compile(r"torch\.optim\.(lr_scheduler\.)?[A-Z]\w*")  # torch's own, which do nothing but train
+
+
+def prune_run(
+    checkpoint: str | os.PathLike[str],
+    ratio: float,
+    overrides: Sequence[str] = (),
+    *,
+    run_dir: str | os.PathLike[str] | None = None,
+    trust: bool = False,
+) -> "RunResult":
+    """Run what the checkpoint's configuration says once more, on its pruned network.
+
+    Args:
+        checkpoint: of a run, or the run's directory.
+        ratio: the share of channels that is left out.
+        overrides: words of a command line that say the configuration differently.
+        run_dir: where to; by default outputs/<name of the run>-pruned/<date_time>.
+        trust: whether code that the checkpoint names and does not hold may be imported and run.
+
+    Returns:
+        The result of the run; its `pruning` says what was gained and lost.
+
+    Raises:
+        WeightsError: for a file that is no checkpoint of this project, and without `trust` for one that names code.
+        StagetuneError: as a run does.
+    """
+    weights = file_weights(os.fspath(checkpoint))
+    if not weights.config:
+        raise WeightsError(f"{checkpoint}: holds weights alone, and no configuration to go on with; give a run")
+    foreign = [name for name in foreign_targets(weights.config) if not OPTIMIZERS.fullmatch(name)]
+    if foreign and not trust:
+        raise Untrusted(
+            f"{checkpoint}: its configuration names {' and '.join(foreign)}, code that the file does not hold; if "
+            "you trust where it comes from, add --trust"
+        )
+    return run_experiment(pruned_config(weights.config, os.fspath(checkpoint), ratio, overrides), run_dir)
