@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
-from stagetune.run.compress import compress
 
 import stagetune
 from benchmarks.peers import RESULTS, machine, slug
@@ -35,6 +34,7 @@ from stagetune.evaluation.retrieval import nearest_others
 from stagetune.evaluation.verification import all_pairs
 from stagetune.inference.export.export import export
 from stagetune.inference.model import TrainedModel
+from stagetune.inference.prune import prune_run
 from stagetune.run.data import build_data
 
 PACKAGES = ("torch", "torchvision", "onnx", "onnxruntime", "openvino", "torch-pruning")
@@ -85,7 +85,7 @@ def trained(folder: Path) -> Runs:
     if not at["whole", 64].result.exists():
         stagetune.run_experiment([experiment], at["whole", 64])
     if not at["pruned", 64].result.exists():
-        compress(at["whole", 64].path, PRUNED, at["pruned", 64].path)
+        prune_run(at["whole", 64], PRUNED, run_dir=at["pruned", 64])
     for kind in ("whole", "pruned"):
         if not at[kind, 224].result.exists():
             words = [

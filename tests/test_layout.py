@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "tasks": {*BASIC, "typed", "config", "data", "models", "losses", "schedule", "evaluation", "cache"},
     "run": {*BASIC, "config", "data", "models", "losses", "schedule", "evaluation", "cache", "tasks", "report"},
     "inference": {*BASIC, "typed", "config", "data", "models", "evaluation", "tasks", "run"},
-    "sweep": {*BASIC, "config", "schedule", "report", "run"},
+    "sweep": {*BASIC, "config", "schedule", "report", "run", "inference"},
 }
 INTERNAL = (  # what seams.py alone may name: of Lightning's trainer and loops, and of Hydra
     "fit_loop", "epoch_loop", "_results", "_ddp_kwargs", "configure_ddp", "lr_scheduler_configs =", "val_check_batch",

@@ -55,9 +55,13 @@ def speed_points(summary: Summary) -> list[Point]:
         if runs:
             shares = [usual[run.result.pruning["macs"]["before"]] * _times(run)[1] / _times(run)[0] for run in runs]
             found.append(Point(one.name, "fp32", _mean(shares), _mean([run.score for run in runs])))
-        exported = [pair for run in one.scored for pair in _exported(run, summary.metric)]
-        if exported:
-            found.append(Point(one.name, "int8", *map(_mean, zip(*exported, strict=True))))
+            exported = [
+                (share * faster, quality)
+                for run, share in zip(runs, shares, strict=True)
+                for faster, quality in _exported(run, summary.metric)
+            ]
+            if exported:
+                found.append(Point(one.name, "int8", *map(_mean, zip(*exported, strict=True))))
     return found
 
 
@@ -75,18 +79,17 @@ def pareto(points: Sequence[tuple[float, float]], *, higher_is_better: bool) -> 
 
 
 def _exported(run: Run, metric: str) -> Iterator[tuple[float, float]]:
-    """Latency and quality of each int8 file of a run of which both are known; what cannot be read is left out."""
+    """Of each int8 file of a run its share of the network's own time, and its quality; unknown ones are left out."""
     for path in sorted(RunDir(run.folder).exports.glob("*.json")):
         try:
-            said = json.loads(path.read_text())
-            record = {**said, **said.get("provenance", {}).get("export", {})}
-            quality = record.get("quality") or {"metric": record["measure"], "after": record["after"]}
-            is_same = str(quality["metric"]).removeprefix("val/") == metric.removeprefix("val/")
-            latency, value = _latency(record.get("latency_ms")), float(quality["after"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            said = json.loads(path.read_text())["provenance"]["export"]
+            is_same = said["precision"] == "int8" and said["measure"] == metric.removeprefix("val/")
+            before, after = (_latency(said["latency_ms"][when]) for when in ("before", "after"))
+            quality = float(said["after"])
+        except (OSError, ValueError, KeyError, TypeError):
             continue
-        if is_same and latency and (record.get("int8") is True or record.get("precision") == "int8"):
-            yield latency, value
+        if is_same and before and after:
+            yield after / before, quality
 
 
 def _is_timed(run: Run) -> bool:

@@ -1,7 +1,5 @@
 """A run that prunes: channels left out before the plan is made, and what that costs and gains, measured."""
 
-import statistics
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -21,6 +19,7 @@ from stagetune.evaluation.roc import Roc
 from stagetune.models.backbone import Backbone
 from stagetune.models.cut import cut
 from stagetune.models.prune import block_of, prune
+from stagetune.run.latency import latencies
 from stagetune.run.precision import device_type
 from stagetune.run.processes import from_rank_zero
 from stagetune.schedule.table import columns, count_words
@@ -29,8 +28,6 @@ from stagetune.tasks.siamese import SiameseTask
 from stagetune.tasks.staged_task import StagedTask
 
 BATCHES = 32  # of training images, from which BatchNorm is re-estimated
-LATENCY_BATCHES = (1, 8)  # images at once
-ROUNDS, LONGEST = 30, 3.0  # measurements of each network, unless they take so many seconds
 METRICS: dict[type[StagedTask], str] = {ClassificationTask: "val/accuracy", SiameseTask: "val/auc"}
 MEASURED = "PyTorch fp32 on the CPU with one thread, the median of rounds that alternate"
 
@@ -130,7 +127,7 @@ def _pruned(config: Config, task: StagedTask, data: StagedData) -> tuple[dict[st
         "ratio": ratio,
         "parameters": {"before": _size(original) + _size(task.head), "after": _size(backbone) + _size(task.head)},
         "macs": {"before": macs(original, data.image_size), "after": macs(backbone, data.image_size)},
-        "latency_ms": {**latencies(original, backbone, data.image_size), "measured": MEASURED},
+        "latency_ms": {**_latencies(original, backbone, data.image_size), "measured": MEASURED},
         "blocks": blocks,
         "batches": batches,
     }
@@ -182,32 +179,15 @@ def macs(backbone: Backbone, image_size: int) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def latencies(before: Backbone, after: Backbone, image_size: int) -> dict[str, dict[str, float]]:
-    """Milliseconds an image of two networks, by batch size: medians of rounds that alternate, on one thread."""
-    found: dict[str, dict[str, float]] = {"before": {}, "after": {}}
-    networks = {"before": before, "after": after}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with _evaluating(before, after), torch.no_grad():
-            for size in LATENCY_BATCHES:
-                images = torch.zeros(size, 3, image_size, image_size, dtype=torch.uint8)
-                seconds: dict[str, list[float]] = {name: [] for name in networks}
-                for network in networks.values():  # the first call is slower
-                    network(images)
-                start = time.monotonic()
-                for _ in range(ROUNDS):
-                    for name, network in networks.items():
-                        begin = time.perf_counter()
-                        network(images)
-                        seconds[name].append(time.perf_counter() - begin)
-                    if time.monotonic() - start > LONGEST:
-                        break
-                for name, of in seconds.items():
-                    found[name][str(size)] = round(1000 * statistics.median(of) / size, 4)
-    finally:
-        torch.set_num_threads(threads)
-    return found
+def _latencies(before: Backbone, after: Backbone, image_size: int) -> dict[str, dict[str, float]]:
+    with _evaluating(before, after), torch.no_grad():
+        return latencies(
+            {
+                "before": lambda images: before(torch.from_numpy(images)),
+                "after": lambda images: after(torch.from_numpy(images)),
+            },
+            image_size,
+        )
 
 
 def quality(task: StagedTask, data: StagedData, device: torch.device) -> float:

@@ -31,7 +31,10 @@ def run_job(config: Config, run_dir: Path, *, screen: Path | None = None) -> flo
 
     try:
         with redirect_stdout(screen.open("a", buffering=1)) if screen else nullcontext():
-            return run_experiment(config, run_dir, resume=state == "go on").score
+            result = run_experiment(config, run_dir, resume=state == "go on")
+            if result.pruning:
+                _export_int8(run_dir)
+            return result.score
     except Interrupted:
         show(Interrupted(f"interrupted; the same command again goes on with {run_dir} and the jobs after it"))
         sys.exit(1)
@@ -45,6 +48,18 @@ def run_job(config: Config, run_dir: Path, *, screen: Path | None = None) -> flo
         gc.collect()  # a model of a job is full of circles, and the next one wants its memory
         sys.modules["torch"].cuda.empty_cache()
     return None
+
+
+def _export_int8(run_dir: Path) -> None:
+    """Export what was pruned, so that the report can draw it in 8-bit integers; where that cannot be, say why."""
+    from stagetune.inference.export.export import default_place, export
+
+    if default_place(run_dir, "onnx", int8=True).exists():
+        return
+    try:
+        print(f"{'int8':<9} {export(run_dir, to='onnx', int8=True, trust=True).file}")
+    except StagetuneError as error:
+        print(f"{'int8':<9} not exported: {error}")
 
 
 def _failed_beside(run_dir: Path) -> str | None:

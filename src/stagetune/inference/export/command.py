@@ -43,6 +43,11 @@ def show_export(given: Namespace) -> None:
     name = "threshold" if said.task == "siamese" else "temperature"
     before, after = ((one.calibration or {}).get(name) for one in (done.before, said))
     print(f"{name:<10} {_number(before)} before, {_number(after)} fitted on the exported model")
+    if times := said.provenance["export"].get("latency_ms"):
+        eight = [times[when]["8"] for when in ("before", "after")]
+        print(
+            f"speed      {eight[0]:.2f} ms an image in PyTorch, {eight[1]:.2f} in onnxruntime; 8 at once, one thread"
+        )
     if given.to != "torchvision":
         trust = " --trust" if given.to == "torch-export" else ""
         print(f"use it     stagetune {'predict' if said.task == 'classifier' else 'verify'} {done.file}{trust} ...")

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from stagetune import __version__
 from stagetune.artifacts import RunDir, write_text
@@ -22,8 +23,9 @@ from stagetune.inference.export.formats import SUFFIXES, Source, computed, write
 from stagetune.inference.export.images import data_of, training_images
 from stagetune.inference.export.quantize import IMAGES
 from stagetune.inference.export.torchvision import head_file
-from stagetune.inference.load import used
+from stagetune.inference.load import load, used
 from stagetune.inference.runtimes.pytorch import PyTorch
+from stagetune.run.latency import latencies
 from stagetune.tasks.settings.classifier import Settings as ClassifierSettings
 from stagetune.tasks.settings.siamese import Settings as SiameseSettings
 from stagetune.tasks.siamese import SiameseTask, stacked
@@ -94,10 +96,15 @@ def export(
                 f"in fp32 no more than {LIMIT:g} is taken, and nothing is written; use --to safetensors"
             )
         found = _compared(source, both, data)
-        record = {
+        record: dict[str, Any] = {
             "format": to, "precision": "int8" if int8 else "fp32", "source_sha256": _sha256(checkpoint),
             "versions": _versions(), **{key: value for key, value in asdict(found).items() if key != "calibration"},
         }  # fmt: skip
+        if to == "onnx":  # which another runtime computes
+            record["latency_ms"] = latencies(
+                {"before": PyTorch(network), "after": load(draft, device="cpu", threads=1).runtime},
+                described.preprocessing.image_size,
+            )
         said = replace(
             described,
             calibration=found.calibration,
