@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import limits, scaling
+from benchmarks import inference, limits, scaling
 from benchmarks.job import write_images
 from benchmarks.table import ratio, ratio_table, tables
 
@@ -13,7 +13,8 @@ from commands import start
 from stagetune.models.backbones import resnet
 
 ROOT = Path(__file__).parents[1]
-MEASURED = sorted((ROOT / "benchmarks" / "results").glob("*[!g].json"))  # without those of scaling
+RESULTS = ROOT / "benchmarks" / "results"
+MEASURED = [path for path in sorted(RESULTS.glob("*.json")) if not path.stem.endswith(("-scaling", "-inference"))]
 
 
 def test_the_documentation_shows_the_figures_that_were_measured() -> None:
@@ -25,6 +26,13 @@ def test_the_documentation_shows_the_figures_that_were_measured() -> None:
         assert "\n".join(ratio_table(content)) in readme, f"python -m benchmarks.table {path}"
         grows = json.loads(path.with_name(f"{path.stem}-scaling.json").read_text())
         assert scaling.table(grows) in speed
+
+
+def test_the_documentation_shows_the_runtimes_that_were_measured() -> None:
+    measured = sorted(RESULTS.glob("*-inference.json"))
+    assert measured
+    using = (ROOT / "docs" / "using.md").read_text()
+    assert all(inference.table(json.loads(path.read_text())) in using for path in measured)
 
 
 def test_a_ratio_is_a_median_with_its_lowest_and_highest_round() -> None:
