@@ -404,7 +404,7 @@ def test_a_network_that_changed_otherwise_than_in_its_weights_is_not_served_old_
     def run(name: str, gain: float, features: str = "auto") -> dict[str, Tensor]:
         forget()
         config = tiny(TASKS[0], "data.augment=none", stages=1)
-        network = {"_target_": "crashing.Net", "gain": gain}
+        network = {"_target_": "networks.Net", "gain": gain}
         config.model = own.Settings("own", network=network, blocks=["stem", "layer2", "layer3", "layer4"])
         run_experiment(replace(config, cache=CacheConfig(features=features)), tmp_path / name)
         return weights(tmp_path / name)

@@ -26,7 +26,7 @@ def test_each_stage_is_compiled_once_and_gives_the_numbers_of_the_network_as_it_
     """Batches of another length at an epoch's end, validation and the pass of the cache compile nothing more."""
     config = tiny("+experiment=classifier_staged", "optimizer=sgd", "data.augment=none", "data.batch_size=50")
     config.model = own.Settings(
-        "own", network={"_target_": "crashing.Net"}, blocks=["stem", "layer2", "layer3", "layer4"]
+        "own", network={"_target_": "networks.Net"}, blocks=["stem", "layer2", "layer3", "layer4"]
     )
     config.trainer["limit_train_batches"] = 1.0  # to the last, shorter batch
     for stage in config.schedule.stages:

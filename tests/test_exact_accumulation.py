@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
-import crashing
+import networks
 from commands import start_cold
 from stagetune.config.schema import Config
 from stagetune.data.datamodule import Batch
@@ -31,7 +31,7 @@ CONTRASTIVE = contrastive.Settings().build(10, 8)
 
 def task(loss: nn.Module, chunks: int, width: int = 8) -> SiameseTask:
     torch.manual_seed(0)
-    backbone = own_backbone(crashing.Net(width), ["stem", "layer2", "layer3", "layer4"], 32)
+    backbone = own_backbone(networks.Net(width), ["stem", "layer2", "layer3", "layer4"], 32)
     made = SiameseTask(backbone, nn.Linear(width, 4), loss, make_optimizer=partial(SGD, lr=0.1), chunks=chunks)
     Freezing(network_of(made)).open_only({name for name, _ in made.named_parameters()}, batch_norm="frozen")
     return made

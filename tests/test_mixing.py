@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import SGD
 from torchvision.transforms import v2
 
-import crashing
+import networks
 from stagetune.config.compose import compose
 from stagetune.config.schema import Config
 from stagetune.data.datamodule import Batch
@@ -55,7 +55,7 @@ def test_a_step_trains_on_the_mixed_batch_also_in_parts(settings: dict[str, Any]
     gradients, loss = [], nn.CrossEntropyLoss(**settings)
     for chunks in (None, 1, 3):
         torch.manual_seed(0)
-        backbone = own_backbone(crashing.Net(8), ["stem", "layer2", "layer3", "layer4"], 32)
+        backbone = own_backbone(networks.Net(8), ["stem", "layer2", "layer3", "layer4"], 32)
         mixing = Mixing(0.4, 1.0, classes=5)
         task = ClassificationTask(
             backbone, nn.Linear(8, 5), loss, classes=5, make_optimizer=SGD, chunks=chunks or 1, mixing=mixing

@@ -157,7 +157,7 @@ def test_an_own_part_takes_what_is_not_ours_as_its_arguments_and_nothing_of_the_
 
 def test_an_option_and_a_part_of_ones_own_are_one_too_many() -> None:
     with pytest.raises(ConfigError, match=r"model=timm and model\._target_: both choose a model; leave one of"):
-        compose(["model=timm", "model._target_=crashing.Net", "model.blocks=[stem]"])
+        compose(["model=timm", "model._target_=networks.Net", "model.blocks=[stem]"])
     assert compose(["loss=own", "loss._target_=outside.Focal"]).loss.name == "own"
 
 
@@ -306,7 +306,7 @@ RUNS = {  # together every loss, source, wrapper, task and family of backbones t
     "timm": ["model=timm", "model.arch=test_convnext", "data=digits"],
     "focal": ["loss=focal", "loss.class_weights=balanced", "model=efficientnet_lite0", "data=digits"],
     "own": ["loss._target_=outside.Focal", "data._target_=outside.Shapes", "data.count=24", "data.pil=true",
-            "model._target_=crashing.Net", "model.blocks=[stem,layer2,layer3,layer4]", "model.mean=[0.5,0.5,0.5]",
+            "model._target_=networks.Net", "model.blocks=[stem,layer2,layer3,layer4]", "model.mean=[0.5,0.5,0.5]",
             "data.transform._target_=outside.Speckle", "data.transform.share=0.1"],
 }  # fmt: skip
 

@@ -23,7 +23,7 @@ from torch import nn
 from torch.optim import SGD
 from torchvision.models import resnet18
 
-import crashing
+import networks
 from conftest import Watched
 from ranks import together
 from stagetune.cache.store import Store
@@ -62,7 +62,7 @@ def small(tiny: Callable[..., Config]) -> Callable[..., Config]:
 
     def configure(*overrides: str, stages: int = 1) -> Config:
         config = tiny(*overrides, stages=stages)
-        network = {"_target_": "crashing.Net"}
+        network = {"_target_": "networks.Net"}
         blocks, begins = ["stem", "layer2", "layer3", "layer4"], config.model.head_init
         config.model = own.Settings("own", network=network, blocks=blocks, head_init=begins)
         return config
@@ -364,7 +364,7 @@ def _probed(processes: int, folder: Path) -> tuple[dict[str, Any], list[str], li
     config = compose(["data.image_size=16", f"data.batch_size={40 // processes}", "data.augment=affine"])
     data = build_data(config, rank=rank, world_size=processes)
     torch.manual_seed(0)
-    backbone = own_backbone(crashing.Net(), ["stem", "layer2", "layer3", "layer4"])
+    backbone = own_backbone(networks.Net(), ["stem", "layer2", "layer3", "layer4"])
     task = ClassificationTask(
         backbone, nn.Linear(8, 10), nn.CrossEntropyLoss(), classes=10, make_optimizer=partial(SGD, lr=1.0)
     )

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 from torch.utils.data import DataLoader
 
-import crashing
+import networks
 from programs import Program, fit
 from ranks import together
 from stagetune.cache.callback import FeatureCaching
@@ -83,7 +83,7 @@ class Module(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.backbone = crashing.Net()
+        self.backbone = networks.Net()
         self.head = nn.Linear(8, 3)
 
     def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:

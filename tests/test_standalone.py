@@ -15,7 +15,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader
 
-import crashing
+import networks
 from commands import start
 from programs import Sampled
 from stagetune.errors import ScheduleError
@@ -38,7 +38,7 @@ class Module(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.backbone = crashing.Net()
+        self.backbone = networks.Net()
         self.head = nn.Linear(8, 3)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:

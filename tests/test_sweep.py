@@ -31,7 +31,7 @@ from test_train_py import numbers
 
 ROOT = Path(__file__).parents[1]
 OWN_NET = (
-    "+experiment=classifier_staged", "model=own", "model.network._target_=crashing.Net",
+    "+experiment=classifier_staged", "model=own", "model.network._target_=networks.Net",
     "model.blocks=[stem,layer2,layer3,layer4]", "data.image_size=32", "precision=fp32", "trainer.accelerator=cpu",
     "+trainer.limit_train_batches=3", "schedule.stages.0.epochs=2", "sweep.name=tried",
 )  # fmt: skip

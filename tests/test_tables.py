@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim import SGD
 
-import crashing
+import networks
 from stagetune.config.schema import Config
 from stagetune.data.datamodule import Batch
 from stagetune.data.samplers import pair_batches
@@ -194,7 +194,7 @@ def test_a_step_learns_from_given_pairs_and_from_no_other() -> None:
     """Whatever identities the batch has: only what the table says of two of its images counts."""
     torch.manual_seed(0)
     pairs = Pairs(np.array([0, 3]), np.array([1, 2]), np.array([1, 0]), np.array([-1, -1]))
-    backbone = own_backbone(crashing.Net(), ["stem", "layer2", "layer3", "layer4"], 32)
+    backbone = own_backbone(networks.Net(), ["stem", "layer2", "layer3", "layer4"], 32)
     make = partial(SGD, lr=0.1)
     task = SiameseTask(
         backbone, nn.Linear(8, 4), contrastive.Settings(margin=2.0).build(10, 4), make_optimizer=make, pairs=pairs

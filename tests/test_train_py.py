@@ -135,7 +135,7 @@ def test_a_data_error_ends_a_run_in_one_line_and_is_recorded(tmp_path: Path) -> 
 
 
 OWN_NET = (
-    "+experiment=classifier_staged", "model=own", "model.network._target_=crashing.Net",
+    "+experiment=classifier_staged", "model=own", "model.network._target_=networks.Net",
     "model.blocks=[stem,layer2,layer3,layer4]", "data.image_size=32", "precision=fp32", "trainer.accelerator=cpu",
     "+trainer.limit_train_batches=3", "schedule=head_only",
 )  # fmt: skip
