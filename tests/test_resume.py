@@ -39,7 +39,7 @@ def eventful(tiny: Callable[..., Config]) -> Config:
         "data.batch_size=4",
     )
     config.model = own.Settings(
-        "own", network={"_target_": "crashing.Net"}, blocks=["stem", "layer2", "layer3", "layer4"]
+        "own", network={"_target_": "networks.Net"}, blocks=["stem", "layer2", "layer3", "layer4"]
     )
     config.schedule.stages = STAGES
     config.trainer["limit_train_batches"] = 5
@@ -92,11 +92,12 @@ def test_a_run_killed_at_random_points_ends_bit_for_bit_as_one_that_was_not(
     assert crashing.run(config, tmp_path / "whole") == 0
     expected = outcome(tmp_path / "whole")
     events = int((tmp_path / "whole" / "events").read_text())
-    points = np.random.default_rng(workers).choice(np.arange(1, events), kills, replace=False)
-    for point in points.tolist():
-        run_dir = tmp_path / f"killed_{point}"
-        assert crashing.run(config, run_dir, kill_at=point) == -9
-        for again in (point // 2, None):  # killed a second time, if it gets so far again
+    points = np.random.default_rng(workers).choice(np.arange(1, events), kills, replace=False).tolist()
+    assert crashing.run(config, tmp_path / "run", copy_at=points) == 0
+    assert_equal(outcome(tmp_path / "run"), expected)
+    for point in points:
+        run_dir = crashing.copy_of(tmp_path / "run", point)  # as a kill at this point leaves it
+        for again in (point // 2, None):  # killed in going on, if it gets so far again
             began = (run_dir / "config.yaml").exists()
             code = crashing.run(config, run_dir, resume=began, kill_at=again)
             assert code in ((0,) if again is None else (0, -9)), point
