@@ -36,6 +36,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("STAGETUNE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
+@pytest.fixture(autouse=True)
+def _no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing waits for the disk: that is for a power cut, which no test brings about, and takes a tenth of a run."""
+    monkeypatch.setattr("os.fsync", lambda _: None)
+
+
 @pytest.fixture
 def tiny() -> Callable[..., Config]:
     """A run of seconds: ResNet18 at 32 px, the first of three stages, each one epoch of four batches."""
@@ -53,6 +59,12 @@ def tiny() -> Callable[..., Config]:
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that look at none: drawing them takes seconds of each siamese run."""
     monkeypatch.setattr("stagetune.run.experiment.draw_run", lambda *_: None)
+
+
+@pytest.fixture
+def _no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that look at no probe: its regression takes a second of each run whose features are cached."""
+    monkeypatch.setattr("stagetune.run.probe.MOST_FITTED", 0)
 
 
 class Watched:

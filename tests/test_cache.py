@@ -70,6 +70,7 @@ def weights(run_dir: Path, name: str = "last") -> dict[str, Tensor]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_no_probe")
 @pytest.mark.parametrize(  # every two of the three with each other
     ("task", "views", "stages"),
     [
@@ -140,19 +141,26 @@ def test_a_training_that_draws_new_augmentations_caches_validation_alone(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("budgets", [{"memory_gb": 1e-7, "disk_gb": 1e-7}, {"memory_gb": 1e-7}, {"disk_gb": 1e-7}])
+@pytest.mark.usefixtures("_no_probe")
 def test_a_budget_of_nearly_nothing_changes_no_number(
-    budgets: dict[str, float], tiny: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tiny(TASKS[0], "data.augment=none", stages=1)
     run_experiment(config, tmp_path / "whole")
-    forget()
-    result = run_experiment(replace(config, cache=CacheConfig(**budgets)), tmp_path / "little")
-    for name, value in weights(tmp_path / "whole").items():
-        torch.testing.assert_close(weights(tmp_path / "little")[name], value, rtol=0, atol=1e-6, msg=name)
-    is_kept = len(budgets) == 1  # in memory alone, or in a file alone
-    assert result.stages[0]["cached_depth"] == (5 if is_kept else 0)
-    assert ("over the cache's budget; computing instead" in capsys.readouterr().out) != is_kept
+    expected = weights(tmp_path / "whole")
+    little = 1e-7
+    for name, budgets, is_kept in (
+        ("in a file alone", {"memory_gb": little}, True),
+        ("in memory alone", {"disk_gb": little}, True),
+        ("nowhere", {"memory_gb": little, "disk_gb": little}, False),
+    ):
+        forget()
+        capsys.readouterr()
+        result = run_experiment(replace(config, cache=CacheConfig(**budgets)), tmp_path / name)
+        for layer, value in weights(tmp_path / name).items():
+            torch.testing.assert_close(value, expected[layer], rtol=0, atol=1e-6, msg=f"{name}: {layer}")
+        assert result.stages[0]["cached_depth"] == (5 if is_kept else 0), name
+        assert ("over the cache's budget; computing instead" in capsys.readouterr().out) != is_kept, name
 
 
 def test_a_full_disk_is_said_in_one_line_and_costs_nothing_else(
@@ -234,6 +242,7 @@ def test_processes_share_a_pass_and_together_compute_each_row_once(total: int, b
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_no_probe")
 def test_rounded_features_take_half_the_space_and_nearly_give_the_same_numbers(
     tiny: Callable[..., Config], tmp_path: Path
 ) -> None:

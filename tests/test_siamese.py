@@ -133,13 +133,14 @@ def test_the_distance_of_the_loss_is_that_of_the_evaluation(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_no_pictures")
+@pytest.mark.usefixtures("_no_pictures", "_no_probe")
 @pytest.mark.parametrize("loss", ["supcon", "nt_xent", "multi_similarity", "arcface", "proxy_anchor"])
 def test_the_losses_of_pytorch_metric_learning_train(
     loss: str, tiny: Callable[..., Config], watched: Watched, tmp_path: Path
 ) -> None:
     """The head, and the classes' vectors where the loss has them, under a backbone that stays as it was."""
-    config = tiny(SIAMESE, f"loss={loss}", "task.images_per_identity=4", "data.augment=none", stages=1)
+    words = (f"loss={loss}", "task.images_per_identity=4", "data.augment=none", "data.image_size=16")
+    config = tiny(SIAMESE, *words, stages=1)
     config.trainer["limit_train_batches"] = 1.0
     config.schedule.stages[0].epochs = 3
     run_experiment(config, tmp_path / "run")
@@ -162,7 +163,7 @@ def test_what_is_trained_on_is_centred_then_spliced_then_turned(tiny: Callable[.
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_no_pictures")
+@pytest.mark.usefixtures("_no_pictures", "_no_probe")
 def test_features_of_several_blocks_are_the_embedding_also_from_a_cache(
     tiny: Callable[..., Config], tmp_path: Path
 ) -> None:
@@ -172,6 +173,7 @@ def test_features_of_several_blocks_are_the_embedding_also_from_a_cache(
         "model.pooled=[layer3,layer4]",
         "data.turned=true",
         "data.augment=none",
+        "data.image_size=16",
         stages=2,
     )
     result = run_experiment(config, tmp_path / "run")
