@@ -178,7 +178,7 @@ def test_a_run_is_probed_by_the_features_of_its_untouched_backbone(
     tiny: Callable[..., Config], tmp_path: Path, watched: Watched, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By a plain loop over torchvision's network, of images as they are; that it is trained later does not matter."""
-    config = tiny(CLASSIFIER, "data.augment=affine", LONG, stages=2)
+    config = tiny(CLASSIFIER, "data.augment=affine", "data.image_size=16", LONG, stages=2)
     result = run_experiment(config, tmp_path)
     network = resnet18()
     network.fc = nn.Identity()

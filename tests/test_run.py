@@ -242,11 +242,12 @@ def test_a_task_does_not_know_whether_a_cache_served_its_batch(depth: int, tiny:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_no_probe")
 @pytest.mark.parametrize("loss", [["loss=triplet"], ["loss=triplet", "loss.mining=semi_hard"], ["loss=bce"]], ids=str)
 def test_the_other_siamese_losses_train(
     loss: list[str], tiny: Callable[..., Config], watched: Watched, tmp_path: Path
 ) -> None:
-    config = tiny(SIAMESE, *loss, "data.augment=none", stages=1)
+    config = tiny(SIAMESE, *loss, "data.augment=none", "data.image_size=16", stages=1)
     config.trainer["limit_train_batches"] = 18
     config.schedule.stages[0].epochs = 2
     run_experiment(config, tmp_path)
@@ -273,7 +274,8 @@ def test_a_run_says_what_each_stage_changes_and_changes_nothing_else(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    config = compose([CLASSIFIER, *(s for s in TINY if "stages" not in s), f"schedule={schedule}"])
+    small = [*(s for s in TINY if "stages" not in s), "data.image_size=16"]
+    config = compose([CLASSIFIER, *small, f"schedule={schedule}"])
     for stage in config.schedule.stages:
         stage.epochs = 1
         stage.open = [{"last": 15} if selector == {"fraction": 0.5} else selector for selector in stage.open]
@@ -286,7 +288,8 @@ def test_a_run_says_what_each_stage_changes_and_changes_nothing_else(
 @pytest.mark.slow
 def test_every_epoch_end_steps_on_what_is_left_and_as_a_mean(tiny: Callable[..., Config]) -> None:
     """Two windows of 3 batches and one of 1: the same weights as a plain loop that averages each window."""
-    config = replace(tiny(CLASSIFIER, "data.augment=none", "data.batch_size=8"), accumulation=3)
+    config = tiny(CLASSIFIER, "data.augment=none", "data.batch_size=8", "data.image_size=16")
+    config = replace(config, accumulation=3)
     data = build_data(config)
 
     def module() -> StagedTask:
@@ -350,7 +353,8 @@ def test_only_tf32_rounds_the_products_of_single_precision_and_the_result_says_s
     tiny: Callable[..., Config], tmp_path: Path
 ) -> None:
     for precision, products in (("tf32", "high"), ("fp32", "highest")):
-        run_experiment(replace(tiny(CLASSIFIER, stages=1), precision=precision), tmp_path / precision)
+        config = replace(tiny(CLASSIFIER, "data.image_size=16", stages=1), precision=precision)
+        run_experiment(config, tmp_path / precision)
         assert read_result(tmp_path / precision).environment["float32_matmul_precision"] == products
 
 
@@ -513,7 +517,7 @@ def test_weights_that_saw_the_test_images_are_refused(
 
 @pytest.mark.slow
 def test_identity_splits_are_said_in_the_result(tiny: Callable[..., Config], tmp_path: Path) -> None:
-    config = tiny(SIAMESE, "data.split=identities", stages=1)
+    config = tiny(SIAMESE, "data.split=identities", "data.image_size=16", stages=1)
     assert run_experiment(config, tmp_path).data["split"] == "identities"
 
 
