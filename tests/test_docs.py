@@ -12,7 +12,6 @@ A block that is none of what is known here is an error.
 """
 
 import importlib.util
-import os
 import re
 import runpy
 import shlex
@@ -34,6 +33,7 @@ from markdown_it.token import Token
 from PIL import Image
 
 import stagetune
+from commands import start
 from conftest import TINY
 from stagetune import cli
 from stagetune.config.compose import compose
@@ -356,6 +356,7 @@ def anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_no_pictures")
 @each([piece for piece in fences(*SHELL) if piece.mark == "run"])
 def test_marked_commands_run(
     piece: Piece, anew: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -382,6 +383,7 @@ def test_marked_commands_run(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_no_pictures")
 @each([piece for piece in fences("python") if piece.mark == "run"])
 def test_marked_programs_run(piece: Piece, anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stagetune, "compose", lambda words: compose([*words, *tiny(words)]))
@@ -403,10 +405,9 @@ def test_every_public_name_is_in_the_api() -> None:
 
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", str(ROOT / "docs"), str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
+    process = start("-m", "sphinx", "-W", "--keep-going", "-q", str(ROOT / "docs"), str(tmp_path), cwd=tmp_path)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
     pages = {path.stem for path in tmp_path.glob("*.html")}
     assert {path.stem for path in PAGES[1:]} <= pages
     assert not re.search(r"(src|@import|url\()\W*https?:", (tmp_path / "index.html").read_text())

@@ -40,7 +40,7 @@ OWN_NET = (
 def sweep(*arguments: str, cwd: Path) -> Command:
     folders = [str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
-    return start(str(ROOT / "train.py"), "-m", *OWN_NET, *arguments, cwd=cwd, env=environment)
+    return start(str(ROOT / "tests" / "plain_train.py"), "-m", *OWN_NET, *arguments, cwd=cwd, env=environment)
 
 
 def ended(process: Command) -> tuple[int | None, str, str]:

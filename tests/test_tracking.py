@@ -26,7 +26,7 @@ def logged(tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.Monk
     settings = yaml.safe_load((CONF / "logger" / "mlflow.yaml").read_text())["lightning"]
 
     def configure(*overrides: str, **more: int) -> Config:
-        config = tiny("+experiment=classifier_staged", *overrides, **more)
+        config = tiny("+experiment=classifier_staged", "data.image_size=16", *overrides, **more)
         # MLflow keeps an open store by its name, so that a relative one would be the first test's
         config.logger.lightning = {**settings, "experiment_name": "tried", "tracking_uri": store(tmp_path)}
         return config
@@ -65,6 +65,7 @@ def test_mlflow_has_a_run_per_job_below_that_of_the_sweep(logged: Callable[..., 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_no_pictures")
 def test_a_failed_run_ends_as_failed_and_goes_on_in_the_same_run_of_mlflow(
     logged: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +95,7 @@ def test_a_failed_run_ends_as_failed_and_goes_on_in_the_same_run_of_mlflow(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_no_pictures")
 def test_wandb_has_a_run_of_its_own_for_each_job_of_a_process_offline(
     tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
