@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from commands import start
+
 ROOT = Path(__file__).parents[1]
 STEP = re.compile(
     r"^`(?P<path>[^`\n]+)`, (?P<how>new|at the end|in place of|after|before)(?: `(?P<where>[^`\n]+)`)?:\n\n"
@@ -93,7 +95,6 @@ def test_parts_of_ones_own_go_in_as_it_says(tmp_path: Path) -> None:
     assert code
     assert command
     (tmp_path / "my_parts.py").write_text(code[1])
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{tmp_path}", "OMP_NUM_THREADS": "1"}
     small = [
         "model=resnet18", "model.weights=random", "data.image_size=16", "precision=fp32",
         "trainer=cpu",
@@ -101,11 +102,12 @@ def test_parts_of_ones_own_go_in_as_it_says(tmp_path: Path) -> None:
         "schedule.stages.1.epochs=1",
         "hydra.run.dir=run",
     ]  # fmt: skip
-    words = [sys.executable, str(ROOT / "train.py"), *command[1].replace("\\\n", " ").split()[1:], *small]
-    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "diary     probe begins\n" in done.stdout
-    assert "diary     finetune begins\n" in done.stdout
+    words = [str(ROOT / "train.py"), *command[1].replace("\\\n", " ").split()[1:], *small]
+    process = start(*words, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, out + err
+    assert "diary     probe begins\n" in out
+    assert "diary     finetune begins\n" in out
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["best"]["metric"] == "val/wrong"
     assert result["best"]["mode"] == "min"

@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 
 import outside
 import stagetune
+from commands import start
 from conftest import TINY
 from stagetune.config.compose import compose
 from stagetune.config.monitor import monitor_mode
@@ -452,22 +453,21 @@ def test_the_loss_of_an_epoch_is_that_of_its_images_however_steps_are_made(tmp_p
 
 
 @pytest.mark.slow
-def test_a_sweep_over_an_own_loss_is_told_its_winner(tmp_path: Path) -> None:
+def test_a_sweep_over_an_own_loss_is_told_its_winner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also with -m in front, as the documentation writes it."""
-    tests = str(Path(__file__).parent)
+    tests = Path(__file__).parent
+    monkeypatch.setenv("PYTHONPATH", str(tests), prepend=os.pathsep)
+
+    def done(*words: str) -> str:
+        process = start(*words, cwd=tmp_path)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, out + err
+        return out
+
     small = [word for word in TINY if "stages" not in word]
     words = ["-m", *small, "schedule=head_only", "schedule.stages.0.epochs=1", "loss._target_=outside.Focal"]
-    environment = {**os.environ, "PYTHONPATH": f"{Path(tests).parent / 'src'}:{tests}", "OMP_NUM_THREADS": "1"}
-    train = str(Path(tests).parent / "train.py")
-    commands = [
-        [sys.executable, train, *words, "loss.gamma=0.5,2", "sweep.name=a"],
-        [sys.executable, "-m", "stagetune", "best", "outputs/sweeps/a"],
-    ]
-    for command in commands:
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+    done(str(tests.parent / "train.py"), *words, "loss.gamma=0.5,2", "sweep.name=a")
     (tmp_path / "conf" / "experiment").mkdir(parents=True)
-    (tmp_path / "conf" / "experiment" / "best.yaml").write_text(done.stdout)
-    again = [sys.executable, "-m", "stagetune", "plan", "+experiment=best"]
-    done = subprocess.run(again, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    best = done("-m", "stagetune", "best", "outputs/sweeps/a")
+    (tmp_path / "conf" / "experiment" / "best.yaml").write_text(best)
+    done("-m", "stagetune", "plan", "+experiment=best")

@@ -16,10 +16,16 @@ from conftest import TINY
 
 ROOT = Path(__file__).parents[1]
 TRAIN = str(ROOT / "train.py")
-QUICK = (
-    "schedule=head_only",
-    *(setting for setting in TINY if not setting.startswith("schedule.stages.")),
-)  # 1 stage
+OWN_NET = (
+    "+experiment=classifier_staged", "model=own", "model.network._target_=networks.Net",
+    "model.blocks=[stem,layer2,layer3,layer4]", "data.image_size=32", "precision=fp32", "trainer.accelerator=cpu",
+    "+trainer.limit_train_batches=3", "schedule=head_only",
+)  # fmt: skip
+
+
+@pytest.fixture
+def _own_net(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"), prepend=os.pathsep)
 
 
 def train(*arguments: str, cwd: Path) -> tuple[int | None, str, str]:
@@ -84,10 +90,9 @@ def test_an_experiment_runs_quietly_and_ends_with_numbers_and_path(tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_own_net")
 def test_a_multirun_of_two_jobs_leaves_two_results(tmp_path: Path) -> None:
-    code, _, err = train(
-        "-m", "+experiment=classifier_staged", *QUICK, "schedule.stages.0.epochs=1", "seed=0,1", cwd=tmp_path
-    )
+    code, _, err = train("-m", *OWN_NET, "schedule.stages.0.epochs=1", "seed=0,1", cwd=tmp_path)
     assert (code, err) == (0, "")
     found = sorted((tmp_path / "outputs" / "sweeps").rglob("result.json"))
     assert [path.parent.name for path in found] == ["seed-0", "seed-1"]
@@ -106,9 +111,10 @@ def test_a_mistake_in_any_job_of_a_multirun_is_answered_before_the_first(tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_own_net")
 def test_ctrl_c_ends_a_run_in_one_line(tmp_path: Path) -> None:
     long = ("schedule.stages.0.epochs=500", "checkpoint.min_seconds=0")
-    process = start(TRAIN, "+experiment=siamese_staged", *QUICK, *long, cwd=tmp_path)
+    process = start(TRAIN, *OWN_NET, *long, cwd=tmp_path)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not list(tmp_path.rglob("last.ckpt")):
         time.sleep(0.2)
@@ -132,18 +138,6 @@ def test_a_data_error_ends_a_run_in_one_line_and_is_recorded(tmp_path: Path) -> 
     )
     (path,) = tmp_path.rglob("result.json")
     assert json.loads(path.read_text())["error"]["type"] == "DataError"
-
-
-OWN_NET = (
-    "+experiment=classifier_staged", "model=own", "model.network._target_=networks.Net",
-    "model.blocks=[stem,layer2,layer3,layer4]", "data.image_size=32", "precision=fp32", "trainer.accelerator=cpu",
-    "+trainer.limit_train_batches=3", "schedule=head_only",
-)  # fmt: skip
-
-
-@pytest.fixture
-def _own_net(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"), prepend=os.pathsep)
 
 
 def numbers(path: Path) -> list[list[str]]:
