@@ -247,7 +247,7 @@ def test_a_task_does_not_know_whether_a_cache_served_its_batch(depth: int, tiny:
 def test_the_other_siamese_losses_train(
     loss: list[str], tiny: Callable[..., Config], watched: Watched, tmp_path: Path
 ) -> None:
-    config = tiny(SIAMESE, *loss, "data.augment=none", "data.image_size=16", stages=1)
+    config = tiny(SIAMESE, *loss, "data.augment=none", stages=1)
     config.trainer["limit_train_batches"] = 18
     config.schedule.stages[0].epochs = 2
     run_experiment(config, tmp_path)
