@@ -6,13 +6,14 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
+from io import TextIOWrapper, UnsupportedOperation
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
 from stagetune import __version__
 from stagetune.config.compose import compose
-from stagetune.errors import ConfigError, ResultError, shown
+from stagetune.errors import ConfigError, ResultError, StagetuneError, shown
 from stagetune.inference import commands as using
 from stagetune.inference.export import command as exporting
 
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Ends the process where its exit code is not 0 (docs/using.md lists them).
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    _open_streams()
     with suppress(OSError):  # a folder that was removed
         sys.path.append(os.getcwd())  # where a network of one's own lies
     if given[:1] == ["train"] and "--version" not in given:
@@ -37,15 +39,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
         train(given[1:])
         return
     chosen, code = understood(given), 0
-    try:
-        with shown("interrupted"):
+    with shown("interrupted"):
+        try:
             code = chosen.run(chosen) or 0
-        if sys.stdout:  # none where it was closed
             sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads it (head, a pager) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except BrokenPipeError:  # whoever reads it (head, a pager) has seen enough
+            _drop_output()
+        except OSError as error:  # a full disk, what may not be read or written, a name that is too long
+            _drop_output()
+            where = os.fspath(error.filename) if error.filename else "what is printed or read"
+            raise StagetuneError(f"{where}: {error.strerror or error}") from error
     if code:
         sys.exit(code)
+
+
+def _open_streams() -> None:
+    """Let standard streams that were closed lead nowhere, and let every name of a file pass through the others."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:  # else a file that is opened next gets its number, and with it what libraries print
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  (it stays open)
+        elif name != "stderr" and isinstance(stream, TextIOWrapper):
+            is_utf8 = stream.encoding.lower().replace("-", "") == "utf8"
+            with suppress(OSError):  # opened as a file, and a pipe by now
+                stream.reconfigure(errors="surrogateescape" if is_utf8 or name == "stdin" else "backslashreplace")
+
+
+def _drop_output() -> None:
+    """Let what is still to be printed lead nowhere: at the end of the process it would fail once more."""
+    with suppress(UnsupportedOperation):  # what a program has put in its place
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def understood(given: Sequence[str]) -> argparse.Namespace:

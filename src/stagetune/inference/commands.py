@@ -1,7 +1,7 @@
 """The commands that use a model: predict, verify, embed, identify, info, gallery. Torch comes where they begin."""
 
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +21,7 @@ def add_commands(commands: Any) -> None:
     predict = commands.add_parser("predict", help="the class of each image, by a classifier")
     _add_model(predict)
     _add_images(predict)
-    predict.add_argument("--top-k", type=int, default=5, help="how many classes are listed (default: 5)")
+    predict.add_argument("--top-k", type=_at_least_one, default=5, help="how many classes are listed (default: 5)")
     _add_format(predict, "json", "csv")
     predict.set_defaults(run=show_predict)
 
@@ -42,7 +42,7 @@ def add_commands(commands: Any) -> None:
     _add_model(identify)
     identify.add_argument("gallery", type=Path, metavar="GALLERY", help="a folder, made by stagetune gallery build")
     _add_images(identify)
-    identify.add_argument("-k", type=int, default=5, help="how many identities are listed (default: 5)")
+    identify.add_argument("-k", type=_at_least_one, default=5, help="how many identities are listed (default: 5)")
     identify.add_argument(
         "--per-identity", choices=("nearest", "mean"), default="nearest", help="by its nearest image, or their mean"
     )
@@ -112,10 +112,12 @@ def show_verify(given: Namespace) -> int:
 
 def show_embed(given: Namespace) -> int:
     """Write the embedding of each image into a file."""
-    from stagetune.inference.telling import Teller, check_table, write_table
+    from stagetune.inference.telling import Teller, check_names, check_table, write_table
 
     check_table(given.output)
-    model, images = _model(given), _listed(given.images)
+    images = _listed(given.images)
+    check_names(given.output, images)
+    model = _model(given)
     paths, rows = [], []
     with Teller("words", images) as tell:
         for name, row in model.embeddings(images):
@@ -123,9 +125,9 @@ def show_embed(given: Namespace) -> int:
             if not isinstance(row, DataError):
                 paths.append(name)
                 rows.append(row)
-        if not rows:
-            raise DataError("no image could be read; nothing is written")
-        write_table(given.output, paths, rows)
+    if not rows:
+        raise DataError("no image could be read; nothing is written")
+    write_table(given.output, paths, rows)
     print(f"{len(rows)} embeddings of {len(rows[0])} numbers in {given.output}")
     return SOME_UNREADABLE if tell.unreadable else 0
 
@@ -161,12 +163,16 @@ def show_gallery_build(given: Namespace, folder: Path, *, is_new: bool) -> int:
     """Embed the images of each identity into a gallery, new or there already."""
     from stagetune.data.sources.image_folder import class_entries
     from stagetune.inference.gallery import Gallery
+    from stagetune.inference.gallery_rows import check_pair
     from stagetune.inference.telling import Teller
 
     root = given.images.expanduser()
     entries = class_entries(root, depth=1)
     if not entries:
         raise DataError(f"{given.images}: holds no images of identities; expected {given.images}/<identity>/*.jpg")
+    names = {str(entry.path): entry.path.relative_to(root).as_posix() for entry in entries}
+    for entry in entries:
+        check_pair(entry.identity, names[str(entry.path)])
     model = _model(given)
     key, distance = model.description.key, model.description.distance
     if distance is None:
@@ -188,8 +194,7 @@ def show_gallery_build(given: Namespace, folder: Path, *, is_new: bool) -> int:
                 rows.append(row)
     if not rows:
         raise DataError(f"{given.images}: none of its images can be read; the gallery stays as it is")
-    names = [Path(path).relative_to(root).as_posix() for path in paths]
-    again = gallery.add([identity[path] for path in paths], rows, names)
+    again = gallery.add([identity[path] for path in paths], rows, [names[path] for path in paths])
     gallery.save()
     replaced = f", {len(again)} of them in place of what they were" if again else ""
     print(f"{len(gallery)} images of {len(gallery.identities())} identities in {folder}{replaced}")
@@ -247,10 +252,9 @@ def _add_format(parser: ArgumentParser, *formats: str) -> None:
 
 
 def _at_least_one(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"{text}: give a whole number, 1 or more")
+    return int(text)
 
 
 def _model(given: Namespace) -> "TrainedModel":
@@ -267,13 +271,18 @@ def _model(given: Namespace) -> "TrainedModel":
 
 
 def _listed(given: Iterable[str]) -> list[str]:
-    """The paths of all images: those in folders, and those that standard input lists, a path on each line."""
+    """The paths of all images: those in folders, and those that standard input lists, a path on each line.
+
+    Where paths are separated by NUL, as `find -print0` does it, a name may have line breaks.
+    """
     from stagetune.inference.images import named
 
     def words() -> Iterator[str]:
         for word in given:
             if word == "-":
-                yield from (line for line in map(str.rstrip, sys.stdin) if line)
+                text = sys.stdin.read().removeprefix("\ufeff")
+                lines = text.split("\0") if "\0" in text else (line.rstrip("\r") for line in text.split("\n"))
+                yield from filter(str.strip, lines)
             else:
                 yield word
 

@@ -124,7 +124,7 @@ def _content(path: Path) -> bytes:
     try:
         _check_file(path)
         return path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise DataError(
             f"{path.parent}: holds no gallery, since there is no {JSON}; `stagetune gallery build` makes one"
         ) from None

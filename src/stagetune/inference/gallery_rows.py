@@ -100,13 +100,17 @@ def checked(identities: Sequence[str], images: Sequence[str], vectors: Any, dime
     if len(identities) != len(images):
         raise DataError(f"{len(identities)} identities for {len(images)} images; give one for each")
     array = matrix(vectors, dimensions, images)
-    for name in dict.fromkeys(identities):
-        if problem := name_problem(name):
-            raise DataError(f"the identity {name!r} {problem}")
-    for image in images:
-        if problem := image_problem(image):
-            raise DataError(f"the image {image!r} {problem}")
+    for identity, image in zip(identities, images, strict=True):
+        check_pair(identity, image)
     return Rows(tuple(identities), tuple(images), array)
+
+
+def check_pair(identity: str, image: str) -> None:
+    """Raise `DataError` where an identity and an image of it cannot be called so."""
+    if problem := name_problem(identity):
+        raise DataError(f"the identity {identity!r} {problem}")
+    if problem := image_problem(image):
+        raise DataError(f"the image {image!r} {problem}")
 
 
 def matrix(vectors: Any, dimensions: int, names: Sequence[str]) -> Float32:

@@ -89,15 +89,31 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def _of_path(given: str | os.PathLike[str]) -> Iterator[tuple[str, OneImage]]:
+    if not os.fspath(given):
+        raise DataError("an empty path was given; give that of an image, or . for this folder")
     path = Path(given).expanduser()
-    if not path.is_dir():
+    if not os.path.isdir(path):  # nor where it may not be looked at: reading it says why
         yield str(given), path
         return
-    found = sorted(inner for inner in path.rglob("*") if is_image(inner))
+    found = sorted(_within(path))
     if not found:
         raise DataError(f"{given}: is a folder without images")
     for inner in found:
         yield str(inner), inner
+
+
+def _within(folder: Path) -> Iterator[Path]:
+    """All images in a folder and in those that its links lead to, each once, and the folders that cannot be read."""
+    unreadable: list[OSError] = []
+    seen = set()
+    for inner, folders, files in os.walk(folder, onerror=unreadable.append, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if (real := os.path.realpath(inner)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from filter(is_image, (Path(inner, name) for name in files))
+    yield from (Path(error.filename) for error in unreadable)
 
 
 def _attempt(transform: Transform, image: OneImage) -> Tensor | DataError:

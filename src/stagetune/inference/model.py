@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
@@ -90,6 +91,8 @@ class TrainedModel:
     def predictions(self, images: Images, top_k: int = 5) -> "Iterator[Prediction | DataError]":
         """`predict`, one after the other; what cannot be read is given as its error."""
         self._must_be("classifier", "predict")
+        if top_k < 1:
+            raise DataError(f"top_k={top_k}: give 1 or more")
         confidence = self.description.confidence()
         for name, scores in self.outputs(images, "scores"):
             if isinstance(scores, DataError):
@@ -114,6 +117,9 @@ class TrainedModel:
             DataError: for what is no image, or cannot be read.
         """
         fitted = self._sameness("verify")
+        for one in (first, second):
+            if isinstance(one, str | os.PathLike) and os.path.isdir(Path(one).expanduser()):
+                raise DataError(f"{one}: is a folder; verify compares two images, and embed takes folders")
         one, other = torch.from_numpy(self.embed([first, second]))
         distance = float(measure(one.double() - other.double(), self.description.distance or ""))
         probability = float(fitted.probability(distance))

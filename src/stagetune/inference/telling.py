@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from stagetune.artifacts import write_whole
 from stagetune.errors import DataError
 from stagetune.inference.answers import Identification, Prediction
+from stagetune.inference.gallery_rows import UNSHOWABLE
 
 if TYPE_CHECKING:
     from stagetune.inference.model import TrainedModel
@@ -39,7 +41,7 @@ class Teller:
         self.form, self.row = form, row
         self.unreadable: list[str] = []
         self._total = len(images)
-        self._width = max(map(len, images), default=0)
+        self._width = max((len(_visible(name)) for name in images), default=0)
         self._table: Any = None
         columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         console = Console(stderr=True)
@@ -68,7 +70,7 @@ class Teller:
         elif self.form == "csv":
             self._write(fields)
         elif words:
-            print(f"{name:<{self._width}}  {words}")
+            print(f"{_visible(name):<{self._width}}  {words}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -77,7 +79,7 @@ class Teller:
         if self.unreadable and kind is None:
             print(f"{len(self.unreadable)} of {self._total} images could not be read:", file=sys.stderr)
             for line in self.unreadable:
-                print(f"  {line}", file=sys.stderr)
+                print(f"  {_visible(line)}", file=sys.stderr)
 
     def _write(self, fields: Mapping[str, Any]) -> None:
         """A line of the table; lists within it as JSON."""
@@ -90,6 +92,11 @@ class Teller:
 
     def _columns(self) -> list[str]:
         return list(PREDICTION if self.row is prediction_row else IDENTIFICATION)
+
+
+def _visible(text: str) -> str:
+    """The same on one line, without what would act on a terminal."""
+    return UNSHOWABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 PREDICTION = ("image", "label", "probability", "is_unknown", "top")
@@ -168,6 +175,18 @@ def check_table(path: Path) -> None:
         _parquet()
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise DataError(f"{path}: {'is a folder' if path.is_dir() else 'lies in a folder that is not there'}")
+    try:
+        with TemporaryFile(dir=path.absolute().parent):
+            pass
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror}); give another place") from error
+
+
+def check_names(path: Path, images: Sequence[str]) -> None:
+    """Raise `DataError` for images whose names a file of embeddings cannot hold."""
+    for name in images if path.suffix == ".parquet" else ():
+        if not name.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise DataError(f"{name!a}: is no name in UTF-8, as a .parquet file holds them; write a .npz")
 
 
 def write_table(path: Path, images: Sequence[str], rows: Sequence[npt.NDArray[np.float32]]) -> None:

@@ -1,5 +1,6 @@
 """A person's own images: root/<class>/*.png, or root/{train,val,test}/<class>/*.png, of which val may be missing."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -117,4 +118,5 @@ def class_entries(folder: Path, *, depth: int, split: str | None = None) -> list
 
 
 def is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    """Whether it is called as an image is; a folder of such a name is none."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not os.path.isdir(path)
