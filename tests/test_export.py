@@ -1,7 +1,9 @@
 """A model in other formats: the same answers, nothing of this machine, and nothing written that was not compared."""
 
+import errno
 import hashlib
 import json
+import os
 import re
 import shutil
 import site
@@ -33,7 +35,7 @@ from stagetune.evaluation.calibration import Calibration
 from stagetune.evaluation.confidence import Confidence
 from stagetune.evaluation.pairs import evaluation_pairs
 from stagetune.inference.checkpoint import load_task
-from stagetune.inference.description import Description
+from stagetune.inference.description import Description, description_of
 from stagetune.inference.export import export as flow
 from stagetune.inference.export.export import Exported, default_place, export
 from stagetune.inference.export.program import exported
@@ -165,7 +167,7 @@ def test_in_8_bits_it_is_near_the_original(
     near = nn.functional.cosine_similarity(model(squares), originals["siamese"](squares))
     assert 0.99 < near.min() < 1 - 1e-7
     assert found.file.stat().st_size < 0.3 * done("siamese", "onnx").file.stat().st_size
-    assert model.description.key == f"{originals['siamese'].description.key}-int8"
+    assert model.description.key[:12] != originals["siamese"].description.key[:12]  # as a message shows them
     assert found.comparison.max_difference > 1e-4
 
 
@@ -356,6 +358,19 @@ def test_no_file_is_lost(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
 
 
 @pytest.mark.slow
+def test_a_full_disk_is_one_sentence(
+    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ExportError, match=r"a.pt: cannot be written there \(No space left on device\); name another"):
+        export(checkpoints["classifier"], to="torchvision", file=tmp_path / "a.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
 def test_the_images_may_have_moved(checkpoints: dict[str, Path], photos: Path, make: Make, tmp_path: Path) -> None:
     content = torch.load(checkpoints["siamese"], weights_only=True)
     content[METADATA]["config"]["data"]["root"] = str(tmp_path / "gone")
@@ -370,6 +385,98 @@ def test_the_images_may_have_moved(checkpoints: dict[str, Path], photos: Path, m
     found = export(tmp_path / "moved.ckpt", to="safetensors", file=file, words=[f"data.root={tmp_path / 'there'}"])
     assert found.comparison.max_difference == 0
     assert found.comparison.images == 12
+
+
+@pytest.mark.slow
+def test_a_model_is_called_with_what_its_transform_gives_only(
+    done: Any, originals: dict[str, TrainedModel], squares: Tensor
+) -> None:
+    """OpenVINO casts what it gets: a float image between 0 and 1 would be black."""
+    pixels = squares.numpy()
+    wrong = {
+        "float32": pixels / np.float32(255), "bool": pixels > 9, r"\[3, 32, 32\]": pixels[0],
+        r"32, 3\]": pixels.transpose(0, 2, 3, 1), r"\[0, 3": pixels[:0], "16": pixels[..., :16], "list": [1],
+    }  # fmt: skip
+    file = done("siamese", "onnx").file
+    for model in (stagetune.load(file), stagetune.load(file, runtime="openvino"), originals["siamese"]):
+        for said, images in wrong.items():
+            with pytest.raises(DataError, match=rf"{said}.*: a model is called with uint8 \[n, 3, 32, 32\]"):
+                model(images)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_settings_of_loading_are_checked(done: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = done("siamese", "onnx").file
+    for settings in ({"batch_size": 0}, {"batch_size": 2.5}, {"threads": -1}, {"threads": "2"}):
+        with pytest.raises(WeightsError, match=r"(batch_size|threads)=.*: give a whole number, 1 or more"):
+            stagetune.load(file, **settings)
+    for name in ("a.onnx", "a.pt2", "a.safetensors", "a"):
+        with pytest.raises(WeightsError, match=rf"{name}: does not exist \(looked in"):
+            stagetune.load(tmp_path / name, trust=True)
+    shutil.copy(file, tmp_path / "A.ONNX")
+    assert stagetune.load(tmp_path / "A.ONNX", runtime="openvino").runtime.name == "openvino"
+    with zipfile.ZipFile(tmp_path / "a.pt2", "w") as archive:
+        archive.writestr("data", "mine")
+    (tmp_path / "a.onnx").write_bytes(b"PK mine")
+    for name in ("a.pt2", "a.onnx"):
+        with pytest.raises(WeightsError, match="damaged or of another kind"):
+            stagetune.load(tmp_path / name, trust=True, runtime="openvino" if name == "a.onnx" else None)
+    assert capfd.readouterr() == ("", "")  # the libraries print tracebacks
+
+
+def test_an_edited_description_is_refused() -> None:
+    said = {
+        "classifier": Description("classifier", CLASSES, calibration=asdict(CONFIDENCE)),
+        "siamese": Description("siamese", CLASSES, distance="cosine", calibration=asdict(CALIBRATION)),
+    }
+    for task, key, value, match in (
+        ("classifier", "temperature", 0, "calibration.temperature=0: must be above 0"),
+        ("classifier", "temperature", "1", "calibration.temperature: expects a number, got '1'"),
+        ("classifier", "temperature", float("nan"), "NaN is no number"),
+        ("classifier", "more", 1, "calibration.more: no such key"),
+        ("siamese", "threshold", None, "calibration.threshold: expects a number, got None"),
+        ("siamese", "scale", float("inf"), "Infinity is no number"),
+    ):
+        edited = replace(said[task], calibration={**(said[task].calibration or {}), key: value})
+        with pytest.raises(WeightsError, match=match):
+            Description.from_json(edited.to_json())
+    with pytest.raises(WeightsError, match=r"calibration.kind: is missing.*distance: is missing"):
+        Description.from_json(replace(said["siamese"], distance=None, calibration=None).to_json())
+    assert all(Description.from_json(one.to_json()) == one for one in said.values())
+
+
+@pytest.mark.slow
+def test_as_many_classes_as_scores(originals: dict[str, TrainedModel]) -> None:
+    right = originals["classifier"]
+    for classes in (CLASSES[:2], [*CLASSES, "more"]):
+        model = TrainedModel(right.runtime, replace(right.description, classes=classes))
+        with pytest.raises(WeightsError, match=r"gives 3 scores and says that it has [24] classes; export it again"):
+            model.predict(np.zeros((9, 9, 3), np.uint8))
+
+
+@pytest.mark.slow
+def test_words_say_where_images_lie_and_nothing_else(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """Of another division some would have been trained on, and of another size the threshold would not hold."""
+    for word, match in (
+        ("data.val=0.5", "which images validation has, and how they look, is as in training"),
+        ("data.seed=3", "is as in training"),
+        ("data.image_size=64", "is as in training"),
+        ("data.centred=true", "is as in training"),
+        ("data.root=[x", "cannot be read; quote the value twice"),
+        ("data.root=a,b", "cannot be read; quote the value twice"),
+        ("data.root.more=1", "data.root: expects text"),
+        ("data.root", "only what reads the data can be said here"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            export(checkpoints["siamese"], to="safetensors", file=tmp_path / "a.safetensors", words=[word])
+
+
+def test_no_part_of_a_path_with_spaces_is_kept(tmp_path: Path) -> None:
+    given = "/home/jane doe/my runs/one"
+    config = stagetune.compose([EXPERIMENTS["classifier"], *SMALL, f"data.root={tmp_path}"])
+    config.model.weights = given
+    described = description_of(config, CheckpointMetadata({}, CLASSES, f"{given} (its head is new)"), None)
+    assert described.provenance["weights"] == "one (its head is new)"
 
 
 @pytest.mark.slow

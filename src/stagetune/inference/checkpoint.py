@@ -41,7 +41,7 @@ def load_task(path: str | os.PathLike[str], *, trust: bool = False) -> tuple[Sta
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign or torn file fails in one of many ways inside torch.load
-        why = str(error) or "it ends too early"
+        why = str(error).partition(". ")[0] or "it ends too early"
         if isinstance(error, UnpicklingError):  # torch's words for it end with the advice to trust the file
             why = "not plain data, or damaged"
         raise WeightsError(

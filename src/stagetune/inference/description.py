@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import PurePath
 from typing import Any
 
 from stagetune.artifacts import CheckpointMetadata
@@ -121,7 +122,7 @@ class Description:
             WeightsError: for what is none, or is of a newer version.
         """
         try:
-            values = json.loads(text)
+            values = json.loads(text, parse_constant=_no_number)
         except ValueError as error:
             raise WeightsError(f"describes itself by what is no JSON ({error})") from error
         given = values.get("version") if isinstance(values, Mapping) else None
@@ -134,10 +135,16 @@ class Description:
         problems: list[str] = []
         found: Description = typed(cls, values, "", problems)
         if not problems:
-            try:
-                found.confidence() if found.task == "classifier" else Calibration(**(found.calibration or {}))
-            except TypeError as error:
-                problems.append(f"calibration: {error}")
+            fitted, wanted = found.calibration, Confidence if found.task == "classifier" else Calibration
+            if fitted is not None or found.task == "siamese":
+                missing = [entry.name for entry in fields(wanted) if entry.name not in (fitted or {})]
+                problems += [f"calibration.{name}: is missing" for name in missing]
+                if not missing:
+                    typed(wanted, fitted, "calibration", problems)
+            if found.task == "siamese" and found.distance is None:
+                problems.append("distance: is missing")
+            elif not problems and fitted and wanted is Confidence and not fitted["temperature"] > 0:
+                problems.append(f"calibration.temperature={fitted['temperature']}: must be above 0")
         if problems:
             raise WeightsError(f"describes itself wrongly: {'; '.join(problems)}; export it again")
         return found
@@ -145,6 +152,7 @@ class Description:
 
 def description_of(config: Config, metadata: CheckpointMetadata, distance: str | None) -> Description:
     """What a checkpoint is to its user; the key is that of its weights, which are not known here."""
+    given = str(config.model.weights)  # a path may have spaces, so that it is none of the words
     return Description(
         task=config.task.name,
         classes=list(metadata.classes),
@@ -156,9 +164,14 @@ def description_of(config: Config, metadata: CheckpointMetadata, distance: str |
             "seed": config.seed,
             "model": config.model.title(),
             "schedule": config.schedule.name,
-            "weights": without_folders(metadata.weights),
+            "weights": without_folders(metadata.weights.replace(given, PurePath(given).name)),
         },
     )
+
+
+def _no_number(word: str) -> None:
+    """Raise `ValueError` for NaN and Infinity, which Python takes and JSON does not have."""
+    raise ValueError(f"{word} is no number")
 
 
 def without_folders(words: str) -> str:

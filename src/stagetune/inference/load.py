@@ -60,8 +60,15 @@ def load(
     """
     if precision not in PRECISIONS:
         raise WeightsError(f"precision={precision}: a model is used in {' or '.join(PRECISIONS)}")
+    for name, value in (("batch_size", batch_size), ("threads", threads)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise WeightsError(f"{name}={value}: give a whole number, 1 or more")
     file = Path(path).expanduser()
-    takes = RUNTIMES.get(file.suffix, ("pytorch",))
+    if not file.exists():
+        raise WeightsError(
+            f"{file}: does not exist (looked in {Path.cwd()}); give a run, or its checkpoints/best.ckpt"
+        )
+    takes = ("pytorch",) if file.is_dir() else RUNTIMES.get(file.suffix.lower(), ("pytorch",))
     if runtime not in (None, *takes):
         raise WeightsError(f"runtime={runtime}: does not compute {file.name}; use {' or '.join(takes)}")
     computes, described = _computed(
@@ -82,7 +89,7 @@ def used(task: StagedTask, config: Config, metadata: CheckpointMetadata) -> tupl
 
 def _network(file: Path, *, trust: bool) -> tuple[Network, Description]:
     """That of a checkpoint, of a run, or of a .safetensors file that says what it is."""
-    if file.suffix != SAFETENSORS:
+    if file.is_dir() or file.suffix.lower() != SAFETENSORS:
         return used(*load_task(file, trust=trust))
     described, content = read_safetensors(file)
     network, _ = used(*task_of(content, file, trust=trust))
@@ -122,6 +129,6 @@ def _computed(
             return program, program.description
         network, described = _network(file, trust=trust)
         return PyTorch(network, device=found, precision=precision), described
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:  # torch's, of a device that is none, or is not here
         reason = str(error).partition("\n")[0]
         raise WeightsError(f"device={device}: cannot be used here ({reason}); leave it out, or use cpu") from error

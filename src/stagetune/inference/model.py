@@ -66,8 +66,19 @@ class TrainedModel:
 
         Returns:
             Of a classifier the scores before softmax [n, classes], of a siamese run the embeddings [n, dimensions].
+
+        Raises:
+            DataError: for anything else: one runtime would cast it, another compute what means nothing.
         """
         given = images.cpu().numpy() if isinstance(images, Tensor) else images
+        side = self.description.preprocessing.image_size
+        shape = (getattr(given, "dtype", None), *getattr(given, "shape", ())[1:])
+        if shape != (np.uint8, 3, side, side) or len(given) == 0:
+            said = f" of shape {list(given.shape)} and {given.dtype}" if isinstance(given, np.ndarray) else ""
+            raise DataError(
+                f"{type(images).__name__}{said}: a model is called with uint8 [n, 3, {side}, {side}], as "
+                "model.transform gives them; what is no such batch goes to predict, verify or embed"
+            )
         return torch.from_numpy(self.runtime(given)[self.description.outputs[0]])
 
     def predict(self, images: Images, top_k: int = 5, *, on_error: str = "raise") -> list[Prediction]:
@@ -98,6 +109,11 @@ class TrainedModel:
             if isinstance(scores, DataError):
                 yield scores
                 continue
+            if len(scores) != len(self.classes):
+                raise WeightsError(
+                    f"the model gives {len(scores)} scores and says that it has {len(self.classes)} classes; "
+                    "export it again"
+                )
             probability = confidence.probabilities(scores[None].astype(np.float64))[0]
             order = np.argsort(-probability, kind="stable")[:top_k].tolist()
             top = tuple((self.classes[i], float(probability[i])) for i in order)

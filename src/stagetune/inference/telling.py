@@ -132,7 +132,9 @@ def info_lines(model: "TrainedModel") -> Iterator[tuple[str, str]]:
     """What a model is, a line for each thing to know."""
     described, where = model.description, model.provenance
     size, how = described.preprocessing.image_size, described.preprocessing
-    yield "model", f"{where.get('model')} under task={described.task}, {where.get('parameters', 0):,} parameters"
+    parameters = where.get("parameters")
+    many = f"{parameters:,}" if isinstance(parameters, int) else "an unknown number of"
+    yield "model", f"{where.get('model')} under task={described.task}, {many} parameters"
     yield "from", f"{where.get('experiment')}, seed {where.get('seed')}, schedule {where.get('schedule')}"
     yield "weights", f"began with {where.get('weights')}"
     yield "takes", f"{size} x {size} pixels ({', '.join([*how.wrappers, how.resize, how.interpolation])})"

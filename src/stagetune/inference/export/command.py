@@ -1,5 +1,6 @@
 """`stagetune export`. Torch comes where it begins."""
 
+import shlex
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,12 @@ def show_export(given: Namespace) -> None:
             f"speed      {eight[0]:.2f} ms an image in PyTorch, {eight[1]:.2f} in onnxruntime; 8 at once, one thread"
         )
     if given.to != "torchvision":
-        trust = " --trust" if given.to == "torch-export" else ""
-        print(f"use it     stagetune {'predict' if said.task == 'classifier' else 'verify'} {done.file}{trust} ...")
+        needs_trust = given.to == "torch-export" or (
+            given.to == "safetensors" and given.trust
+        )  # which builds by code
+        trust = " --trust" if needs_trust else ""
+        verb = "predict" if said.task == "classifier" else "verify"
+        print(f"use it     stagetune {verb} {shlex.quote(str(done.file))}{trust} ...")
 
 
 def _number(value: float | None) -> str:

@@ -96,6 +96,8 @@ def export(
                 f"in fp32 no more than {LIMIT:g} is taken, and nothing is written; use --to safetensors"
             )
         found = _compared(source, both, data)
+        # an int8 file computes other numbers, and with other images for its ranges others again
+        key = hashlib.blake2b(draft.read_bytes(), digest_size=16).hexdigest() if int8 else described.key
         record: dict[str, Any] = {
             "format": to, "precision": "int8" if int8 else "fp32", "source_sha256": _sha256(checkpoint),
             "versions": _versions(), **{key: value for key, value in asdict(found).items() if key != "calibration"},
@@ -108,7 +110,7 @@ def export(
         said = replace(
             described,
             calibration=found.calibration,
-            key=f"{described.key}-int8" if int8 else described.key,
+            key=key,
             provenance={**described.provenance, "export": record},
         )
         write(draft, said)
@@ -158,16 +160,15 @@ def _drafts(file: Path) -> Iterator[Path]:
     """A file of that name in a folder beside it; all that is in there takes its place in the end, unless it fails."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        folder = TemporaryDirectory(prefix=".export-", dir=file.parent)
-    except OSError as error:
+        with TemporaryDirectory(prefix=".export-", dir=file.parent) as folder:
+            draft = Path(folder) / file.name
+            yield draft
+            for one in sorted(Path(folder).iterdir(), key=lambda one: one == draft):  # the model last
+                os.replace(one, file.with_name(one.name))
+    except OSError as error:  # no such folder, none to write in, a disk that is full
         raise ExportError(
             f"{file}: cannot be written there ({error.strerror}); name another place with -o"
         ) from error
-    with folder:
-        draft = Path(folder.name) / file.name
-        yield draft
-        for one in sorted(Path(folder.name).iterdir(), key=lambda one: one == draft):  # the model last
-            os.replace(one, file.with_name(one.name))
 
 
 def _sha256(checkpoint: Path) -> str:

@@ -1,15 +1,18 @@
 """The images that a run was trained and validated on, for checking what is exported of it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from stagetune.artifacts import CheckpointMetadata
-from stagetune.config.parts import of_data
+from stagetune.config.parts import OWN, of_data, part
 from stagetune.config.schema import Config
 from stagetune.config.settings import NoLoss
 from stagetune.config.validate import named_own, read_config
@@ -20,6 +23,7 @@ from stagetune.run.data import build_data
 from stagetune.targets import foreign_targets
 
 BATCH = 32
+MAY_DIFFER = ("batch_size", "num_workers")  # of what any data reads: they change no image
 
 
 def data_of(metadata: CheckpointMetadata, words: Sequence[str], *, trust: bool) -> StagedData:
@@ -66,14 +70,25 @@ def training_images(data: StagedData, count: int) -> Iterator[npt.NDArray[np.uin
 
 def _moved(stored: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
     """The stored configuration with what the words say of its data."""
-    given: dict[str, Any] = {}
+    if not words:
+        return dict(stored)
+    fixed = {entry.name for entry in fields(part("data", OWN))} - set(MAY_DIFFER)  # type: ignore[arg-type]
+    data = OmegaConf.create(named_own(stored)["data"])
     for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or not key.startswith("data.") or not key.removeprefix("data."):
+        group, _, key = word.partition("=")[0].partition(".")
+        if group != "data" or not key or "=" not in word:
             raise ConfigError([f"{word}: only what reads the data can be said here, such as data.root=FOLDER"])
-        given[key.removeprefix("data.")] = yaml.safe_load(value)
-    data = {**named_own(stored)["data"], **given} if given else stored.get("data", {})
-    return {**stored, "data": data}
+        if key.partition(".")[0] in fixed:
+            how = "which images validation has, and how they look, is as in training"
+            raise ConfigError([f"{word}: {how}; say where they lie alone"])
+        try:
+            value = OverridesParser.create().parse_override(word)
+            if value.is_sweep_override() or value.is_delete():
+                raise HydraException("several values, or none")
+            OmegaConf.update(data, key, value.value(), merge=False, force_add=True)
+        except (HydraException, OmegaConfBaseException, TypeError) as error:
+            raise ConfigError([f"{word}: cannot be read; quote the value twice, 'data.{key}=\"...\"'"]) from error
+    return {**stored, "data": OmegaConf.to_container(data)}
 
 
 def _unaugmented(config: Config) -> Config:

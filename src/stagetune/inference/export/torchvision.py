@@ -1,5 +1,6 @@
 """A trained ResNet as torchvision's own: a state dict that its constructor takes strictly."""
 
+import io
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -71,11 +72,13 @@ def write_torchvision(file: Path, states: tuple[Mapping[str, Tensor], Mapping[st
     for place, state in zip((file, head_file(file)), states, strict=True):
         if not state:
             continue
+        content = io.BytesIO()  # torch's own writer hides why a disk takes no more
+        if file.suffix == ".safetensors":
+            content.write(safetensors.torch.save(dict(state)))
+        else:
+            torch.save(dict(state), content)
         with write_whole(place) as stream:
-            if file.suffix == ".safetensors":
-                stream.write(safetensors.torch.save(dict(state)))
-            else:
-                torch.save(dict(state), stream)
+            stream.write(content.getbuffer())
 
 
 def head_file(file: Path) -> Path:

@@ -33,12 +33,14 @@ class OpenVino:
 
     def __init__(self, file: Path, *, threads: int | None = None, precision: str = "fp32") -> None:
         library = need("openvino", what="runtime=openvino", extra="export")
+        frontends = need("openvino.frontend", what="runtime=openvino", extra="export")
         hints: dict[str, Any] = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision]}
         if threads:
             hints["INFERENCE_NUM_THREADS"] = threads
         try:
-            core = library.Core()
-            network = core.read_model(file)
+            # read_model would try each format that it knows, whatever the name says, and print why each fails
+            onnx = frontends.FrontEndManager().load_by_framework("onnx")
+            network = onnx.convert(onnx.load(file))
             place = ["framework", METADATA]  # where it puts what the file says of itself
             said = str(network.get_rt_info(place).value) if network.has_rt_info(place) else ""
             given = [(one.any_name, list(one.partial_shape)) for one in network.inputs]
@@ -49,7 +51,7 @@ class OpenVino:
         self.about: dict[str, Any] = {
             "openvino": library.__version__, "device": "cpu", "threads": threads, "precision": precision,
         }  # fmt: skip
-        self._model = core.compile_model(network, "CPU", hints)
+        self._model = library.Core().compile_model(network, "CPU", hints)
 
     def __call__(self, images: Images) -> Outputs:
         found = self._model(np.ascontiguousarray(images))

@@ -1,6 +1,9 @@
 """A program of torch.export (.pt2), computed by PyTorch."""
 
+import logging
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +47,8 @@ class TorchExport:
                 "from, load it with trust=True (--trust), or take an .onnx or .safetensors file"
             )
         try:
-            program = torch.export.load(str(file))
+            with _quiet():
+                program = torch.export.load(str(file))
         except Exception as error:  # a torn archive, or one of another version of torch
             raise unreadable(file, error) from error
         given = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
@@ -57,6 +61,17 @@ class TorchExport:
         with torch.inference_mode():
             found = self._module(torch.from_numpy(np.ascontiguousarray(images)).to(self._device))
         return {name: one.cpu().numpy() for name, one in zip(self.description.outputs, found, strict=True)}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the traceback that torch.export logs of what it cannot read, and raises as well."""
+    log = logging.getLogger("torch.export")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def _said(file: Path) -> str:
