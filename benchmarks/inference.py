@@ -35,6 +35,7 @@ from stagetune.evaluation.verification import all_pairs
 from stagetune.inference.export.export import export
 from stagetune.inference.model import TrainedModel
 from stagetune.inference.prune import prune_run
+from stagetune.report.result import read_result
 from stagetune.run.data import build_data
 
 PACKAGES = ("torch", "torchvision", "onnx", "onnxruntime", "openvino", "torch-pruning")
@@ -82,12 +83,12 @@ def trained(folder: Path) -> Runs:
     """The networks, whole and pruned, by the size of their images; each exported as ONNX in fp32 and int8."""
     at = {(kind, size): RunDir(folder / f"{kind}-{size}") for size in (64, 224) for kind in ("whole", "pruned")}
     experiment = "+experiment=siamese_staged"
-    if not at["whole", 64].result.exists():
+    if not is_done(at["whole", 64]):
         stagetune.run_experiment([experiment], at["whole", 64])
-    if not at["pruned", 64].result.exists():
+    if not is_done(at["pruned", 64]):
         prune_run(at["whole", 64], PRUNED, run_dir=at["pruned", 64])
     for kind in ("whole", "pruned"):
-        if not at[kind, 224].result.exists():
+        if not is_done(at[kind, 224]):
             words = [
                 "data.image_size=224",
                 "data.augment=none",
@@ -100,6 +101,10 @@ def trained(folder: Path) -> Runs:
             if not exported(run, int8=int8).exists():
                 export(run.path, to="onnx", int8=int8)
     return at
+
+
+def is_done(run: RunDir) -> bool:
+    return run.result.exists() and read_result(run).status == "completed"
 
 
 def exported(run: RunDir, *, int8: bool) -> Path:
