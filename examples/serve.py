@@ -41,11 +41,30 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--host", default="127.0.0.1", help="0.0.0.0 answers other machines, too (default: 127.0.0.1)"
     )
-    parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
-    parser.add_argument("--max-mb", type=float, default=10, help="of a request with all its pictures (default: 10)")
+    parser.add_argument("--port", type=between(int, 0, 65535), default=8000)
+    parser.add_argument(
+        "--workers", type=between(int, 1, 1000), default=os.cpu_count(), help="processes (default: one per core)"
+    )
+    parser.add_argument(
+        "--max-mb",
+        type=between(float, 0.001, 1000),
+        default=10,
+        help="of a request with all its pictures (default: 10)",
+    )
     parser.add_argument("--trust", action="store_true", help="run the network of its own that a checkpoint names")
     return parser.parse_args()
+
+
+def between(kind: Callable[[str], float], least: float, most: float) -> Callable[[str], float]:
+    """How a number of the command line is read."""
+
+    def number(text: str) -> float:
+        value = kind(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text}: give a number from {least:g} to {most:g}")
+        return value
+
+    return number
 
 
 def app() -> FastAPI:

@@ -4,9 +4,12 @@ import csv
 import io
 import itertools
 import json
+import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,8 @@ from stagetune.errors import DataError, WeightsError
 from stagetune.evaluation.calibration import Calibration
 from stagetune.evaluation.confidence import Confidence
 from stagetune.inference.description import Description
+from stagetune.inference.gallery import Gallery
+from stagetune.inference.images import named
 from stagetune.inference.model import TrainedModel
 from stagetune.run.build import build_task
 
@@ -149,7 +154,7 @@ def test_images_come_in_any_form(models: dict[str, TrainedModel], folder: Path, 
         assert np.array_equal(model.embed(form), expected)
     for one in (files[0], str(files[0]), Image.open(files[0]), arrays[0], tensors[0]):
         assert np.array_equal(model.embed(one), model.embed([one]))
-    assert model.embed([]).shape == (0, 0)
+    assert model.embed([]).shape == (0, model.dimensions)
     assert model.embed(arrays[0]).shape == (1, 128)
 
 
@@ -178,7 +183,7 @@ def test_what_is_no_image_is_said_or_skipped(models: dict[str, TrainedModel], fi
         model.predict("none.png")
     with pytest.raises(DataError, match="int: gives no images; give an image, a folder, or several of them"):
         model.predict(3)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match=r"float: is no image; give a path"):
+    with pytest.raises(DataError, match=r"image 0: float: is no image; give a path"):
         model.predict([0.5])  # type: ignore[list-item]
     empty = files[0].parents[2] / "empty"
     empty.mkdir()
@@ -224,10 +229,70 @@ def test_a_model_says_what_it_cannot_do(models: dict[str, TrainedModel], files: 
     with pytest.raises(WeightsError, match=r"has no threshold: it was saved before its first validation; use best\."):
         TrainedModel(models["siamese"].runtime, untold).verify(*files[:2])
     assert models["classifier"].threshold is None
+    folder = files[0].parent
+    with pytest.raises(DataError, match=re.escape(f"{folder}: is a folder; verify compares two images, and embed")):
+        models["siamese"].verify(files[0], folder)
+    with pytest.raises(DataError, match="top_k=0: give 1 or more"):
+        models["classifier"].predict(files[0], top_k=0)
+    with pytest.raises(WeightsError, match="batch_size=0: give 1 or more"):
+        TrainedModel(models["siamese"].runtime, untold, batch_size=0)
     with pytest.raises(WeightsError, match="precision=fp64: a model is used in fp32 or bf16"):
         stagetune.load("x.ckpt", precision="fp64")
     with pytest.raises(WeightsError, match=r"runtime=openvino: does not compute x.ckpt; use pytorch"):
         stagetune.load("x.ckpt", runtime="openvino")
+
+
+def test_a_folder_of_odd_things_is_answered_by_their_own_names(
+    models: dict[str, TrainedModel], folder: Path, files: list[Path], tmp_path: Path
+) -> None:
+    model, elsewhere = models["classifier"], tmp_path / "elsewhere"
+    (folder / "blue" / "a.jpg").mkdir()  # a folder that is called as an image is
+    files[0].rename(folder / "blue" / "a.jpg" / "inner.png")
+    (folder / "blue" / ".hidden").mkdir()
+    files[1].rename(folder / "blue" / ".hidden" / "1.png")
+    (folder / "green").rename(elsewhere)
+    (folder / "green").symlink_to(elsewhere)
+    (folder / "red" / "around").symlink_to(folder)
+    (folder / "red" / "broken.png").symlink_to("nowhere")
+    found = list(named(folder))
+    assert [name for name, _ in found] == [
+        *(str(folder / "blue" / f"{i}.png") for i in range(2, 10)),
+        str(folder / "blue" / "a.jpg" / "inner.png"),
+        *(str(folder / "green" / f"{i}.png") for i in range(10)),
+        *(str(folder / "red" / f"{i}.png") for i in range(10)),
+        str(folder / "red" / "broken.png"),
+    ]
+    alone = [model.predict(name)[0] for name, _ in found[:-1]]
+    together = model.predict(folder, on_error="skip")
+    assert [(one.image, one.label) for one in together] == [(one.image, one.label) for one in alone]
+    with pytest.raises(DataError, match="an empty path was given"):
+        model.predict("")
+
+
+def test_a_folder_that_cannot_be_read_is_an_image_that_cannot(
+    models: dict[str, TrainedModel], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = os.scandir
+
+    def refused(path: Any) -> Any:
+        if path == str(folder / "green"):
+            raise PermissionError(13, "Permission denied", path)
+        return look(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    found = list(models["classifier"].predictions(folder))
+    [error] = [one for one in found if isinstance(one, DataError)]
+    assert len(found) == 21
+    assert str(error).startswith(f"{folder / 'green'}: cannot be read as an image (")
+
+
+def test_a_folder_without_a_best_checkpoint_says_why(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(WeightsError, match="has no best checkpoint; it is still training, or never ended an epoch"):
+        stagetune.load(tmp_path)
+    (tmp_path / "sweep.json").touch()
+    with pytest.raises(WeightsError, match=r"is a sweep; give one of its runs, of which `stagetune best .*` names"):
+        stagetune.load(tmp_path)
 
 
 def test_a_device_that_is_not_there_is_said(checkpoints: dict[str, Path]) -> None:
@@ -411,6 +476,68 @@ def test_verify_answers_by_its_exit_code_too(
         "",
         "stagetune: none.png: cannot be read as an image (No such file or directory)\n",
     )
+
+
+def test_names_of_any_characters_are_given_and_taken(
+    command: Run, checkpoints: dict[str, Path], files: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    names = ['line\nbreak, "quoted".png', os.fsdecode(b"no\xffutf8.png"), " space.png "]
+    paths = [str(files[0].with_name(name)) for name in names]
+    for path in paths:
+        shutil.copy(files[0], path)
+    ckpt = checkpoints["classifier"]
+    raw = io.BytesIO("\0".join(paths).encode(errors="surrogateescape"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(raw, "utf-8"))
+    written = io.BytesIO()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", io.TextIOWrapper(written, "utf-8", newline=""))
+        assert command("predict", ckpt, "-", "--csv")[0] == 0
+        table = written.getvalue().decode(errors="surrogateescape")
+    assert [row["image"] for row in csv.DictReader(io.StringIO(table, newline=""))] == paths
+    _, out, _ = command("predict", ckpt, *paths, "--json")
+    assert [json.loads(line)["image"] for line in out.splitlines()] == paths
+    _, out, _ = command("predict", ckpt, paths[0], files[2])
+    assert [line.partition("  ")[0].rpartition("/")[2] for line in out.splitlines()] == [
+        "line\\nbreak, \"quoted\".png", "2.png"
+    ]  # fmt: skip
+    (tmp_path / "who" / "a\nb").mkdir(parents=True)
+    shutil.copy(files[0], tmp_path / "who" / "a\nb")
+    code, _, err = command("gallery", "build", "none.ckpt", tmp_path / "who", "-o", tmp_path / "gallery")
+    assert (code, err) == (
+        1, "stagetune: the identity 'a\\nb' has a character that cannot be shown; rename it\n"
+    )  # fmt: skip
+    pytest.importorskip("pyarrow")
+    code, _, err = command("embed", ckpt, *paths, "-o", tmp_path / "x.parquet")
+    assert code == 1
+    assert "no\\udcffutf8.png': is no name in UTF-8, as a .parquet file holds them; write a .npz" in err
+
+
+def test_what_cannot_be_opened_or_printed_is_one_sentence(
+    command: Run, checkpoints: dict[str, Path], files: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    long, ckpt = "a" * 300, checkpoints["classifier"]
+    code, _, err = command("predict", long, files[0])
+    assert (code, err) == (1, f"stagetune: {long}: File name too long\n")
+    code, out, err = command("predict", ckpt, long, files[0])
+    assert (code, out.split()[0], "File name too long" in err) == (3, str(files[0]), True)
+    for words in (["predict", ckpt, files[0]], ["info", ckpt]):
+        with monkeypatch.context() as patch, suppress(OSError), open("/dev/full", "w") as full:
+            patch.setattr(sys, "stdout", full)
+            assert command(*words)[::2] == (1, "stagetune: what is printed or read: No space left on device\n")
+    files[0].write_text("no image")
+    code, _, err = command("embed", ckpt, files[0], "-o", tmp_path / "x.npz")
+    assert (code, err.splitlines()[0]) == (1, "1 of 1 images could not be read:")
+    assert err.endswith("stagetune: no image could be read; nothing is written\n")
+
+
+def test_streams_that_were_closed_lead_nowhere(
+    command: Run, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    Gallery.create(tmp_path / "gallery", model="7f2c", distance="euclidean", dimensions=2).save()
+    assert command("gallery", "list", tmp_path / "gallery", "--csv") == (0, "", "")
+    assert command("predict", checkpoints["classifier"], "-") == (1, "", "")
 
 
 @pytest.mark.parametrize("ending", [".npz", ".parquet"])

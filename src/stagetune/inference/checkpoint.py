@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from stagetune.artifacts import CheckpointMetadata, RunDir
+from stagetune.artifacts import CheckpointMetadata, RunDir, sweep_file
 from stagetune.config.schema import Config
 from stagetune.config.settings import NoLoss
 from stagetune.config.validate import read_config
@@ -36,6 +36,14 @@ def load_task(path: str | os.PathLike[str], *, trust: bool = False) -> tuple[Sta
     """
     given = Path(path).expanduser()
     file = RunDir(given).best if given.is_dir() else given
+    if file != given and not file.exists() and sweep_file(given).exists():
+        raise WeightsError(
+            f"{given}: is a sweep; give one of its runs, of which `stagetune best {given}` names the best"
+        )
+    if file != given and not file.exists() and RunDir(given).config.exists():
+        raise WeightsError(
+            f"{given}: has no best checkpoint; it is still training, or never ended an epoch: resume it"
+        )
     if not file.is_file():
         raise WeightsError(f"{file}: does not exist (looked in {Path.cwd()}); give a run's checkpoints/best.ckpt")
     try:

@@ -162,10 +162,12 @@ class Gallery:
                 first whose first image does.
 
         Raises:
-            DataError: where a query is not finite or of other dimensions.
+            DataError: where a query is not finite or of other dimensions, and for another `k` or `per_identity`.
         """
         if k < 1:
             raise DataError(f"k={k}: give 1 or more")
+        if per_identity not in ("nearest", "mean"):
+            raise DataError(f"per_identity={per_identity}: choose nearest or mean")
         asked = matrix(queries, self.dimensions, [f"query {number}" for number in range(len(queries))])
         kept = self._rows
         if per_identity == "nearest":

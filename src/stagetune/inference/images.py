@@ -44,7 +44,7 @@ def prepared(images: Images, transform: Transform, *, ahead: int) -> Iterator[Pr
     waiting: deque[tuple[str, Future[Tensor | DataError]]] = deque()
     try:
         for name, image in named(images):
-            waiting.append((name, pool.submit(_attempt, transform, image)))
+            waiting.append((name, pool.submit(_attempt, transform, name, image)))
             if len(waiting) > ahead:
                 yield _next(waiting)
         while waiting:
@@ -116,11 +116,11 @@ def _within(folder: Path) -> Iterator[Path]:
     yield from (Path(error.filename) for error in unreadable)
 
 
-def _attempt(transform: Transform, image: OneImage) -> Tensor | DataError:
+def _attempt(transform: Transform, name: str, image: OneImage) -> Tensor | DataError:
     try:
         return transform(image)
     except DataError as error:
-        return error
+        return error if isinstance(image, str | os.PathLike) else DataError(f"{name}: {error}")
 
 
 def _next(waiting: "deque[tuple[str, Future[Tensor | DataError]]]") -> Prepared:

@@ -47,6 +47,8 @@ class TrainedModel:
     """
 
     def __init__(self, runtime: Runtime, description: Description, *, batch_size: int = BATCH) -> None:
+        if batch_size < 1:
+            raise WeightsError(f"batch_size={batch_size}: give 1 or more")
         self.runtime, self.description, self.batch_size = runtime, description, batch_size
         self.transform = Transform(description.preprocessing)
         self.classes = description.classes
@@ -155,7 +157,7 @@ class TrainedModel:
             DataError: for what is no image, or cannot be read.
         """
         rows = list(_answered((row for _, row in self.embeddings(images)), on_error))
-        return np.stack(rows) if rows else np.empty((0, 0), np.float32)
+        return np.stack(rows) if rows else np.empty((0, self.dimensions), np.float32)
 
     def embeddings(self, images: Images) -> "Iterator[tuple[str, Vector | DataError]]":
         """`embed`, one after the other with the names of the images; what cannot be read is given as its error."""
