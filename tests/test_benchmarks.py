@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import inference, limits, scaling
+from benchmarks import inference, limits, scaling, zeros
 from benchmarks.job import write_images
 from benchmarks.table import ratio, ratio_table, tables
 
@@ -33,6 +33,20 @@ def test_the_documentation_shows_the_runtimes_that_were_measured() -> None:
     assert measured
     using = (ROOT / "docs" / "using.md").read_text()
     assert all(inference.table(json.loads(path.read_text())) in using for path in measured)
+
+
+def test_the_smallest_weights_of_all_convolutions_are_set_to_0_and_the_file_stays_as_large() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 5, 3), torch.nn.Linear(5, 2))
+    before = [layer.weight.detach().clone() for layer in network]
+    largest = torch.cat([weight.abs().flatten() for weight in before[:2]]).sort(descending=True).values[28]  # of 288
+    file, zipped = zeros.sizes(network)
+    zeros.zero(network, 0.9)
+    for layer, weight in zip(network[:2], before, strict=False):
+        assert torch.equal(layer.weight, weight.where(weight.abs() >= largest, 0))
+    assert torch.equal(network[2].weight, before[2])
+    assert zeros.sizes(network)[0] == file
+    assert zeros.sizes(network)[1] < zipped
 
 
 def test_a_ratio_is_a_median_with_its_lowest_and_highest_round() -> None:

@@ -203,3 +203,41 @@ def test_a_grouped_convolution_loses_whole_groups_or_as_much_of_each() -> None:
     torch.testing.assert_close(network(images[:, read]), expected)
     with pytest.raises(WeightsError, match="leaves its 3 groups uneven"):
         cut(network, {"0": {"outputs": [0]}})
+
+
+def nested(depth: int) -> Any:
+    """A list of 2 ** depth numbers, which takes no room in memory, nor in a file."""
+    found: Any = [0]
+    for _ in range(depth):
+        found = [found, found]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("history", "said"),
+    [
+        (5, "its pruning history is no list: 5"),
+        ("abc", "its pruning history is no list: 'abc'"),
+        (nested(60), "its pruning history has an entry that does not say what was removed: [[[[[["),
+        ([{"removed": {"first": {"outputs": nested(60)}}}], "first, outputs: expects some of 8 channels, got [[[[[["),
+        ([{"removed": {"first": nested(60)}}], "pruning of first: expects outputs and inputs, got [[[[[["),
+        ([{"removed": {5: {"outputs": [0]}}}], "an entry that does not say what was removed"),
+        ([{"removed": {}}] * 9, "does not say what was removed"),  # thousands of them would take minutes
+        ([{"removed": {"first": {"outputs": []}}}] * 9, "pruning of first: removes nothing"),
+        ([{"removed": {"first": {"outputs": [0]}}}], "history is not one of this network: 1 problem in the"),
+    ],
+)
+def test_a_history_from_elsewhere_costs_neither_time_nor_memory(history: Any, said: str) -> None:
+    with pytest.raises(WeightsError) as caught:
+        rebuild(chained(), history, SIZE)
+    assert said in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_layers_stay_in_the_memory_format_in_which_their_gradients_are() -> None:
+    for layer in (nn.Conv2d(8, 6, 1), nn.Conv2d(8, 6, 3)):
+        for memory_format in (torch.contiguous_format, torch.channels_last):
+            network = nn.Sequential(deepcopy(layer)).to(memory_format=memory_format)
+            expected = nn.Conv2d(6, 6, layer.kernel_size).to(memory_format=memory_format).weight.stride()
+            cut(network, {"0": {"inputs": [0, 5]}})
+            assert network[0].weight.stride() == expected

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,13 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from conftest import TINY
-from stagetune.artifacts import CheckpointMetadata
+from stagetune.artifacts import CheckpointMetadata, RunDir, stored_config
 from stagetune.cache.key import weights_key
 from stagetune.cli import main
 from stagetune.config.compose import compose
-from stagetune.config.pruned import last_stage, pruned_config
+from stagetune.config.pruned import last_stage, place_of, pruned_config
 from stagetune.config.schema import Config
+from stagetune.config.validate import read_config
 from stagetune.errors import ConfigError, Interrupted, WeightsError
 from stagetune.inference.checkpoint import load_task
 from stagetune.inference.prune import prune_run
@@ -29,11 +31,13 @@ from stagetune.report.result import RunResult
 from stagetune.report.speed import Point, pareto, speed_points
 from stagetune.report.speed_figure import draw_speed
 from stagetune.report.summary import summarize
-from stagetune.run import compress, run_experiment
+from stagetune.run import compress, latency, run_experiment
 from stagetune.run.data import build_data
 from stagetune.run.experiment import first_task
 from stagetune.schedule.load import load_schedule
 from stagetune.schedule.spec import Schedule, Stage
+from stagetune.sweep.job import run_job
+from stagetune.sweep.jobs import Job, make_ready, state_of
 from stagetune.tasks.staged_task import StagedTask
 from test_report import leave
 
@@ -41,7 +45,7 @@ from test_report import leave
 @pytest.fixture(autouse=True)
 def _briefly(monkeypatch: pytest.MonkeyPatch) -> None:
     """No time is asserted."""
-    monkeypatch.setattr(compress, "ROUNDS", 1)
+    monkeypatch.setattr(latency, "ROUNDS", 1)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +63,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pruned(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunResult]:
     """The same with 30% of its channels left out, and fine-tuned."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compress, "ROUNDS", 1)
+        patch.setattr(latency, "ROUNDS", 1)
         patch.setattr("stagetune.run.experiment.draw_run", lambda *_: None)
         where = tmp_path_factory.mktemp("pruned") / "run"
         return where, prune_run(trained, 0.3, run_dir=where)
@@ -255,6 +259,65 @@ def test_what_cannot_be_pruned_is_said_before_anything_is_read(
     picture = str(tmp_path / "plan.png")
     main(["plan", "model=resnet18", "model.prune.ratio=0.3", "--picture", picture])
     assert "counts are before model.prune.ratio=0.3" in capsys.readouterr().out
+
+
+def test_words_that_say_where_it_lies_are_heard_and_those_that_would_prune_another_network_are_refused() -> None:
+    assert place_of(["seed=1", "hydra.run.dir='outputs/a b'"]) == "outputs/a b"
+    assert place_of(["seed=1"]) is None
+    with pytest.raises(ConfigError) as caught:
+        place_of(["hydra.verbose=true", "resume=outputs/run", "model.prune.ratio=null", "model=resnet50"])
+    assert caught.value.problems == [
+        "hydra.verbose=true: cannot be said to a run that is pruned; leave it out",
+        "resume=outputs/run: cannot be said to a run that is pruned; leave it out",
+        "model.prune.ratio=null: cannot be said to a run that is pruned; leave it out",
+        "model=resnet50: cannot be said to a run that is pruned; leave it out",
+    ]
+
+
+@pytest.mark.slow
+def test_of_an_edited_history_the_file_is_named_and_its_plan_says_that_it_was_pruned(
+    tmp_path: Path, tiny: Callable[..., Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    edited = tmp_path / "edited.ckpt"
+    content: dict[str, Any] = {"state_dict": {"backbone.conv1.weight": torch.zeros(1)}}
+    removed = {"conv1": {"outputs": [0]}}  # and its BatchNorm keeps all
+    CheckpointMetadata(config=asdict(compose(["model=resnet18"])), pruning=[{"removed": removed}]).put_into(content)
+    torch.save(content, edited)
+    config = tiny("+experiment=classifier_staged", f"model.weights={edited}")
+    with pytest.raises(WeightsError, match=f"^the weights {edited}: its pruning history is not one of this network"):
+        first_task(config, build_data(config), file_weights(edited), None)
+    main(["plan", "model=resnet18", f"model.weights={edited}", "--picture", str(tmp_path / "plan.png")])
+    assert f"counts are of the whole network; {edited} is of one that was pruned" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_job_whose_export_failed_counts_and_exports_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (f"model.weights={tmp_path}", "model.prune.ratio=0.3")
+    folder = leave(tmp_path / "job" / "seed-0", 0.9, *words, pruning={"ratio": 0.3})
+    config = read_config(stored_config(RunDir(folder)))
+    outcomes: list[BaseException | None] = [RuntimeError("it broke"), KeyboardInterrupt(), None]
+
+    def export(run_dir: Path, **_: Any) -> Any:
+        if error := outcomes.pop(0):
+            raise error
+        file = run_dir / "exports" / "best-int8.onnx"
+        file.parent.mkdir()
+        file.touch()
+        return SimpleNamespace(file=file)
+
+    monkeypatch.setattr("stagetune.inference.export.export.export", export)
+    assert state_of(folder, config) == "export"
+    make_ready(Job((), config, folder))
+    assert (folder / "result.json").exists()
+    assert run_job(config, folder) == 0.9
+    assert "int8      not exported: RuntimeError: it broke" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run_job(config, folder)
+    assert f"the same command again goes on with {folder}" in capsys.readouterr().err
+    assert run_job(config, folder) == 0.9
+    assert state_of(folder, config) == "done"
 
 
 @pytest.mark.parametrize("higher", [True, False])

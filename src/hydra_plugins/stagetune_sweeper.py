@@ -68,7 +68,7 @@ class StagedSweeper(_Sweeper):
 
     def _say_beginning(self, jobs: list[Job], states: list[str], folder: Path) -> Progress:
         done = [job for job, state in zip(jobs, states, strict=True) if state == "done"]
-        words = {"done": "done", "go on": "to go on", "repeat": "to repeat", "begin": "to begin"}
+        words = {"done": "done"} | {state: f"to {state}" for state in ("export", "go on", "repeat", "begin")}
         counts = ", ".join(f"{states.count(state)} {said}" for state, said in words.items() if state in states)
         print(f"sweep     {len(jobs)} jobs in {folder}: {counts}", flush=True)
         return Progress(jobs, names_of([job.overrides for job in jobs]), done=done)

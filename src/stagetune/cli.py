@@ -260,7 +260,19 @@ def show_plan(overrides: Sequence[str], picture: Path | None) -> None:
     print(plan_text(plan))
     if config.model.prune.ratio is not None:
         print(f"counts are before model.prune.ratio={config.model.prune.ratio}; plan.txt of the run has both")
+    elif _was_pruned(config.model.weights):
+        print(f"counts are of the whole network; {config.model.weights} is of one that was pruned")
     print(path)
+
+
+def _was_pruned(weights: str) -> bool:
+    """Whether a file, or a run, holds the weights of a pruned network."""
+    from stagetune.models.weights import file_weights
+
+    try:
+        return bool(Path(weights).expanduser().exists() and file_weights(weights).pruning)
+    except StagetuneError:
+        return False
 
 
 def show_prune(given: argparse.Namespace) -> None:

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
 from stagetune.config.compose import UNCOMPOSABLE, composed, explain, to_plain, with_own
 from stagetune.config.earlier import translated
-from stagetune.config.resume import changed, is_setting
+from stagetune.config.resume import OWN, changed, is_setting
 from stagetune.config.schema import Config
 from stagetune.config.validate import read_config, validate
 from stagetune.errors import ConfigError
@@ -41,6 +43,25 @@ def pruned_config(stored: Mapping[str, Any], weights: str, ratio: float, overrid
     except UNCOMPOSABLE as error:
         raise explain(error, words) from error
     return validate(changed(translated(values), groups, words, whose="a run that is pruned"), words)
+
+
+def place_of(overrides: Sequence[str]) -> str | None:
+    """The directory that `hydra.run.dir=` names, if any.
+
+    Raises:
+        ConfigError: for words that would prune another network, or by another ratio, or have no effect.
+    """
+    said = {word.key_or_group: word for word in OverridesParser.create().parse_overrides(list(overrides))}
+    place = said.pop("hydra.run.dir", None)
+    apart = ("model", "model.weights", "model.prune.ratio", *OWN)
+    problems = [
+        f"{word.input_line}: cannot be said to a run that is pruned; leave it out"
+        for key, word in said.items()
+        if key in apart or key.startswith("hydra")
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return None if place is None else str(place.value())
 
 
 def last_stage(schedule: Schedule) -> Schedule:

@@ -80,8 +80,9 @@ def task_of(content: Any, file: Path, *, trust: bool) -> tuple[StagedTask, Confi
         raise Untrusted(f"{file}: {error}") from error
     except Exception as error:  # whatever does not fit, of an edited file or one of another version
         problems = error.problems if isinstance(error, ConfigError) else [f"{type(error).__name__}: {error}"]
+        said = " ".join("; ".join(problems).split())
         raise WeightsError(
-            f"{file}: what it says of itself does not fit this version of the project: {'; '.join(problems)[:300]}"
+            f"{file}: what it says of itself does not fit this version of the project: {said[:300]}"
         ) from error
     return task.eval(), config, metadata
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from stagetune.config.pruned import pruned_config
+from stagetune.config.pruned import place_of, pruned_config
 from stagetune.errors import WeightsError
 from stagetune.inference.checkpoint import Untrusted
 from stagetune.models.weights import file_weights
@@ -32,7 +32,8 @@ def prune_run(
         checkpoint: of a run, or the run's directory.
         ratio: the share of channels that is left out.
         overrides: words of a command line that say the configuration differently.
-        run_dir: where to; by default outputs/<name of the run>-pruned/<date_time>.
+        run_dir: where to; by default what hydra.run.dir=... among the words says, or else outputs/<name of the
+            run>-pruned/<date_time>.
         trust: whether code that the checkpoint names and does not hold may be imported and run.
 
     Returns:
@@ -51,4 +52,5 @@ def prune_run(
             f"{checkpoint}: its configuration names {' and '.join(foreign)}, code that the file does not hold; if "
             "you trust where it comes from, add --trust"
         )
-    return run_experiment(pruned_config(weights.config, os.fspath(checkpoint), ratio, overrides), run_dir)
+    config = pruned_config(weights.config, os.fspath(checkpoint), ratio, overrides)
+    return run_experiment(config, run_dir or place_of(overrides))

@@ -1,6 +1,7 @@
 """Channels cut out of a backbone's layers: as they are chosen, and again from what a checkpoint has kept of it."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from reprlib import repr as abbreviated
 from typing import Any
 
 import torch
@@ -70,27 +71,42 @@ def rebuild(backbone: Backbone, history: Sequence[Mapping[str, Any]], image_size
         image_size: pixels per side, on which it is learnt again where it can begin.
 
     Raises:
-        WeightsError: where the history is of another backbone.
+        WeightsError: where the history is of another backbone, or is none.
     """
+    if not isinstance(history, list | tuple):
+        raise WeightsError(f"its pruning history is no list: {_briefly(history)}")
     for entry in history:
         removed = entry.get("removed") if isinstance(entry, Mapping) else None
-        if not isinstance(removed, Mapping):
-            raise WeightsError(f"its pruning history has an entry that does not say what was removed: {entry!r:.80}")
+        if not isinstance(removed, Mapping) or not removed or not all(isinstance(name, str) for name in removed):
+            raise WeightsError(
+                f"its pruning history has an entry that does not say what was removed: {_briefly(entry)}"
+            )
         cut(backbone, removed)
     if history:
-        backbone.relearn(image_size)
+        try:
+            backbone.relearn(image_size)
+        except Exception as error:  # layers that do not go together any more
+            why = " ".join(str(error).split())[:200]
+            raise WeightsError(f"its pruning history is not one of this network: {why}") from error
 
 
 def _kept(name: str, layer: nn.Module | None, sides: Any) -> tuple[Tensor, Tensor]:
     """The outputs and inputs that stay of a layer, by channel; of a BatchNorm there are outputs alone."""
     if not isinstance(layer, CUTTABLE):
         what = "there is no such layer" if layer is None else f"a {type(layer).__name__} cannot be pruned"
-        raise WeightsError(f"pruning of {name}: {what}; choose the model that was pruned")
+        raise WeightsError(f"pruning of {name:.80}: {what}; choose the model that was pruned")
     counts = dict(_counts(layer))
     if not isinstance(sides, Mapping) or not sides.keys() <= counts.keys():
-        raise WeightsError(f"pruning of {name}: expects {' and '.join(counts)}, got {sides!r:.80}")
+        raise WeightsError(f"pruning of {name}: expects {' and '.join(counts)}, got {_briefly(sides)}")
     kept = [_others(f"{name}, {side}", count, sides.get(side, ())) for side, count in counts.items()]
+    if all(len(of) == count for of, count in zip(kept, counts.values(), strict=True)):
+        raise WeightsError(f"pruning of {name}: removes nothing")
     return kept[0], kept[-1]
+
+
+def _briefly(value: Any) -> str:
+    """For a message: of lists in lists, as a file may hold them in a few bytes, all of it could be endless."""
+    return abbreviated(value)[:80]
 
 
 def _counts(layer: nn.Module) -> Iterator[tuple[str, int]]:
@@ -104,9 +120,9 @@ def _counts(layer: nn.Module) -> Iterator[tuple[str, int]]:
 
 def _others(where: str, count: int, removed: Any) -> Tensor:
     """The channels of `count` that are not removed."""
-    is_plain = isinstance(removed, Sequence) and all(type(channel) is int for channel in removed)
+    is_plain = isinstance(removed, Sequence) and len(removed) <= count and all(type(one) is int for one in removed)
     if not is_plain or len(set(removed)) < len(removed) or not set(removed) <= set(range(count)):
-        raise WeightsError(f"pruning of {where}: expects some of {count} channels, got {removed!r:.80}")
+        raise WeightsError(f"pruning of {where}: expects some of {count} channels, got {_briefly(removed)}")
     if len(removed) == count:
         raise WeightsError(f"pruning of {where}: would remove all {count} channels")
     gone = set(removed)
@@ -134,6 +150,7 @@ def _put(layer: nn.Module, **values: Tensor) -> None:
     """New registers in place of those of these names, as frozen and in the memory format that they were."""
     for name, value in values.items():
         old = getattr(layer, name)
-        is_last = old.ndim == 4 and old.is_contiguous(memory_format=torch.channels_last)
-        new = value.detach().contiguous(memory_format=torch.channels_last if is_last else torch.contiguous_format)
+        # by its strides: one of 1 x 1 is contiguous in both formats, and DDP wants those of its gradients
+        is_last = old.ndim == 4 and old.stride() == torch.empty_like(old, memory_format=torch.channels_last).stride()
+        new = value.detach().clone(memory_format=torch.channels_last if is_last else torch.contiguous_format)
         setattr(layer, name, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -90,7 +91,7 @@ def _chosen(
     backbone: Backbone, ratio: float, images: Tensor
 ) -> tuple[dict[str, dict[str, list[int]]], dict[str, list[str]]]:
     """What would be removed by layer, and why the rest would not by block; nothing is changed."""
-    pruning = _torch_pruning()
+    pruning = torch_pruning()
     names = {layer: name for name, layer in backbone.named_modules()}
     with _opened(backbone), torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of parameters that stand alone, which are left alone
@@ -172,12 +173,12 @@ def _words(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
-def _torch_pruning() -> Any:
+def torch_pruning() -> Any:
+    """The library; raises `ConfigError` where it is not installed."""
     try:
-        import torch_pruning
+        return import_module("torch_pruning")
     except ImportError as error:
         raise ConfigError(["model.prune.ratio: needs torch-pruning; pip install 'stagetune[prune]'"]) from error
-    return torch_pruning
 
 
 @contextmanager

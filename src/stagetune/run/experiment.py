@@ -20,8 +20,9 @@ from stagetune.config.resume import check_run
 from stagetune.config.schema import Config
 from stagetune.config.validate import validate
 from stagetune.data.datamodule import StagedData
-from stagetune.errors import ConfigError, ResultError, TrainingError
+from stagetune.errors import ConfigError, ResultError, TrainingError, WeightsError
 from stagetune.models.cut import rebuild
+from stagetune.models.prune import torch_pruning
 from stagetune.models.weights import Weights, load_head, load_into
 from stagetune.report.result import RunResult
 from stagetune.run import processes
@@ -125,6 +126,8 @@ def _build_fit_test(run: Run, last: Mapping[str, Any] | None) -> None:
     result.precision = resolve_precision(config.precision, device)
     if config.compile:
         check_compiler(device)
+    if config.model.prune.ratio is not None and last is None:
+        torch_pruning()  # which is missing now rather than when all is read
     if last:
         check_same(CheckpointMetadata.of(last).config, asdict(config))
 
@@ -144,7 +147,7 @@ def _build_fit_test(run: Run, last: Mapping[str, Any] | None) -> None:
         if last is None:
             compress(config, task, data)
         if config.model.prune.ratio is not None:
-            result.pruning = deepcopy(task.metadata.pruning[-1]["figures"])
+            result.pruning = _figures(task)
         plan = make_plan(watched(config), describe(task, came_frozen=came_frozen(config)))
         check_exact(plan, task)
         if last:
@@ -195,7 +198,10 @@ def first_task(
     size = config.input().size
     backbone = config.model.build(size)
     if weights is not None:
-        rebuild(backbone, weights.pruning, size)
+        try:
+            rebuild(backbone, weights.pruning, size)
+        except WeightsError as error:
+            raise WeightsError(f"the weights {weights.used}: {error}") from error
         check_unseen(data, weights, config.data.split)
         check_normalisation(config.model, weights)
         loaded = load_into(backbone, weights)
@@ -211,6 +217,14 @@ def first_task(
     if weights is not None and config.model.head == "keep":
         load_head(task.head, weights, classes if config.task.names_classes else None)
     return task
+
+
+def _figures(task: StagedTask) -> dict[str, Any]:
+    """What was measured as the task's backbone was pruned; an edited checkpoint may lack it."""
+    found = task.metadata.pruning[-1].get("figures") if task.metadata.pruning else None
+    if not isinstance(found, dict):
+        raise WeightsError("the checkpoint that the run goes on from does not say what was pruned; start a new run")
+    return deepcopy(found)
 
 
 def _fit(

@@ -31,11 +31,12 @@ def run_job(config: Config, run_dir: Path, *, screen: Path | None = None) -> flo
 
     try:
         with redirect_stdout(screen.open("a", buffering=1)) if screen else nullcontext():
-            result = run_experiment(config, run_dir, resume=state == "go on")
+            trained = state == "export"
+            result = read_result(run_dir) if trained else run_experiment(config, run_dir, resume=state == "go on")
             if result.pruning:
                 _export_int8(run_dir)
             return result.score
-    except Interrupted:
+    except (Interrupted, KeyboardInterrupt):
         show(Interrupted(f"interrupted; the same command again goes on with {run_dir} and the jobs after it"))
         sys.exit(1)
     except Pruned:
@@ -60,6 +61,8 @@ def _export_int8(run_dir: Path) -> None:
         print(f"{'int8':<9} {export(run_dir, to='onnx', int8=True, trust=True).file}")
     except StagetuneError as error:
         print(f"{'int8':<9} not exported: {error}")
+    except Exception as error:  # of a library; the run is completed all the same
+        print(f"{'int8':<9} not exported: {type(error).__name__}: {error}")
 
 
 def _failed_beside(run_dir: Path) -> str | None:

@@ -47,8 +47,9 @@ def slug(overrides: Sequence[str]) -> str:
 def state_of(folder: Path, config: Config) -> str:
     """What is to be done with a job whose run lies in `folder`.
 
-    `done`: nothing; `go on`: from its last checkpoint; `repeat`: it failed, or stopped before its first checkpoint;
-    `begin`: there is none yet; `other`: the directory holds the run of another configuration.
+    `done`: nothing; `export`: what it has pruned, which is in no 8-bit integers yet; `go on`: from its last
+    checkpoint; `repeat`: it failed, or stopped before its first checkpoint; `begin`: there is none yet; `other`: the
+    directory holds the run of another configuration.
     """
     try:
         stored = stored_config(RunDir(folder))
@@ -57,7 +58,7 @@ def state_of(folder: Path, config: Config) -> str:
     status = _status(folder)
     is_same = config_hash(completed(stored)) == config_hash(asdict(config))
     if status in ENDED:
-        return "done" if is_same else "other"
+        return ("export" if _lacks_export(folder) else "done") if is_same else "other"
     if status == "failed" or not RunDir(folder).last.exists():
         return "repeat"
     return "go on" if is_same else "other"
@@ -67,10 +68,19 @@ def make_ready(job: Job) -> None:
     """Prepare the directory of a job that is not done; an attempt's result is kept as failed.json."""
     state = state_of(job.folder, job.config)
     run_dir = RunDir(job.folder)
+    if state == "export":
+        return
     if run_dir.result.exists():
         os.replace(run_dir.result, run_dir.failed)
     if state == "repeat":
         shutil.rmtree(run_dir.checkpoints, ignore_errors=True)
+
+
+def _lacks_export(folder: Path) -> bool:
+    result = result_of(folder)
+    return bool(result and result.status == "completed" and result.pruning) and not any(
+        RunDir(folder).exports.glob("*-int8.onnx")
+    )
 
 
 def _status(folder: Path) -> str:
