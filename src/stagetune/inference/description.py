@@ -138,8 +138,9 @@ class Description:
             fitted, wanted = found.calibration, Confidence if found.task == "classifier" else Calibration
             if fitted is not None or found.task == "siamese":
                 missing = [entry.name for entry in fields(wanted) if entry.name not in (fitted or {})]
-                problems += [f"calibration.{name}: is missing" for name in missing]
-                if not missing:
+                if missing:
+                    problems.append(f"calibration: lacks {', '.join(missing)}")
+                else:
                     typed(wanted, fitted, "calibration", problems)
             if found.task == "siamese" and found.distance is None:
                 problems.append("distance: is missing")

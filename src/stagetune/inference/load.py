@@ -64,13 +64,13 @@ def load(
         if value is not None and (not isinstance(value, int) or value < 1):
             raise WeightsError(f"{name}={value}: give a whole number, 1 or more")
     file = Path(path).expanduser()
+    takes = ("pytorch",) if file.is_dir() else RUNTIMES.get(file.suffix.lower(), ("pytorch",))
+    if runtime not in (None, *takes):
+        raise WeightsError(f"runtime={runtime}: does not compute {file.name}; use {' or '.join(takes)}")
     if not file.exists():
         raise WeightsError(
             f"{file}: does not exist (looked in {Path.cwd()}); give a run, or its checkpoints/best.ckpt"
         )
-    takes = ("pytorch",) if file.is_dir() else RUNTIMES.get(file.suffix.lower(), ("pytorch",))
-    if runtime not in (None, *takes):
-        raise WeightsError(f"runtime={runtime}: does not compute {file.name}; use {' or '.join(takes)}")
     computes, described = _computed(
         file, runtime or takes[0], trust=trust, device=device, precision=precision, threads=threads
     )
