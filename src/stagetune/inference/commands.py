@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from stagetune.errors import DataError, StagetuneError
 
 if TYPE_CHECKING:
-    from stagetune.inference.model import TrainedModel
+    from stagetune.inference.model import TrainedModel, Vector
 
 SOME_UNREADABLE = 3  # exit codes, see docs/using.md
 DIFFERENT = 4
@@ -112,24 +112,18 @@ def show_verify(given: Namespace) -> int:
 
 def show_embed(given: Namespace) -> int:
     """Write the embedding of each image into a file."""
-    from stagetune.inference.telling import Teller, check_names, check_table, write_table
+    from stagetune.inference.telling import check_names, check_table, write_table
 
     check_table(given.output)
     images = _listed(given.images)
     check_names(given.output, images)
     model = _model(given)
-    paths, rows = [], []
-    with Teller("words", images) as tell:
-        for name, row in model.embeddings(images):
-            tell(name, row)
-            if not isinstance(row, DataError):
-                paths.append(name)
-                rows.append(row)
+    paths, rows, code = _embedded(model, images)
     if not rows:
         raise DataError("no image could be read; nothing is written")
     write_table(given.output, paths, rows)
     print(f"{len(rows)} embeddings of {len(rows[0])} numbers in {given.output}")
-    return SOME_UNREADABLE if tell.unreadable else 0
+    return code
 
 
 def show_identify(given: Namespace) -> int:
@@ -164,7 +158,6 @@ def show_gallery_build(given: Namespace, folder: Path, *, is_new: bool) -> int:
     from stagetune.data.sources.image_folder import class_entries
     from stagetune.inference.gallery import Gallery
     from stagetune.inference.gallery_rows import check_pair
-    from stagetune.inference.telling import Teller
 
     root = given.images.expanduser()
     entries = class_entries(root, depth=1)
@@ -185,20 +178,14 @@ def show_gallery_build(given: Namespace, folder: Path, *, is_new: bool) -> int:
     else:
         gallery = Gallery.open(folder)
         gallery.check_model(key, str(given.model))
-    paths, rows = [], []
-    with Teller("words", list(identity)) as tell:
-        for name, row in model.embeddings(list(identity)):
-            tell(name, row)
-            if not isinstance(row, DataError):
-                paths.append(name)
-                rows.append(row)
+    paths, rows, code = _embedded(model, list(identity))
     if not rows:
         raise DataError(f"{given.images}: none of its images can be read; the gallery stays as it is")
     again = gallery.add([identity[path] for path in paths], rows, [names[path] for path in paths])
     gallery.save()
     replaced = f", {len(again)} of them in place of what they were" if again else ""
     print(f"{len(gallery)} images of {len(gallery.identities())} identities in {folder}{replaced}")
-    return SOME_UNREADABLE if tell.unreadable else 0
+    return code
 
 
 def show_gallery_remove(given: Namespace) -> None:
@@ -218,6 +205,20 @@ def show_gallery_list(given: Namespace) -> None:
 
     rows = [{"identity": name, "images": count} for name, count in Gallery.open(given.folder).identities().items()]
     print_rows(rows, given.format)
+
+
+def _embedded(model: "TrainedModel", images: list[str]) -> tuple[list[str], list["Vector"], int]:
+    """The images that can be read, their embeddings, and the exit code that says whether all could."""
+    from stagetune.inference.telling import Teller
+
+    paths, rows = [], []
+    with Teller("words", images) as tell:
+        for name, row in model.embeddings(images):
+            tell(name, row)
+            if not isinstance(row, DataError):
+                paths.append(name)
+                rows.append(row)
+    return paths, rows, SOME_UNREADABLE if tell.unreadable else 0
 
 
 def _add_model(parser: ArgumentParser) -> None:
