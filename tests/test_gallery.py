@@ -154,6 +154,7 @@ def test_mistakes_are_answered_by_a_sentence(tmp_path: Path) -> None:
         (lambda: gallery.search([[0, 1, 0, np.nan]], 1), "query 0: its vector is not finite"),
         (lambda: gallery.search([[0, 1]], 1), r"vectors of shape \[1, 2\] were given, needed are \[1, 4\]"),
         (lambda: gallery.search(unit(1, 4), 0), "k=0: give 1 or more"),
+        (lambda: Gallery.open(tmp_path / "g" / "gallery.json"), "gallery.json: holds no gallery, since there is no"),
         (lambda: gallery.search(unit(1, 4), 1, per_identity="median"), "per_identity=median: choose nearest or mean"),
         (lambda: gallery.check_model("abcd", "run/best.ckpt"), r"another model \(7f2c\) than run/best.ckpt \(abcd\)"),
         (lambda: Gallery.create(tmp_path / "g", model="7f2c", distance="cosine", dimensions=4),

@@ -369,3 +369,20 @@ def test_a_server_that_is_told_to_end_answers_what_it_has_begun(people: Path, se
     assert process.wait(30) == 0
     _, alive = psutil.wait_procs(family, timeout=5)
     assert alive == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--port", "99999"], "argument --port: 99999: give a number from 0 to 65535"),
+        (["--workers", "0"], "argument --workers: 0: give a number from 1 to 1000"),
+        (["--max-mb", "nan"], "argument --max-mb: nan: give a number from 0.001 to 1000"),
+    ],
+)
+def test_a_number_that_makes_no_server_is_said(
+    words: list[str], said: str, serve: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["serve.py", "run", *words])
+    with pytest.raises(SystemExit, match="2"):
+        serve.arguments()
+    assert said in capsys.readouterr().err

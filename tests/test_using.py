@@ -9,7 +9,6 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -521,7 +520,7 @@ def test_what_cannot_be_opened_or_printed_is_one_sentence(
     code, out, err = command("predict", ckpt, long, files[0])
     assert (code, out.split()[0], "File name too long" in err) == (3, str(files[0]), True)
     for words in (["predict", ckpt, files[0]], ["info", ckpt]):
-        with monkeypatch.context() as patch, suppress(OSError), open("/dev/full", "w") as full:
+        with monkeypatch.context() as patch, open("/dev/full", "w") as full:
             patch.setattr(sys, "stdout", full)
             assert command(*words)[::2] == (1, "stagetune: what is printed or read: No space left on device\n")
     files[0].write_text("no image")
@@ -566,6 +565,7 @@ def test_embed_says_what_it_cannot_write_before_it_computes(command: Run, files:
     for name, why in (
         ("out.txt", "of this kind none is written; let its name end in .npz or .parquet"),
         ("none/out.npz", "lies in a folder that is not there"),
+        ("/proc/out.npz", "cannot be written (No such file or directory); give another place"),
     ):
         code, _, err = command("embed", "none.ckpt", files[0], "-o", tmp_path / name)
         assert (code, err) == (1, f"stagetune: {tmp_path / name}: {why}\n")
