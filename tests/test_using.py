@@ -24,6 +24,7 @@ import stagetune
 from stagetune import cli
 from stagetune.artifacts import CheckpointMetadata
 from stagetune.config.schema import Config
+from stagetune.data.sources.image_folder import class_entries
 from stagetune.errors import DataError, WeightsError
 from stagetune.evaluation.calibration import Calibration
 from stagetune.evaluation.confidence import Confidence
@@ -261,6 +262,8 @@ def test_a_folder_of_odd_things_is_answered_by_their_own_names(
         *(str(folder / "red" / f"{i}.png") for i in range(10)),
         str(folder / "red" / "broken.png"),
     ]
+    listed = [str(entry.path) for entry in class_entries(folder, depth=1)]
+    assert listed == [name for name, _ in found if "inner" not in name]
     alone = [model.predict(name)[0] for name, _ in found[:-1]]
     together = model.predict(folder, on_error="skip")
     assert [(one.image, one.label) for one in together] == [(one.image, one.label) for one in alone]
