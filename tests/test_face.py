@@ -238,7 +238,7 @@ def test_a_file_that_is_no_checkpoint_is_said(content: bytes | None, tmp_path: P
     path = tmp_path / "x.ckpt"
     if content:
         path.write_bytes(content)
-    with pytest.raises(WeightsError, match=r"x\.ckpt: (does not exist|is not a checkpoint).*give a run's"):
+    with pytest.raises(WeightsError, match=r"x\.ckpt: (does not exist|is not a checkpoint).*give a run"):
         stagetune.load(path)
 
 
