@@ -184,7 +184,8 @@ def measured(name: str, runs: Runs, size: int) -> dict[str, float]:
     """How well a row tells the images of the test apart."""
     model = model_of(name, runs, size)
     data = build_data(read_config(stored_config(runs["whole", size])))
-    parts = [(model(batch.inputs.numpy(force=True)), batch.target) for batch in data.test_dataloader()]
+    test = data.test_dataloader()[0]
+    parts = [(model(batch.inputs), batch.target) for batch in test]
     embeddings, identity = (torch.cat(part) for part in zip(*parts, strict=True))
     place, _, _ = nearest_others(embeddings, identity, "euclidean")
     right = (identity[place] == identity).numpy()
