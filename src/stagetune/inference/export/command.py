@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from stagetune.inference.commands import add_trust
+from stagetune.shipped import stagetune_command
 
 FORMATS = ("onnx", "torch-export", "torchvision", "safetensors")
 MB = 1e6
@@ -55,7 +56,7 @@ def show_export(given: Namespace) -> None:
         )  # which builds by code
         trust = " --trust" if needs_trust else ""
         verb = "predict" if said.task == "classifier" else "verify"
-        print(f"use it     stagetune {verb} {shlex.quote(str(done.file))}{trust} ...")
+        print(f"use it     {stagetune_command()} {verb} {shlex.quote(str(done.file))}{trust} ...")
 
 
 def _number(value: float | None) -> str:
