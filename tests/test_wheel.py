@@ -92,7 +92,7 @@ def test_its_model_is_loaded_in_a_program(commands: Path, empty: Path) -> None:
     code = (
         "import numpy, stagetune, pathlib\n"
         "model = stagetune.load(next(pathlib.Path('outputs').rglob('seed-0')))\n"
-        "image = model.transform(numpy.zeros((20, 20, 3), numpy.uint8))\n"
-        "print(*model(image[None]).shape, len(model.classes), model.predict(numpy.zeros((9, 9, 3), numpy.uint8))[0].label)"
+        "image = model.transform(black := numpy.zeros((20, 20, 3), numpy.uint8))\n"
+        "print(*model(image[None]).shape, len(model.classes), model.predict(black)[0].label)"
     )
     assert re.fullmatch(r"1 10 10 \d\n", run(commands, "python", "-c", code, cwd=empty))
