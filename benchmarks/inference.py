@@ -62,7 +62,7 @@ def main() -> None:
         folder = asked.folder or Path(temporary)
         runs = trained(folder)
         for size, batch in BATCH.items():
-            quality = {name: measured(name, runs, size) for name in names(runs)}
+            quality = {name: measured(name, runs, size) for name in names()}
             speed = {
                 str(threads): rounds(runs, size, batch, threads, asked.rounds, asked.seconds)
                 for threads in sorted({1, os.cpu_count() or 1})
@@ -111,14 +111,10 @@ def exported(run: RunDir, *, int8: bool) -> Path:
     return run.exports / f"best{'-int8' if int8 else ''}.onnx"
 
 
-def names(runs: Runs) -> list[str]:
+def names() -> list[str]:
     """The rows of the table: a network under a runtime."""
-    whole = [*FASTEST, "PyTorch bf16", "onnxruntime fp32", "onnxruntime int8"]
-    whole += ["OpenVINO fp32", "OpenVINO bf16", "OpenVINO int8"]
-    return [
-        *whole,
-        *(f"pruned, {name}" for name in (FASTEST[1], "onnxruntime fp32", *whole[-4:]) if name != whole[-3]),
-    ]
+    each = ("PyTorch bf16", "onnxruntime fp32", "onnxruntime int8", "OpenVINO fp32", "OpenVINO bf16", "OpenVINO int8")
+    return [*FASTEST, *each, *(f"pruned, {name}" for name in (FASTEST[1], *each))]
 
 
 def model_of(name: str, runs: Runs, size: int, threads: int | None = None) -> TrainedModel:
@@ -158,7 +154,7 @@ def rounds(runs: Runs, size: int, batch: int, threads: int, number: int, seconds
     """Images per second of each row, in each round."""
     torch.set_num_threads(threads)
     images = np.random.default_rng(0).integers(0, 256, (batch, 3, size, size), dtype=np.uint8)
-    computes = {name: compute_of(name, runs, size, threads) for name in names(runs)}
+    computes = {name: compute_of(name, runs, size, threads) for name in names()}
     for compute in computes.values():
         for _ in range(3):  # compiled, and what is allocated once
             compute(images)

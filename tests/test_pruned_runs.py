@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
+import stagetune
 from conftest import TINY
 from stagetune.artifacts import CheckpointMetadata, RunDir, stored_config
 from stagetune.cache.key import weights_key
@@ -21,8 +22,9 @@ from stagetune.config.compose import compose
 from stagetune.config.pruned import last_stage, place_of, pruned_config
 from stagetune.config.schema import Config
 from stagetune.config.validate import read_config
-from stagetune.errors import ConfigError, Interrupted, WeightsError
+from stagetune.errors import ConfigError, ExportError, Interrupted, WeightsError
 from stagetune.inference.checkpoint import load_task
+from stagetune.inference.export.export import export
 from stagetune.inference.prune import prune_run
 from stagetune.models.backbones.swin import Settings as Swin
 from stagetune.models.weights import file_weights, random_weights
@@ -291,6 +293,26 @@ def test_of_an_edited_history_the_file_is_named_and_its_plan_says_that_it_was_pr
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["safetensors", "onnx"])
+def test_a_pruned_network_is_exported_as_it_is(to: str, pruned: tuple[Path, RunResult], tmp_path: Path) -> None:
+    run, result = pruned
+    done = export(run, to=to, file=tmp_path / f"small.{to}")
+    assert done.description.provenance["parameters"] == result.pruning["parameters"]["after"]
+    images = np.random.default_rng(0).integers(0, 256, (5, 3, 32, 32), dtype=np.uint8)
+    expected = stagetune.load(run, device="cpu")(images)
+    torch.testing.assert_close(stagetune.load(done.file, device="cpu")(images), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_pruned_network_is_none_of_torchvisions(pruned: tuple[Path, RunResult], tmp_path: Path) -> None:
+    with pytest.raises(
+        ExportError, match=r"channels of it are left out \(model\.prune\.ratio\), which no ResNet.*use --to"
+    ):
+        export(pruned[0], to="torchvision", file=tmp_path / "small.pt")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_job_whose_export_failed_counts_and_exports_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -299,7 +321,7 @@ def test_a_job_whose_export_failed_counts_and_exports_again(
     config = read_config(stored_config(RunDir(folder)))
     outcomes: list[BaseException | None] = [RuntimeError("it broke"), KeyboardInterrupt(), None]
 
-    def export(run_dir: Path, **_: Any) -> Any:
+    def fails_once(run_dir: Path, **_: Any) -> Any:
         if error := outcomes.pop(0):
             raise error
         file = run_dir / "exports" / "best-int8.onnx"
@@ -307,7 +329,7 @@ def test_a_job_whose_export_failed_counts_and_exports_again(
         file.touch()
         return SimpleNamespace(file=file)
 
-    monkeypatch.setattr("stagetune.inference.export.export.export", export)
+    monkeypatch.setattr("stagetune.inference.export.export.export", fails_once)
     assert state_of(folder, config) == "export"
     make_ready(Job((), config, folder))
     assert (folder / "result.json").exists()

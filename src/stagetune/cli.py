@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
-from io import TextIOWrapper, UnsupportedOperation
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from stagetune.config.compose import compose
 from stagetune.errors import ConfigError, ResultError, StagetuneError, shown
 from stagetune.inference import commands as using
 from stagetune.inference.export import command as exporting
+from stagetune.streams import drop_output, open_streams
 
 if TYPE_CHECKING:
     from stagetune.report.summary import Summary
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Ends the process where its exit code is not 0 (docs/using.md lists them).
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    _open_streams()
+    open_streams()
     with suppress(OSError):  # a folder that was removed
         sys.path.append(os.getcwd())  # where a network of one's own lies
     if given[:1] == ["train"] and "--version" not in given:
@@ -44,31 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             code = chosen.run(chosen) or 0
             sys.stdout.flush()
         except BrokenPipeError:  # whoever reads it (head, a pager) has seen enough
-            _drop_output()
+            drop_output()
         except OSError as error:  # a full disk, what may not be read or written, a name that is too long
-            _drop_output()
+            drop_output()
             where = os.fspath(error.filename) if error.filename else "what is printed or read"
             raise StagetuneError(f"{where}: {error.strerror or error}") from error
     if code:
         sys.exit(code)
-
-
-def _open_streams() -> None:
-    """Let standard streams that were closed lead nowhere, and let every name of a file pass through the others."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        stream = getattr(sys, name)
-        if stream is None:  # else a file that is opened next gets its number, and with it what libraries print
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  (it stays open)
-        elif name != "stderr" and isinstance(stream, TextIOWrapper):
-            is_utf8 = stream.encoding.lower().replace("-", "") == "utf8"
-            with suppress(OSError):  # opened as a file, and a pipe by now
-                stream.reconfigure(errors="surrogateescape" if is_utf8 or name == "stdin" else "backslashreplace")
-
-
-def _drop_output() -> None:
-    """Let what is still to be printed lead nowhere: at the end of the process it would fail once more."""
-    with suppress(UnsupportedOperation):  # what a program has put in its place
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def understood(given: Sequence[str]) -> argparse.Namespace:

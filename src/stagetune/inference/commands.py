@@ -85,10 +85,10 @@ def add_trust(parser: ArgumentParser) -> None:
 
 def show_predict(given: Namespace) -> int:
     """Print a class for each image."""
-    from stagetune.inference.telling import Teller, prediction_row
+    from stagetune.inference.telling import PREDICTIONS, Teller
 
     model, images = _model(given), _listed(given.images)
-    with Teller(given.format, images, prediction_row) as tell:
+    with Teller(given.format, images, PREDICTIONS) as tell:
         for name, answer in zip(images, model.predictions(images, given.top_k), strict=True):
             tell(name, answer)
     return SOME_UNREADABLE if tell.unreadable else 0
@@ -128,11 +128,11 @@ def show_embed(given: Namespace) -> int:
 
 def show_identify(given: Namespace) -> int:
     """Print the nearest identities of a gallery for each image."""
-    from stagetune.inference.telling import Teller, identification_row
+    from stagetune.inference.telling import IDENTIFICATIONS, Teller
 
     model, images = _model(given), _listed(given.images)
     found = model.identifications(images, given.gallery, given.k, per_identity=given.per_identity)
-    with Teller(given.format, images, identification_row) as tell:
+    with Teller(given.format, images, IDENTIFICATIONS) as tell:
         for name, answer in zip(images, found, strict=True):
             tell(name, answer)
     return SOME_UNREADABLE if tell.unreadable else 0

@@ -11,7 +11,7 @@ from stagetune.inference.checkpoint import load_task, task_of
 from stagetune.inference.description import Description, description_of
 from stagetune.inference.export.safetensors import read_safetensors
 from stagetune.inference.model import BATCH, TrainedModel
-from stagetune.inference.network import Network, weights_key
+from stagetune.inference.network import Network, model_key
 from stagetune.inference.runtimes import Runtime
 from stagetune.inference.runtimes.pytorch import PyTorch
 from stagetune.run.precision import device_type
@@ -84,7 +84,7 @@ def used(task: StagedTask, config: Config, metadata: CheckpointMetadata) -> tupl
     network = Network(task.backbone, task.head, described.outputs)
     what = (described.preprocessing.to_json(), distance or "", config.model.title(), str(task.backbone.normal))
     described.provenance["parameters"] = sum(parameter.numel() for parameter in network.parameters())
-    return network, replace(described, key=weights_key(network, *what, task.backbone.extra_repr()))
+    return network, replace(described, key=model_key(network, *what, task.backbone.extra_repr()))
 
 
 def _network(file: Path, *, trust: bool) -> tuple[Network, Description]:

@@ -34,8 +34,11 @@ class Network(nn.Module):
         return tuple(output.float() for output, _ in zip((found, features), self.outputs, strict=False))
 
 
-def weights_key(network: nn.Module, *more: str) -> str:
-    """A key of the network's weights and of what else is said, equal where these are."""
+def model_key(network: nn.Module, *more: str) -> str:
+    """A key of the network's weights and of what else is said, equal where these are.
+
+    Unlike the feature cache's it outlives versions of torch and of this project, as the galleries that ask for it do.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for name, value in sorted(network.state_dict().items()):
         digest.update(f"{name} {value.dtype} {list(value.shape)};".encode())

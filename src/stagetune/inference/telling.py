@@ -4,7 +4,7 @@ import csv
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 from types import TracebackType
@@ -28,17 +28,25 @@ LISTED = 3  # of the classes, or identities, in words
 Row = tuple[str, dict[str, Any]]  # in words, and for a program
 
 
+@dataclass(frozen=True)
+class Kind:
+    """Answers of one kind: the columns of their table, and what makes of an answer its words and these columns."""
+
+    columns: tuple[str, ...]
+    row: Callable[[Any], Row]
+
+
 class Teller:
     """Prints each answer as it comes, with a bar on a terminal, and at the end what could not be read.
 
     Args:
         form: words, json or csv.
         images: their names.
-        row: of an answer; without it nothing is printed of one.
+        kind: of the answers; without it nothing is printed of one.
     """
 
-    def __init__(self, form: str, images: Sequence[str], row: Callable[[Any], Row] | None = None) -> None:
-        self.form, self.row = form, row
+    def __init__(self, form: str, images: Sequence[str], kind: Kind | None = None) -> None:
+        self.form, self.kind = form, kind
         self.unreadable: list[str] = []
         self._total = len(images)
         self._width = max((len(_visible(name)) for name in images), default=0)
@@ -46,7 +54,7 @@ class Teller:
         columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         console = Console(stderr=True)
         # what is printed for a person on the same terminal would tear the bar
-        hidden = not console.is_terminal or (row is not None and sys.stdout.isatty())
+        hidden = not console.is_terminal or (kind is not None and sys.stdout.isatty())
         self._progress = Progress(*columns, console=console, transient=True, disable=hidden)
         self._task = self._progress.add_task("", total=self._total)
 
@@ -59,16 +67,16 @@ class Teller:
         self._progress.advance(self._task)
         if isinstance(answer, DataError):
             self.unreadable.append(str(answer))
-        if self.row is None:
+        if self.kind is None:
             return
         if isinstance(answer, DataError):
             words, fields = "", {"image": name, "error": str(answer)}
         else:
-            words, fields = self.row(answer)
+            words, fields = self.kind.row(answer)
         if self.form == "json":
             print(json.dumps(fields))
         elif self.form == "csv":
-            self._write(fields)
+            self._write(fields, self.kind.columns)
         elif words:
             print(f"{_visible(name):<{self._width}}  {words}")
 
@@ -81,26 +89,19 @@ class Teller:
             for line in self.unreadable:
                 print(f"  {_visible(line)}", file=sys.stderr)
 
-    def _write(self, fields: Mapping[str, Any]) -> None:
+    def _write(self, fields: Mapping[str, Any], columns: Sequence[str]) -> None:
         """A line of the table; lists within it as JSON."""
         if self._table is None:
-            self._table = csv.DictWriter(sys.stdout, [*self._columns(), "error"], lineterminator="\n")
+            self._table = csv.DictWriter(sys.stdout, [*columns, "error"], lineterminator="\n")
             self._table.writeheader()
         self._table.writerow(
             {key: json.dumps(value) if isinstance(value, list) else value for key, value in fields.items()}
         )
 
-    def _columns(self) -> list[str]:
-        return list(PREDICTION if self.row is prediction_row else IDENTIFICATION)
-
 
 def _visible(text: str) -> str:
     """The same on one line, without what would act on a terminal."""
     return UNSHOWABLE.sub(lambda found: ascii(found[0])[1:-1], text)
-
-
-PREDICTION = ("image", "label", "probability", "is_unknown", "top")
-IDENTIFICATION = ("image", "identity", "is_unknown", "distance", "probability", "top")
 
 
 def prediction_row(found: Prediction) -> Row:
@@ -126,6 +127,10 @@ def identification_row(found: Identification) -> Row:
         "top": [asdict(one) for one in found.top],
     }
     return words, fields
+
+
+PREDICTIONS = Kind(("image", "label", "probability", "is_unknown", "top"), prediction_row)
+IDENTIFICATIONS = Kind(("image", "identity", "is_unknown", "distance", "probability", "top"), identification_row)
 
 
 def info_lines(model: "TrainedModel") -> Iterator[tuple[str, str]]:

@@ -39,6 +39,8 @@ def torchvision_states(task: StagedTask, config: Config) -> tuple[dict[str, Tens
     why = ""
     if model.name != "resnet" or not isinstance(backbone, Layers):
         why = f"the backbone is {model.title()}"
+    elif task.metadata.pruning:
+        why = "channels of it are left out (model.prune.ratio)"
     elif getattr(model, "stem", "imagenet") != "imagenet":
         why = f"model.stem={getattr(model, 'stem', '')} has another first layer"
     elif backbone.pooled != ("layer4",):
@@ -54,7 +56,7 @@ def torchvision_states(task: StagedTask, config: Config) -> tuple[dict[str, Tens
     if other := [name for name, shape in expected.items() if name not in state or state[name].shape != shape]:
         raise ExportError(
             f"--to torchvision: {other[0]} is not as in torchvision's {model.title()}, {len(other)} tensors in all; "
-            "a pruned network goes into --to onnx or safetensors"
+            "use --to onnx or safetensors"
         )
     head = {name: value.detach().contiguous() for name, value in task.head.state_dict().items()}
     if isinstance(task.head, EmbeddingHead):
