@@ -14,7 +14,7 @@ from PIL import Image
 from stagetune.config.settings import DataSettings
 from stagetune.data.augmentation import KINDS, Augmentation
 from stagetune.data.datamodule import StagedData
-from stagetune.data.image_files import read_image
+from stagetune.data.decoding import read_image
 from stagetune.data.samplers import balanced_batches, batch_shape, grouped_batches, identity_batches, shuffled_batches
 from stagetune.data.sources.digits import Digits
 from stagetune.data.sources.image_folder import image_folder

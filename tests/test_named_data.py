@@ -22,7 +22,7 @@ from torchvision import datasets
 
 from stagetune.config.compose import compose
 from stagetune.config.schema import Config
-from stagetune.data.image_files import read_image
+from stagetune.data.decoding import read_image
 from stagetune.data.sources import hf, torchvision
 from stagetune.data.sources.cub import cub
 from stagetune.data.sources.image_folder import image_folder

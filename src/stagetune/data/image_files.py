@@ -1,6 +1,5 @@
 """Images of one class each that a folder, a table or a library lists, decoded once at the start."""
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from stagetune.data.decoding import digest, read_image, rgb
 from stagetune.data.groups import class_groups
 from stagetune.data.source import IntArray
 from stagetune.errors import DataError
@@ -149,32 +149,6 @@ class ImageFiles:
         if len(broken) == total:
             raise DataError(f"{some}; none is left")
         self.notes.append(f"left out, {summary}{', '.join(broken)}")
-
-
-def read_image(path: Path) -> "Tensor":
-    """The image as uint8 [3, height, width]: turned as EXIF says, any mode made RGB, alpha laid on white."""
-    with Image.open(path) as opened:
-        return rgb(opened)
-
-
-def rgb(opened: Image.Image) -> "Tensor":
-    """The same of an image that is open."""
-    import torch  # here: data can be described without it
-
-    image = ImageOps.exif_transpose(opened)
-    if image.mode.startswith("I"):  # 16-bit gray (scans): PIL's own conversion would clip at 255
-        deep = np.asarray(image).astype(np.int64)
-        image = Image.fromarray((deep // 257).clip(0, 255).astype(np.uint8))
-    elif image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
-        drawn = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", drawn.size, "white"), drawn)
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
-
-
-def digest(pixels: "Tensor") -> str:
-    """A key of an image, uint8 [3, height, width]: that of its pixels, however it was stored."""
-    shape = np.array(pixels.shape, dtype=np.int64).tobytes()
-    return hashlib.blake2b(shape + pixels.numpy().tobytes(), digest_size=16).hexdigest()
 
 
 def _digest(entry: Listed) -> str | Exception:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from stagetune.data.sources.image_folder import is_image
+from stagetune.data.formats import is_image
 from stagetune.errors import DataError
 from stagetune.inference.transform import OneImage, Transform
 

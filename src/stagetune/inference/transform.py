@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from stagetune.data.image_files import read_image, rgb
+from stagetune.data.decoding import read_image, rgb
 from stagetune.data.transforms import prepare
 from stagetune.errors import DataError
 from stagetune.inference.description import Preprocessing

@@ -1,18 +1,17 @@
 """A person's own images: root/<class>/*.png, or root/{train,val,test}/<class>/*.png, of which val may be missing."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stagetune.config.schema import Config
 from stagetune.config.settings import place
+from stagetune.data.formats import is_image
 from stagetune.data.groups import PathGroupSettings, groups_of_paths
 from stagetune.data.image_files import Entry, ImageFiles
 from stagetune.errors import DataError
 from stagetune.typed import choice, number
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 SPLITS = ("train", "val", "test")
 
 
@@ -74,7 +73,7 @@ def image_folder(
         inner = "<class>/<group>" if group_level == 2 else "<class>" if identity_depth == 1 else "<group>/<class>"
         raise DataError(
             f"data.root={root}: holds no images; expected root/{inner}/*.png or "
-            f"root/{{train,val,test}}/{inner}/*.png (any of {' '.join(SUFFIXES)}){elsewhere}"
+            f"root/{{train,val,test}}/{inner}/*.png, or another format that Pillow reads{elsewhere}"
         )
     if group_level is not None:
         folders = [entry.path.parts[-3:-1] for entry in entries]
@@ -115,8 +114,3 @@ def class_entries(folder: Path, *, depth: int, split: str | None = None) -> list
         if is_image(path) and not any(part.startswith(".") for part in inner):
             entries.append(Entry(path, "/".join(inner), split, inner[0] if depth > 1 else None))
     return entries
-
-
-def is_image(path: Path) -> bool:
-    """Whether it is called as an image is; a folder of such a name is none."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not os.path.isdir(path)

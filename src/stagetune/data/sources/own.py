@@ -9,8 +9,8 @@ from PIL import Image
 
 from stagetune.config.schema import Config
 from stagetune.config.settings import GroupSettings
+from stagetune.data.decoding import digest, rgb
 from stagetune.data.groups import class_groups
-from stagetune.data.image_files import digest, rgb
 from stagetune.data.source import IntArray
 from stagetune.errors import DataError
 from stagetune.targets import build, check_target
