@@ -7,7 +7,6 @@ from copy import deepcopy
 from dataclasses import asdict, replace
 from typing import Any
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -23,6 +22,7 @@ from stagetune.data.datamodule import StagedData
 from stagetune.errors import ConfigError, ResultError, TrainingError, WeightsError
 from stagetune.models.cut import rebuild
 from stagetune.models.prune import torch_pruning
+from stagetune.models.tensor_files import read_tensors
 from stagetune.models.weights import Weights, load_head, load_into
 from stagetune.report.result import RunResult
 from stagetune.run import processes
@@ -264,7 +264,7 @@ def _fit(
 
 def _best(run: Run, recorder: Recorder) -> dict[str, Any] | None:
     """The epoch of best.ckpt, read from the checkpoint itself; None if a restart has yet to reach it."""
-    epoch = int(torch.load(run.dir.best, map_location="cpu", weights_only=True)["epoch"])
+    epoch = int(read_tensors(run.dir.best, mmap=True)["epoch"])
     row = next((row for row in recorder.rows if row["epoch"] == epoch), None)
     if row is None:
         return None
@@ -285,7 +285,7 @@ def _test(run: Run, trainer: Trainer, task: StagedTask, data: StagedData) -> dic
     Returns what it says of these, and of validation, whose images it answers on the way.
     """
     result = run.result
-    best = torch.load(run.dir.best, map_location="cpu", weights_only=True)
+    best = read_tensors(run.dir.best)
     task.load_state_dict(best["state_dict"])
     measured, *_ = trainer.test(task, datamodule=data, verbose=False)
     result.test = {name: float(value) for name, value in measured.items()}
