@@ -149,6 +149,7 @@ class CheckpointMetadata:
         calibration: of the threshold of a siamese run, or of a classifier's probabilities, fitted in validation.
         pruning: of each time that its backbone was pruned, oldest first: ratio, removed (by layer its outputs and
             inputs that were left out, from which its shapes are built again) and figures, see `RunResult.pruning`.
+        data: what the run's images are, part by part, see `data/contents`; empty in those of versions before.
         version: of these entries.
     """
 
@@ -159,6 +160,7 @@ class CheckpointMetadata:
     images: list[str] = field(default_factory=list)
     calibration: dict[str, Any] | None = None
     pruning: list[dict[str, Any]] = field(default_factory=list)
+    data: dict[str, Any] = field(default_factory=dict)
     version: int = METADATA_VERSION
 
     @classmethod

@@ -18,6 +18,7 @@ from stagetune.config.monitor import monitor_mode, watched
 from stagetune.config.resume import check_run
 from stagetune.config.schema import Config
 from stagetune.config.validate import validate
+from stagetune.data.contents import data_key
 from stagetune.data.datamodule import StagedData
 from stagetune.errors import ConfigError, ResultError, TrainingError, WeightsError
 from stagetune.models.cut import rebuild
@@ -31,7 +32,15 @@ from stagetune.run.callbacks import Callbacks
 from stagetune.run.checkpoints import read_last
 from stagetune.run.compiled import check_compiler
 from stagetune.run.compress import blocks_text, compress, pruning_words, quality_words
-from stagetune.run.data import build_data, build_store, check_unseen, decode_once, loss_of, metadata_of, part_sizes
+from stagetune.run.data import (
+    build_data,
+    build_store,
+    check_unseen,
+    decode_once,
+    loss_of,
+    metadata_of,
+    part_sizes,
+)
 from stagetune.run.environment import environment
 from stagetune.run.pictures import draw_run
 from stagetune.run.precision import device_type, products, resolve_precision
@@ -40,7 +49,7 @@ from stagetune.run.pretrained import check_normalisation, find_weights
 from stagetune.run.record import Run
 from stagetune.run.recorder import Recorder
 from stagetune.run.repeatable import seeds_unsaid
-from stagetune.run.resume import check_same, check_unfinished, resume_words
+from stagetune.run.resume import check_data, check_same, check_unfinished, metadata_after, resume_words
 from stagetune.run.screen import quiet_libraries
 from stagetune.run.verdict import judge
 from stagetune.run.words import SPLIT_WORDS, cache_words, data_words, model_words, next_words, training_words
@@ -128,13 +137,16 @@ def _build_fit_test(run: Run, last: Mapping[str, Any] | None) -> None:
         check_compiler(device)
     if config.model.prune.ratio is not None and last is None:
         torch_pruning()  # which is missing now rather than when all is read
-    if last:
-        check_same(CheckpointMetadata.of(last).config, asdict(config))
+    before = CheckpointMetadata.of(last) if last else None
+    if before:
+        check_same(before.config, asdict(config))
 
     data = build_data(config, rank=run.rank, world_size=run.world_size)
     result.data = {"name": data.source.name, "split": config.data.split, **part_sizes(data.split)}
     result.data["notes"] = data.source.notes
+    result.data["contents"] = data_key(data.source)
     line("data", data_words(config, data))
+    goes_on = check_data(before, config, data, run.dir) + resume_words(before.config, config) if before else ""
     store = build_store(config, lambda text: line("cache", text), writes=run.writes)
     if config.cache.images == "auto":
         decode_once(data, store)
@@ -173,7 +185,7 @@ def _build_fit_test(run: Run, last: Mapping[str, Any] | None) -> None:
         line("cache", cache_words(config, data))
         line("schedule", plan_table(plan))
         if last:
-            line("resume", f"from {run.dir.last}{resume_words(CheckpointMetadata.of(last).config, config)}")
+            line("resume", f"from {run.dir.last}{goes_on}")
 
         _fit(run, trainer, task, data, callbacks, resumes=last is not None)
         predictions = _test(run, trainer, task, data)
@@ -209,7 +221,7 @@ def first_task(
         metadata = metadata_of(config, data, loaded)
     else:
         assert last is not None
-        metadata = replace(CheckpointMetadata.of(last), config=asdict(config))
+        metadata = metadata_after(CheckpointMetadata.of(last), config, data)
         rebuild(backbone, metadata.pruning, size)
     classes = data.source.classes
     weighed = replace(config, loss=loss_of(config, data))
