@@ -98,7 +98,8 @@ def test_the_key_of_data_is_of_what_they_are(folder: Path, tmp_path: Path) -> No
 
 WORDS = (
     "+experiment=classifier_staged", "data=image_folder", "data.image_size=32", "model=resnet18",
-    "model.weights=random", "precision=fp32", "trainer=cpu", "data.num_workers=0", "schedule=head_only", "schedule.stages.0.epochs=2",
+    "model.weights=random", "precision=fp32", "trainer=cpu", "data.num_workers=0",
+    "schedule=head_only", "schedule.stages.0.epochs=2",
     "checkpoint.min_seconds=0",
 )  # fmt: skip
 

@@ -31,6 +31,7 @@ class RunDir(os.PathLike[str]):
         self.config = self.path / "config.yaml"  # every setting, resolved
         self.result = self.path / "result.json"  # how it ended, and all numbers that a comparison needs
         self.failed = self.path / "failed.json"  # the result of an attempt that was repeated
+        self.earlier = self.path / "earlier.json"  # that of a completed run which was asked to go on
         self.plan = self.path / "plan.txt"  # what each stage opens, at which rate
         self.metrics = self.path / "metrics.csv"  # a row per epoch
         self.predictions = self.path / "predictions.csv"  # what the best model says of validation and test

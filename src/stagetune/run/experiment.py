@@ -55,8 +55,8 @@ from stagetune.run.verdict import judge
 from stagetune.run.words import SPLIT_WORDS, cache_words, data_words, model_words, next_words, training_words
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.network import describe
-from stagetune.schedule.plan import check_resumable
 from stagetune.schedule.resolve import make_plan
+from stagetune.schedule.resumable import check_resumable, new_plan_words
 from stagetune.schedule.table import count_words, plan_table, plan_text
 from stagetune.tasks.staged_task import StagedTask
 
@@ -101,7 +101,7 @@ def run_experiment(
     directory = RunDir(run_dir or new_run_dir(config.name))
     if resume:
         check_run(directory.path)
-        check_unfinished(directory)
+        check_unfinished(directory, config)
     elif directory.result.exists():
         name = directory.result.name
         raise ResultError(
@@ -165,6 +165,7 @@ def _build_fit_test(run: Run, last: Mapping[str, Any] | None) -> None:
         if last:
             state = last["callbacks"][StagedUnfreezing.__name__]
             check_resumable(state, plan, accepts_new=config.resume_with_new_schedule)
+            goes_on = new_plan_words(state, plan) + goes_on
         run.accept()
         if run.writes:
             write_text(run.dir.plan, plan_text(plan) + cache_words(config, data) + "\n" + blocks_text(result.pruning))

@@ -1,10 +1,11 @@
 """Going on with a run that stopped: what is known of it, and what may be another than it was."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from stagetune.artifacts import CheckpointMetadata, RunDir
+from stagetune.config.resume import resume_command
 from stagetune.config.schema import Config
 from stagetune.config.validate import completed
 from stagetune.data.contents import PARTS, changes
@@ -12,7 +13,9 @@ from stagetune.data.datamodule import StagedData
 from stagetune.errors import ConfigError, DataError, ResultError, WeightsError
 from stagetune.models.weights import Weights
 from stagetune.report.result import read_result
+from stagetune.run.checkpoints import read_last
 from stagetune.run.data import kept_contents, metadata_of
+from stagetune.schedule.spec import Stage
 
 # what data are is checked by their contents, wherever they lie, also those of a class of one's own;
 # the schedule is checked by the callback, against the plan that the checkpoint was trained by
@@ -23,10 +26,31 @@ MAY_CHANGE = (
 )  # fmt: skip
 
 
-def check_unfinished(run_dir: RunDir) -> None:
-    """Raise `ResultError` for a run that is completed."""
-    if run_dir.result.exists() and read_result(run_dir).status == "completed":
-        raise ResultError(f"{run_dir} is completed, there is nothing to go on with; {run_dir.result} has its numbers")
+def check_unfinished(run_dir: RunDir, config: Config) -> None:
+    """Raise `ResultError` for a run that is completed, unless it is now asked to train by another schedule."""
+    if not run_dir.result.exists() or read_result(run_dir).status != "completed":
+        return
+    last = read_last(run_dir)
+    if last is None:
+        raise ResultError(
+            f"{run_dir} is completed and has no {run_dir.last.name} to go on from; start a new run, "
+            f"model.weights={run_dir} begins with its best weights"
+        )
+    # not config.yaml, which says what was asked of a process that may have been killed before it did so
+    trained_by = completed(CheckpointMetadata.of(last).config)["schedule"]
+    if trained_by == asdict(config.schedule):
+        raise ResultError(
+            f"{run_dir} is completed, there is nothing to go on with; {run_dir.result} has its numbers, and "
+            f"{resume_command(str(run_dir))} {_more(config.schedule.stages)} goes on for as long again"
+        )
+
+
+def _more(stages: Sequence[Stage]) -> str:
+    """The words that ask for a last stage of twice the length."""
+    last, key = stages[-1], f"schedule.stages.{len(stages) - 1}"
+    if last.until is not None:
+        return f"{key}.until.max_epochs={2 * last.until.max_epochs}"
+    return f"{key}.steps={2 * last.steps}" if last.steps else f"{key}.epochs={2 * (last.epochs or 1)}"
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
