@@ -16,6 +16,7 @@ from stagetune.config.schema import CheckpointConfig, Config
 from stagetune.models.backbones import own
 from stagetune.report.result import read_result
 from stagetune.schedule.spec import Stage, Until
+from stagetune.sweep.jobs import state_of
 
 STAGES = [
     Stage("head", ["head"], until=Until("val/accuracy", "max", patience=1, max_epochs=2), restore_best=True, lr=0.1),
@@ -149,9 +150,12 @@ def test_a_completed_run_that_is_asked_for_more_ends_bit_for_bit_as_if_it_had_be
     assert crashing.run(long, tmp_path / "run", resume=True, copy_at=points) == 0
     assert_equal(outcome(tmp_path / "run"), expected)
     assert (tmp_path / "run" / "earlier.json").read_text() == first
+    assert [state_of(tmp_path / "run", config) for config in (short, long)] == ["other", "done"]
     for point in points:
         run_dir = crashing.copy_of(tmp_path / "run", point)
         kept = [run_dir / name for name in ("result.json", "earlier.json") if (run_dir / name).exists()]
         assert [path.read_text() for path in kept] == [first]
+        if kept[0].name == "earlier.json":  # so a sweep goes on with it, and no report takes it for the shorter one
+            assert [state_of(run_dir, config) for config in (short, long)] == ["other", "go on"]
         assert crashing.run(long, run_dir, resume=True) == 0
         assert_equal(outcome(run_dir), expected, f"killed at {point}: ")

@@ -15,6 +15,7 @@ from stagetune.models.weights import Weights
 from stagetune.report.result import read_result
 from stagetune.run.checkpoints import read_last
 from stagetune.run.data import kept_contents, metadata_of
+from stagetune.schedule.resumable import EVEN
 from stagetune.schedule.spec import Stage
 
 # what data are is checked by their contents, wherever they lie, also those of a class of one's own;
@@ -49,8 +50,11 @@ def _more(stages: Sequence[Stage]) -> str:
     """The words that ask for a last stage of twice the length."""
     last, key = stages[-1], f"schedule.stages.{len(stages) - 1}"
     if last.until is not None:
-        return f"{key}.until.max_epochs={2 * last.until.max_epochs}"
-    return f"{key}.steps={2 * last.steps}" if last.steps else f"{key}.epochs={2 * (last.epochs or 1)}"
+        longer = f"{key}.until.max_epochs={2 * last.until.max_epochs}"
+    else:
+        longer = f"{key}.steps={2 * last.steps}" if last.steps else f"{key}.epochs={2 * (last.epochs or 1)}"
+    is_free = last.lr_scheduler in EVEN and not last.steps
+    return longer if is_free else f"{longer} resume_with_new_schedule=true"
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -14,7 +14,9 @@ from stagetune.schedule.plan import Plan, PlannedStage
 
 _FOLLOWS = ("index", "start_epoch", "open_blocks", "frozen_prefix", "trainable_parameters")  # from other keys
 _LENGTH = ("epochs", "steps", "until")
-_EVEN = ("constant", "plateau")  # rates that do not follow from a stage's length
+EVEN = ("constant", "plateau")  # rates that do not follow from a stage's length
+
+_OR = "add a stage instead, start a new run, or say resume_with_new_schedule=true"
 
 
 def check_resumable(state: Mapping[str, Any], now: Plan, *, accepts_new: bool) -> bool:
@@ -85,18 +87,15 @@ def _why_another(before: Mapping[str, Any], now: Mapping[str, Any], *, begun: in
         elif i < begun and any(old[key] != new[key] for key in _LENGTH):
             if i < begun - 1 or not _is_longer(old, new):
                 is_longer = False
-            elif old["lr_scheduler"] not in _EVEN:
+            elif old["lr_scheduler"] not in EVEN:
                 shape = old["lr_scheduler"]
                 name = shape if isinstance(shape, str) else str(shape["_target_"]).rpartition(".")[2]
                 return (
-                    f"its rates so far ({name}) would have been others in a stage of that length; start a new run, "
-                    "add a stage, or say resume_with_new_schedule=true"
+                    f"its rates so far ({name}) follow from its length, so that it would have been trained "
+                    f"otherwise; {_OR}"
                 )
             elif old["steps"] is not None and is_ended:
-                return (
-                    "its last epoch was cut short where the stage ended; start a new run, add a stage, or say "
-                    "resume_with_new_schedule=true"
-                )
+                return f"its last epoch was cut short where the stage ended; {_OR}"
     others = [key for key in before if key not in ("name", "stages") and before[key] != now[key]]
     if is_longer and not others:
         return ""
