@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from stagetune.config.schema import CheckpointConfig, Config
 from stagetune.models.backbones import own
 from stagetune.report.result import read_result
 from stagetune.schedule.spec import Stage, Until
+from stagetune.sweep.jobs import state_of
 
 STAGES = [
     Stage("head", ["head"], until=Until("val/accuracy", "max", patience=1, max_epochs=2), restore_best=True, lr=0.1),
@@ -104,3 +106,56 @@ def test_a_run_killed_at_random_points_ends_bit_for_bit_as_one_that_was_not(
             if code == 0:
                 break
         assert_equal(outcome(run_dir), expected, f"killed at {point} of {events}: ")
+
+
+LATER = [
+    ("epochs", [Stage("layer4", ["layer4"], epochs=n, lr=1e-2, restore_best=True, l2_sp=0.1) for n in (1, 3)]),
+    (
+        "until",
+        [
+            Stage(
+                "all",
+                ["all"],
+                until=Until("val/loss", patience=5, max_epochs=n),
+                lr=1e-2,
+                lr_scheduler="plateau",
+                warmup=0.5,
+            )
+            for n in (2, 4)
+        ],
+    ),
+    ("stage", [Stage("layer4", ["layer4"], epochs=1, lr=1e-2, lr_scheduler="cosine")]),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("way", "stages"), LATER, ids=[way for way, _ in LATER])
+def test_a_completed_run_that_is_asked_for_more_ends_bit_for_bit_as_if_it_had_been_at_first(
+    way: str, stages: list[Stage], eventful: Config, tmp_path: Path
+) -> None:
+    """Also where it is killed on the way, when its earlier result is kept aside."""
+    head = Stage("head", ["head"], epochs=1, lr=0.1)
+    short, long = (deepcopy(eventful) for _ in range(2))
+    short.schedule.stages = [head, stages[0]]
+    more = [stages[0], Stage("more", ["all"], epochs=2, lr=1e-3)] if way == "stage" else stages[1:]
+    long.schedule.stages = [head, *more]
+    for config in (short, long):
+        config.schedule.leave_frozen = True
+        config.ema = 0.9 if way == "epochs" else None
+    assert crashing.run(long, tmp_path / "whole") == 0
+    expected = outcome(tmp_path / "whole")
+    assert crashing.run(short, tmp_path / "run") == 0
+    first = (tmp_path / "run" / "result.json").read_text()
+    points = [1, 50]
+    assert crashing.run(long, tmp_path / "run", resume=True, copy_at=points) == 0
+    assert_equal(outcome(tmp_path / "run"), expected)
+    assert (tmp_path / "run" / "earlier.json").read_text() == first
+    assert [state_of(tmp_path / "run", config) for config in (short, long)] == ["other", "done"]
+    for point in points:
+        run_dir = crashing.copy_of(tmp_path / "run", point)
+        kept = [run_dir / name for name in ("result.json", "earlier.json") if (run_dir / name).exists()]
+        assert [path.read_text() for path in kept] == [first]
+        if kept[0].name == "earlier.json":  # so a sweep goes on with it, and no report takes it for the shorter one
+            assert [state_of(run_dir, config) for config in (short, long)] == ["other", "go on"]
+        assert crashing.run(long, run_dir, resume=True) == 0
+        assert_equal(outcome(run_dir), expected, f"killed at {point}: ")

@@ -31,6 +31,7 @@ class RunDir(os.PathLike[str]):
         self.config = self.path / "config.yaml"  # every setting, resolved
         self.result = self.path / "result.json"  # how it ended, and all numbers that a comparison needs
         self.failed = self.path / "failed.json"  # the result of an attempt that was repeated
+        self.earlier = self.path / "earlier.json"  # that of a completed run which was asked to go on
         self.plan = self.path / "plan.txt"  # what each stage opens, at which rate
         self.metrics = self.path / "metrics.csv"  # a row per epoch
         self.predictions = self.path / "predictions.csv"  # what the best model says of validation and test
@@ -149,6 +150,7 @@ class CheckpointMetadata:
         calibration: of the threshold of a siamese run, or of a classifier's probabilities, fitted in validation.
         pruning: of each time that its backbone was pruned, oldest first: ratio, removed (by layer its outputs and
             inputs that were left out, from which its shapes are built again) and figures, see `RunResult.pruning`.
+        data: what the run's images are, part by part, see `data/contents`; empty in those of versions before.
         version: of these entries.
     """
 
@@ -159,6 +161,7 @@ class CheckpointMetadata:
     images: list[str] = field(default_factory=list)
     calibration: dict[str, Any] | None = None
     pruning: list[dict[str, Any]] = field(default_factory=list)
+    data: dict[str, Any] = field(default_factory=dict)
     version: int = METADATA_VERSION
 
     @classmethod

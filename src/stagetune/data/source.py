@@ -9,6 +9,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from torch import Tensor
 
+KEYS = 1  # the kind of `Source.contents`; another where a version makes the key of the same image otherwise
 IntArray = npt.NDArray[np.int64]
 
 

@@ -3,7 +3,6 @@
 import os
 from dataclasses import replace
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from stagetune.config.settings import NoLoss
 from stagetune.config.validate import read_config
 from stagetune.errors import ConfigError, WeightsError
 from stagetune.models.cut import rebuild
+from stagetune.models.tensor_files import read_checkpoint
 from stagetune.run.build import build_task
 from stagetune.targets import foreign_targets
 from stagetune.tasks.staged_task import StagedTask
@@ -46,15 +46,7 @@ def load_task(path: str | os.PathLike[str], *, trust: bool = False) -> tuple[Sta
         )
     if not file.is_file():
         raise WeightsError(f"{file}: does not exist (looked in {Path.cwd()}); give a run's checkpoints/best.ckpt")
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a foreign or torn file fails in one of many ways inside torch.load
-        why = str(error).partition(". ")[0] or "it ends too early"
-        if isinstance(error, UnpicklingError):  # torch's words for it end with the advice to trust the file
-            why = "not plain data, or damaged"
-        raise WeightsError(
-            f"{file}: is not a checkpoint of this project ({why}); give a run's checkpoints/best.ckpt"
-        ) from error
+    content = read_checkpoint(file, instead="give a run's checkpoints/best.ckpt")
     return task_of(content, file, trust=trust)
 
 

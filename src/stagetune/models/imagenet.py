@@ -14,7 +14,8 @@ import torch
 from torchvision.models import WeightsEnum, get_model_weights
 
 from stagetune.errors import WeightsError
-from stagetune.models.weights import Weights, read_tensors
+from stagetune.models.tensor_files import DamagedFile, check_whole, read_tensors
+from stagetune.models.weights import Weights
 
 CONNECT_SECONDS = 3.0
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -33,6 +34,8 @@ def torchvision_weights(arch: str) -> Weights | None:
     if not file.is_file() and not _reachable(weights.url):
         return None
     try:
+        if file.is_file():
+            check_whole(file)
         with _stall_limit():
             state = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except (URLError, TimeoutError, ConnectionError):
@@ -134,7 +137,8 @@ def _timm_file(repository: str) -> Path | None:
 
 
 def _damaged(file: Path, error: Exception) -> WeightsError:
-    return WeightsError(f"{file} cannot be read ({error}); delete it and try again")
+    why = error.why if isinstance(error, DamagedFile) else error
+    return WeightsError(f"{file} cannot be read ({why}); delete it and try again")
 
 
 @contextmanager

@@ -8,13 +8,12 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from stagetune.artifacts import METADATA, CheckpointMetadata, RunDir
 from stagetune.errors import WeightsError
 from stagetune.models.fitting import differences, fitting, state_dicts
+from stagetune.models.tensor_files import DamagedFile, read_tensors
 
 LISTED = 3  # names that are said at most
 _OBJECT = re.compile(r"GLOBAL (\S+)")  # as torch.load names the class that it does not build
@@ -72,6 +71,8 @@ def file_weights(path: str | Path) -> Weights:
         )
     try:
         content = read_tensors(file)
+    except DamagedFile as error:
+        raise WeightsError(f"{where}: {error}") from error
     except Exception as error:  # a foreign or torn file fails in one of many ways inside torch.load
         if (found := _OBJECT.search(str(error))) and isinstance(error, UnpicklingError):
             raise WeightsError(
@@ -87,18 +88,6 @@ def file_weights(path: str | Path) -> Weights:
     if not any(state_dicts(content)):
         raise WeightsError(f"{where}: holds no state dict; expected names such as layer1.0.conv1.weight")
     return Weights(str(path), content)
-
-
-def read_tensors(file: Path) -> Any:
-    """What a .safetensors file or one of torch.save holds, on the CPU; never executes anything.
-
-    Raises:
-        UnpicklingError: where it holds other objects.
-        Exception: of many kinds where it is damaged.
-    """
-    if file.suffix == ".safetensors":
-        return load_file(file)
-    return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def load_into(backbone: nn.Module, weights: Weights) -> Weights:

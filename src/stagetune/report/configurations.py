@@ -190,7 +190,8 @@ def _data(run: Run) -> str:
     parts = ", ".join(f"{part} {data[part]}" for part in ("train", "val", "test") if part in data)
     if folds := run.settings.get("data.folds"):  # whose sizes differ by what cannot be divided
         parts = f"a fold of {folds}"
-    return f"{data['name']} ({parts}, split by {data.get('split')})" if "name" in data else ""
+    contents = f", contents {data['contents']}" if "contents" in data else ""
+    return f"{data['name']} ({parts}, split by {data.get('split')}{contents})" if "name" in data else ""
 
 
 def _versions(run: Run) -> str:

@@ -14,17 +14,23 @@ from lightning.pytorch.callbacks import Checkpoint
 from stagetune.artifacts import RunDir, write_whole
 from stagetune.config.schema import CheckpointConfig
 from stagetune.errors import TrainingError
+from stagetune.models.tensor_files import check_whole, read_checkpoint
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.plan import PlannedStage
 from stagetune.schedule.progress import is_best
 
 
 def read_last(run_dir: RunDir) -> dict[str, Any] | None:
-    """The last checkpoint of a run, None if it stopped before there was one."""
+    """The last checkpoint of a run, None if it stopped before there was one.
+
+    Raises:
+        WeightsError: where it, or the best one that is needed in the end, cannot be read.
+    """
     if not run_dir.last.exists():
         return None
-    checkpoint: dict[str, Any] = torch.load(run_dir.last, map_location="cpu", weights_only=True, mmap=True)
-    return checkpoint
+    if run_dir.best.exists():
+        check_whole(run_dir.best)  # now rather than when all is trained
+    return read_checkpoint(run_dir.last, mmap=True, instead="start a new run")
 
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None))

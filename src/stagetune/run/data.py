@@ -1,6 +1,5 @@
 """The data of a run: its source, the split, what is known of it before, and decoding it once."""
 
-import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from stagetune.config.parts import wrappers_of
 from stagetune.config.schema import Config
 from stagetune.config.settings import DataSettings, LossSettings
 from stagetune.data.augmentation import Augmentation
+from stagetune.data.contents import Kept, contents_of, short
 from stagetune.data.datamodule import StagedData
 from stagetune.data.own_transform import own_transform
 from stagetune.data.splits import Split, check_explicit_pairs, copies_across, make_split, split_notes
@@ -120,7 +120,7 @@ def check_unseen(data: StagedData, weights: Weights, split_by: str) -> None:
     held_out = np.concatenate([split.val, split.test]).tolist()
     trained = {source.contents[i] for i in split.train.tolist()}  # published data may have copies
     images = [i for i in held_out if source.contents[i] not in trained]
-    if known := [i for i in images if _short(source.contents[i]) in weights.images]:
+    if known := [i for i in images if short(source.contents[i]) in weights.images]:
         raise DataError(
             f"the weights {weights.used} were trained on {len(known)} of the {len(held_out)} images of validation "
             f"and test, such as {source.describe(known[0])}; use the data.seed of that training, or other weights"
@@ -158,10 +158,13 @@ def metadata_of(config: Config, data: StagedData, weights: Weights) -> Checkpoin
         classes=list(source.classes),
         weights=weights.used,
         trained_on={**weights.trained_on, source.origin: sorted(classes | before)},
-        images=sorted(weights.images | {_short(source.contents[i]) for i in train}),
+        images=sorted(weights.images | {short(source.contents[i]) for i in train}),
         pruning=list(weights.pruning),
+        data=kept_contents(config, data),
     )
 
 
-def _short(content: str) -> str:
-    return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
+def kept_contents(config: Config, data: StagedData) -> Kept:
+    """What its checkpoints keep of a run's data, by which a run that goes on knows them."""
+    by_group = config.data.split != "images" or config.task.batches_of()[1]
+    return contents_of(data.source, data.split, data.pairs, by_group=by_group)

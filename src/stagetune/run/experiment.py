@@ -7,7 +7,6 @@ from copy import deepcopy
 from dataclasses import asdict, replace
 from typing import Any
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -19,10 +18,12 @@ from stagetune.config.monitor import monitor_mode, watched
 from stagetune.config.resume import check_run
 from stagetune.config.schema import Config
 from stagetune.config.validate import validate
+from stagetune.data.contents import data_key
 from stagetune.data.datamodule import StagedData
 from stagetune.errors import ConfigError, ResultError, TrainingError, WeightsError
 from stagetune.models.cut import rebuild
 from stagetune.models.prune import torch_pruning
+from stagetune.models.tensor_files import read_tensors
 from stagetune.models.weights import Weights, load_head, load_into
 from stagetune.report.result import RunResult
 from stagetune.run import processes
@@ -31,7 +32,15 @@ from stagetune.run.callbacks import Callbacks
 from stagetune.run.checkpoints import read_last
 from stagetune.run.compiled import check_compiler
 from stagetune.run.compress import blocks_text, compress, pruning_words, quality_words
-from stagetune.run.data import build_data, build_store, check_unseen, decode_once, loss_of, metadata_of, part_sizes
+from stagetune.run.data import (
+    build_data,
+    build_store,
+    check_unseen,
+    decode_once,
+    loss_of,
+    metadata_of,
+    part_sizes,
+)
 from stagetune.run.environment import environment
 from stagetune.run.pictures import draw_run
 from stagetune.run.precision import device_type, products, resolve_precision
@@ -40,14 +49,14 @@ from stagetune.run.pretrained import check_normalisation, find_weights
 from stagetune.run.record import Run
 from stagetune.run.recorder import Recorder
 from stagetune.run.repeatable import seeds_unsaid
-from stagetune.run.resume import check_same, check_unfinished, resume_words
+from stagetune.run.resume import check_data, check_same, check_unfinished, metadata_after, resume_words
 from stagetune.run.screen import quiet_libraries
 from stagetune.run.verdict import judge
 from stagetune.run.words import SPLIT_WORDS, cache_words, data_words, model_words, next_words, training_words
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.network import describe
-from stagetune.schedule.plan import check_resumable
 from stagetune.schedule.resolve import make_plan
+from stagetune.schedule.resumable import check_resumable, new_plan_words
 from stagetune.schedule.table import count_words, plan_table, plan_text
 from stagetune.tasks.staged_task import StagedTask
 
@@ -92,7 +101,7 @@ def run_experiment(
     directory = RunDir(run_dir or new_run_dir(config.name))
     if resume:
         check_run(directory.path)
-        check_unfinished(directory)
+        check_unfinished(directory, config)
     elif directory.result.exists():
         name = directory.result.name
         raise ResultError(
@@ -128,13 +137,16 @@ def _build_fit_test(run: Run, last: Mapping[str, Any] | None) -> None:
         check_compiler(device)
     if config.model.prune.ratio is not None and last is None:
         torch_pruning()  # which is missing now rather than when all is read
-    if last:
-        check_same(CheckpointMetadata.of(last).config, asdict(config))
+    before = CheckpointMetadata.of(last) if last else None
+    if before:
+        check_same(before.config, asdict(config))
 
     data = build_data(config, rank=run.rank, world_size=run.world_size)
     result.data = {"name": data.source.name, "split": config.data.split, **part_sizes(data.split)}
     result.data["notes"] = data.source.notes
+    result.data["contents"] = data_key(data.source)
     line("data", data_words(config, data))
+    goes_on = check_data(before, config, data, run.dir) + resume_words(before.config, config) if before else ""
     store = build_store(config, lambda text: line("cache", text), writes=run.writes)
     if config.cache.images == "auto":
         decode_once(data, store)
@@ -153,6 +165,7 @@ def _build_fit_test(run: Run, last: Mapping[str, Any] | None) -> None:
         if last:
             state = last["callbacks"][StagedUnfreezing.__name__]
             check_resumable(state, plan, accepts_new=config.resume_with_new_schedule)
+            goes_on = new_plan_words(state, plan) + goes_on
         run.accept()
         if run.writes:
             write_text(run.dir.plan, plan_text(plan) + cache_words(config, data) + "\n" + blocks_text(result.pruning))
@@ -173,7 +186,7 @@ def _build_fit_test(run: Run, last: Mapping[str, Any] | None) -> None:
         line("cache", cache_words(config, data))
         line("schedule", plan_table(plan))
         if last:
-            line("resume", f"from {run.dir.last}{resume_words(CheckpointMetadata.of(last).config, config)}")
+            line("resume", f"from {run.dir.last}{goes_on}")
 
         _fit(run, trainer, task, data, callbacks, resumes=last is not None)
         predictions = _test(run, trainer, task, data)
@@ -209,7 +222,7 @@ def first_task(
         metadata = metadata_of(config, data, loaded)
     else:
         assert last is not None
-        metadata = replace(CheckpointMetadata.of(last), config=asdict(config))
+        metadata = metadata_after(CheckpointMetadata.of(last), config, data)
         rebuild(backbone, metadata.pruning, size)
     classes = data.source.classes
     weighed = replace(config, loss=loss_of(config, data))
@@ -264,7 +277,7 @@ def _fit(
 
 def _best(run: Run, recorder: Recorder) -> dict[str, Any] | None:
     """The epoch of best.ckpt, read from the checkpoint itself; None if a restart has yet to reach it."""
-    epoch = int(torch.load(run.dir.best, map_location="cpu", weights_only=True)["epoch"])
+    epoch = int(read_tensors(run.dir.best, mmap=True)["epoch"])
     row = next((row for row in recorder.rows if row["epoch"] == epoch), None)
     if row is None:
         return None
@@ -285,7 +298,7 @@ def _test(run: Run, trainer: Trainer, task: StagedTask, data: StagedData) -> dic
     Returns what it says of these, and of validation, whose images it answers on the way.
     """
     result = run.result
-    best = torch.load(run.dir.best, map_location="cpu", weights_only=True)
+    best = read_tensors(run.dir.best)
     task.load_state_dict(best["state_dict"])
     measured, *_ = trainer.test(task, datamodule=data, verbose=False)
     result.test = {name: float(value) for name, value in measured.items()}

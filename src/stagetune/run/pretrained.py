@@ -14,6 +14,7 @@ from stagetune.config.settings import ModelSettings, PruneConfig
 from stagetune.config.validate import read_config
 from stagetune.data.glyphs import renderer_fingerprint
 from stagetune.errors import WeightsError
+from stagetune.models.tensor_files import read_tensors
 from stagetune.models.weights import Weights, file_weights, random_weights
 from stagetune.report.result import config_hash
 from stagetune.run.screen import Screen
@@ -120,7 +121,7 @@ def cache_folder() -> Path:
 
 def _keep(checkpoint: Path, kept: Path) -> None:
     """Copy the backbone of a checkpoint, without its optimizer; whole or not at all."""
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    content = read_tensors(checkpoint)
     state = {name: value for name, value in content["state_dict"].items() if name.startswith("backbone.")}
     with write_whole(kept) as file:
         torch.save({"state_dict": state, METADATA: content[METADATA]}, file)

@@ -59,7 +59,7 @@ def run_in_several(run: Run, *, resume: bool) -> RunResult:
             _start(run.config, run.dir, resume=resume)
     except StagetuneError as error:
         is_accepted = not resume or _written(run.dir.config) != before[run.dir.config]
-        if is_accepted and _written(run.dir.result) == before[run.dir.result]:
+        if is_accepted and _written(run.dir.result) in (before[run.dir.result], None):
             run.accept()
             run.end_with(error)
             write_result(run.result, run.dir)

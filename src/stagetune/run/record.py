@@ -1,5 +1,6 @@
 """The state of one run, so that its result is written from wherever it stops."""
 
+import os
 import signal
 import threading
 import time
@@ -14,7 +15,7 @@ from stagetune.artifacts import RunDir, write_text
 from stagetune.config.resume import resume_command
 from stagetune.config.schema import Config
 from stagetune.errors import Interrupted, Pruned
-from stagetune.report.result import RunResult, config_hash, write_result
+from stagetune.report.result import RunResult, config_hash, read_result, write_result
 from stagetune.run.screen import Screen
 from stagetune.run.tracking import track_result
 
@@ -60,6 +61,8 @@ class Run:
         self.is_accepted = True
         if self.writes:
             self.dir.remove_drafts()  # of a process that was killed
+            if self.dir.result.exists() and read_result(self.dir).status == "completed":
+                os.replace(self.dir.result, self.dir.earlier)  # first: until it has another, the run is not completed
             write_text(self.dir.config, yaml.safe_dump(asdict(self.config), sort_keys=False))
 
     @contextmanager

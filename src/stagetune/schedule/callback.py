@@ -23,8 +23,9 @@ from stagetune.schedule.groups import carry_over, regroup, set_rates, settings_o
 from stagetune.schedule.load import Given, load_schedule
 from stagetune.schedule.lr_schedulers import build_lr_scheduler, plateau_frequency, try_out
 from stagetune.schedule.network import Blocks, CameFrozen, network_of
-from stagetune.schedule.plan import Plan, PlannedStage, check_resumable
+from stagetune.schedule.plan import Plan, PlannedStage
 from stagetune.schedule.resolve import make_plan
+from stagetune.schedule.resumable import check_resumable
 from stagetune.schedule.trial import try_stages
 from stagetune.schedule.watch import Watch, Weights
 from stagetune.seams import FitLoop, epochs_in, forget_loader, set_lr_scheduler, wrap_again
@@ -295,11 +296,14 @@ class StagedUnfreezing(Callback):
         if is_new:
             states[0] = carry_over(states[0], optimizer)  # in the very list that Lightning is about to load
         self.stage_starts = [(epoch, step) for epoch, step in state["stage_starts"]]
-        self._is_ended, self._ends_early = state["is_ended"], state["ends_early"]
-        steps = checkpoint["global_step"] - (self.stage_starts[-1][1] if self.stage_starts else 0)
-        if self.stage.steps is not None and steps >= self.stage.steps:
+        self._ends_early = state["ends_early"]
+        first_epoch, first_step = self.stage_starts[-1] if self.stage_starts else (0, 0)
+        epochs, steps = epochs_in(checkpoint) - first_epoch, checkpoint["global_step"] - first_step
+        if self.stage.steps is not None and (state["is_ended"] or steps >= self.stage.steps):
             forget_loader(checkpoint)
         self._watch.load_state_dict(state)
+        is_over = self._ends_early or self.stage.is_over(epochs, steps, self._watch.values)
+        self._is_ended = state["is_ended"] and is_over  # it may be longer now
         self._norms.load_state_dict(state["norms"])
         if self._anchor:
             self._anchor.load(state["anchor"])

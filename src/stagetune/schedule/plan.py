@@ -1,16 +1,14 @@
 """What a schedule comes to on one model. Pure data and pure functions, no torch."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from stagetune.errors import ScheduleError
 from stagetune.schedule.progress import plateau_factor, shape, stalled
 from stagetune.schedule.spec import Until
 
 NO_DECAY = "/no_decay"
-_FOLLOWS = ("index", "start_epoch", "open_blocks", "frozen_prefix", "trainable_parameters")  # from other keys
 
 
 @dataclass(frozen=True)
@@ -185,68 +183,6 @@ class Plan:
         return replace(self, stages=tuple(stages))
 
     def as_data(self) -> dict[str, Any]:
-        """Plain containers, for a checkpoint; `check_same_plan` compares them."""
+        """Plain containers, for a checkpoint; `check_resumable` compares them."""
         data: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return data
-
-
-def check_resumable(state: Mapping[str, Any], now: Plan, *, accepts_new: bool) -> bool:
-    """Whether a run that was trained by another plan goes on by this one.
-
-    Args:
-        state: that of `StagedUnfreezing` in the checkpoint.
-        now: the plan to go on by.
-        accepts_new: whether it may be another one.
-
-    Returns:
-        Whether it is.
-
-    Raises:
-        ScheduleError: for another plan that is not accepted, or that has no place for the stage that was begun last.
-    """
-    if "stage_starts" not in state:
-        raise ScheduleError("the checkpoint is of an earlier stagetune; load its weights and start anew")
-    before, begun = state["plan"], len(state["stage_starts"])
-    lacking = {entry.name: entry.default for entry in fields(PlannedStage) if entry.default is not MISSING}
-    before = {**before, "stages": [{**lacking, **stage} for stage in before["stages"]]}  # of a time without them
-    if before == now.as_data():
-        return False
-    if not accepts_new:
-        changed = list(_differences(before, now.as_data())) or ["its parameter groups are others"]
-        raise ScheduleError(
-            f"the run was begun with another schedule: {'; '.join(changed[:3])}; take the old one, start a new run, "
-            "or say resume_with_new_schedule=true"
-        )
-    if begun > len(now.stages):
-        raise ScheduleError(
-            f"the run is in its stage {begun}, {before['stages'][begun - 1]['name']}, and the new schedule has only "
-            f"{len(now.stages)}; give it as many, or start a new run"
-        )
-    return True
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """What differs between two plans' data, in words."""
-    if before["blocks"] != now["blocks"] or before["total_parameters"] != now["total_parameters"]:
-        yield "the model is another"
-    for name in sorted(set(before["held"]) ^ set(now["held"]))[:1]:
-        yield f"{name} {'is held, was not' if name in now['held'] else 'was held, is not'}"
-    if len(before["stages"]) != len(now["stages"]):
-        yield f"it has {len(now['stages'])} stages, not {len(before['stages'])}"
-    for old, new in zip(before["stages"], now["stages"], strict=False):
-        where = f"stage {new['name']}:"
-        for key in ("name", *(key for key in new if key not in ("name", *_FOLLOWS))):
-            if key == "open" and old[key] != new[key]:
-                other = sorted(set(old[key]) ^ set(new[key]))[0]
-                yield f"{where} {other} is {'open' if other in new[key] else 'frozen'}, was not"
-            elif key == "rates":
-                was, now_is = (_rates(plan, stage) for plan, stage in ((before, old), (now, new)))
-                for name in [name for name in now_is if now_is[name] != was.get(name)][:1]:
-                    yield f"{where} the rate of {name} is {now_is[name]:g}, was {was.get(name, 0.0):g}"
-            elif old[key] != new[key]:
-                yield f"{where} {key} is {new[key]}, was {old[key]}"
-
-
-def _rates(plan: Mapping[str, Any], stage: Mapping[str, Any]) -> dict[str, float]:
-    """The rate of each parameter, whatever groups they are divided into."""
-    return {name: stage["rates"][group["name"]] for group in plan["groups"] for name in group["parameters"]}

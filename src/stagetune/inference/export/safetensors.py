@@ -39,7 +39,7 @@ def network_text(config: Config, metadata: CheckpointMetadata, described: Descri
     values = {"model": model, "task": asdict(config.task), "data": data, "schedule": SCHEDULE}
     if described.distance:
         values["loss"] = {"name": "contrastive", "distance": described.distance}
-    stored = replace(metadata, config=values, weights="", trained_on={}, images=[])
+    stored = replace(metadata, config=values, weights="", trained_on={}, images=[], data={})
     return json.dumps(asdict(stored))
 
 

@@ -17,7 +17,7 @@ from stagetune.errors import ExportError
 from stagetune.inference.runtimes import Images, Outputs
 from stagetune.models.heads import EmbeddingHead
 from stagetune.models.layers import Layers
-from stagetune.models.weights import read_tensors
+from stagetune.models.tensor_files import read_tensors
 from stagetune.tasks.staged_task import StagedTask
 
 
