@@ -111,6 +111,7 @@ def of_classes(
             full.update(path.parents)
         else:
             left.append(Left(path, BELOW if len(inner) > depth + 1 else BESIDE))
+    full.update(above for path in tree.images if not below(path, parts) for above in path.parents)
     empty = {
         path for path in tree.folders if path not in full and len(path.parts) <= depth + (path.parts[0] in parts)
     }

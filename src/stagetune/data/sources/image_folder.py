@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stagetune.config.schema import Config
 from stagetune.config.settings import place
-from stagetune.data.folders import Tree, below, notes, of_classes, walk
+from stagetune.data.folders import EMPTY, Tree, below, notes, of_classes, walk
 from stagetune.data.groups import PathGroupSettings, groups_of_paths
 from stagetune.data.image_files import ImageFiles
 from stagetune.data.names import PARTS, notes_on_likeness, part_called
@@ -76,7 +76,7 @@ def image_folder(
     entries, left = of_classes(tree, folder, depth=int(wanted), parts=parts)
     if not entries:
         inner = "<class>/<group>" if group_level == 2 else "<class>" if wanted == "1" else "<group>/<class>"
-        there = "".join(f"; {note}" for note in notes(left))
+        there = "".join(f"; {note}" for note in notes(one for one in left if one.reason != EMPTY))
         raise DataError(
             f"data.root={root}: holds no images; expected root/{inner}/*.png or "
             f"root/{{train,val,test}}/{inner}/*.png, or another format that Pillow reads{there}"
