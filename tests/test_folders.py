@@ -61,8 +61,8 @@ def test_what_is_not_taken_is_counted_and_named_once_with_the_reason(tmp_path: P
     for silent in (".DS_Store", "Thumbs.db", ".git/x.png", "__MACOSX/a/1.png", "a/._0.png", "b/desktop.ini"):
         (tmp_path / silent).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / silent).write_bytes((tmp_path / "a" / "0.png").read_bytes())
-    (tmp_path / "a" / "gone.png").symlink_to(tmp_path / "nowhere.png")
-    (tmp_path / "a" / "self.png").symlink_to(tmp_path / "a" / "self.png")
+    (tmp_path / "a" / "gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "a" / "self").symlink_to(tmp_path / "a" / "self")
     (tmp_path / "b" / "up").symlink_to(tmp_path)
     os.mkfifo(tmp_path / "a" / "pipe.png")
     with socket.socket(socket.AF_UNIX) as one:
@@ -74,7 +74,7 @@ def test_what_is_not_taken_is_counted_and_named_once_with_the_reason(tmp_path: P
         "3 folders without images of their own are left out: empty, only_below, words",
         "3 images below a class folder are not used: a/old/1.png, a/old/2.png, only_below/x/1.png",
         "1 images beside the class folders are not used: loose.png",
-        "2 links that lead nowhere are not used: a/gone.png, a/self.png",
+        "2 links that lead nowhere are not used: a/gone, a/self",
         "1 links to a folder that they lie in are not used: b/up",
         "2 pipes, sockets or devices are not used: a/pipe.png, b/socket.png",
     ]
@@ -104,6 +104,14 @@ def test_class_folders_and_images_that_are_links_are_followed_and_counted_right(
     source = image_folder(tmp_path / "links")
     assert Counter(source.classes[label] for label in source.labels) == {"a": 6, "b": 6, "c": 1}
     assert source.notes == ["1 images below a class folder are not used: b/deeper/1.png"]
+
+
+def test_an_image_that_is_a_link_to_nowhere_is_one_that_cannot_be_read(folder: Path) -> None:
+    (folder / "red" / "gone.png").symlink_to(folder / "nowhere.png")
+    (folder / "red" / "self.png").symlink_to(folder / "red" / "self.png")
+    with pytest.raises(DataError, match=r"^2 of 32 images cannot be read: .*/red/gone.png \(.*, .*/red/self.png \("):
+        image_folder(folder)
+    assert len(image_folder(folder, on_error="skip")) == 30
 
 
 def test_folders_that_link_to_each_other_are_walked_in_time(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stagetune.data.formats import is_image
+from stagetune.data.formats import is_image, suffixes
 from stagetune.data.groups import some
 from stagetune.data.image_files import Entry
 
@@ -62,32 +62,33 @@ def walk(root: Path) -> Tree:
             path = folder / one.name
             if one.name.startswith(".") or one.name.lower() in SYSTEM:
                 continue
-            if reason := _why_not(one, len(path.parts), above):
-                tree.left.append(Left(path, reason))
-            elif one.is_dir():
-                tree.folders.append(path)
-                to_enter.append((path, above))
-            else:
-                tree.images.append(path)
+            match _kind(one, len(path.parts), above):
+                case "image":
+                    tree.images.append(path)
+                case "folder":
+                    tree.folders.append(path)
+                    to_enter.append((path, above))
+                case reason:
+                    tree.left.append(Left(path, reason))
     tree.images.sort()
     tree.folders.sort()
     tree.left.sort(key=lambda left: left.path)
     return tree
 
 
-def _why_not(one: os.DirEntry[str], depth: int, above: frozenset[tuple[int, int]]) -> str | None:
-    """Why something is neither entered nor taken as an image; None where it is."""
+def _kind(one: os.DirEntry[str], depth: int, above: frozenset[tuple[int, int]]) -> str:
+    """Whether something is an image or a folder to enter; else the reason why it is neither."""
     try:
         target = os.stat(one)
-    except OSError:  # of no link only where it is removed meanwhile
-        return BROKEN
+    except OSError:  # a link to nowhere, or to itself: what is called an image is one that cannot be read
+        return "image" if Path(one.name).suffix.lower() in suffixes() else BROKEN
     if stat.S_ISDIR(target.st_mode):
-        if not one.is_symlink():
-            return None
-        return CIRCLE if (target.st_dev, target.st_ino) in above else DEEP_LINK if depth > LINKED else None
+        if (target.st_dev, target.st_ino) in above:
+            return CIRCLE
+        return DEEP_LINK if one.is_symlink() and depth > LINKED else "folder"
     if not stat.S_ISREG(target.st_mode):
         return SPECIAL
-    return None if is_image(Path(one.path)) else FOREIGN
+    return "image" if is_image(Path(one.path)) else FOREIGN
 
 
 def of_classes(
