@@ -595,7 +595,9 @@ def test_a_gallery_is_built_asked_added_to_and_taken_from(
     ckpt, gallery, model = checkpoints["siamese"], tmp_path / "gallery", models["siamese"]
     (folder / "green").rename(tmp_path / "green")
     (folder / "red" / "torn.png").write_text("no image")
+    (folder / "loose.png").write_bytes((folder / "red" / "1.png").read_bytes())
     code, out, err = command("gallery", "build", ckpt, folder, "-o", gallery)
+    assert err.startswith("1 images beside the class folders are not used: loose.png\n")
     assert (code, out) == (3, f"20 images of 2 identities in {gallery}\n")
     assert "torn.png: cannot be read as an image" in err
     (tmp_path / "more" / "green").mkdir(parents=True)

@@ -38,8 +38,10 @@ class ListedFiles:
 
     def outside(self, name: str) -> str | None:
         """What is wrong with a name that leads out of the folder; None where it does not, or may."""
+        if self.allow_outside or not (".." in name or os.path.isabs(name) or os.path.splitdrive(name)[0]):
+            return None
         where = Path(os.path.normpath((self.folder / name).absolute()))
-        if self.allow_outside or any(where.is_relative_to(home) for home in self._homes):
+        if any(where.is_relative_to(home) for home in self._homes):
             return None
         return f"{name} lies outside of {self.folder}{self.unless}"
 
