@@ -311,7 +311,8 @@ def test_a_value_typo_of_a_sweep_is_found_among_its_values() -> None:
         (["seed=5000000000"], "seed=5000000000: must be at least 0 and at most 4294967295"),
         (
             ["data.root=images"],
-            "data.root: data=digits does not read it, data=cub, image_folder, lfw, omniglot, sop, torchvision do",
+            "data.root: data=digits does not read it, "
+            "data=cub, identity_csv, image_folder, lfw, omniglot, pairs, sop, torchvision do",
         ),
         (["data.pairs=p.csv"], "data.pairs: data=digits does not read it, data=pairs does"),
         (
@@ -322,7 +323,7 @@ def test_a_value_typo_of_a_sweep_is_found_among_its_values() -> None:
             ["task=siamese", "loss=triplet", "data=pairs", f"data.pairs={__file__}"],
             "data=pairs: loss=triplet needs identities; use loss=bce or loss=contrastive",
         ),
-        (["data.identity_depth=2"], "data.identity_depth: data=digits does not read it, data=image_folder does"),
+        (["data.depth=2"], "data.depth: data=digits does not read it, data=image_folder does"),
         (
             ["data=image_folder", "data.root=~/images"],
             "data.root=~/images: cannot be read; quote the value twice, 'data.root=\"~/images\"'",

@@ -1,6 +1,5 @@
 """Images become what the model sees; splits leak nothing; the order of images is a pure function."""
 
-import shutil
 from dataclasses import fields
 from pathlib import Path
 
@@ -235,7 +234,7 @@ def test_groups_are_held_out_for_the_test_alone_and_validation_is_drawn_from_the
             for i in range(2):
                 pixels = rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(tmp_path / group / str(identity) / f"{i}.png")
-    source = image_folder(tmp_path, identity_depth=2)
+    source = image_folder(tmp_path, depth="2")
     split = make_split(source, by="identities", val=0.2, test=0.2, seed=0, test_groups=["b"])
     names = {part: {source.classes[source.labels[i]] for i in indices} for part, indices in split.parts().items()}
     assert {name[0] for name in names["test"]} == {"b"}
@@ -353,9 +352,6 @@ def test_a_folder_with_its_own_split_keeps_it(folder: Path) -> None:
                 (folder / name / f"{i}.png").rename(folder / part / name / f"{i}.png")
     split = make_split(image_folder(folder), by="images", **SHARES)
     assert {part: len(indices) for part, indices in split.parts().items()} == {"train": 14, "val": 4, "test": 2}
-    shutil.rmtree(folder / "test")
-    with pytest.raises(DataError, match=r"has train and val but no test folder; give train and test \(without val, "):
-        image_folder(folder)
 
 
 def test_copies_of_a_picture_stay_in_one_part(folder: Path) -> None:
@@ -389,7 +385,7 @@ def test_images_deeper_than_a_class_folder_are_said_not_to_be_used(folder: Path)
     (folder / "red" / "0.png").rename(folder / "red" / "old" / "0.png")
     source = image_folder(folder)
     assert len(source) == 29
-    assert source.notes == ["1 images that lie outside of a class folder are not used"]
+    assert source.notes == ["1 images below a class folder are not used: red/old/0.png"]
 
 
 def test_class_folders_may_be_links(folder: Path, tmp_path: Path) -> None:

@@ -266,7 +266,7 @@ EXPECTED = {(kind, f"patient{patient}") for kind in ("benign", "malign") for pat
         ("{patient}/{kind}/1.png", {"group_level": 1}),
         ("{kind}/{patient}_1.png", {"group_pattern": r"(patient\d+)_"}),
         ("{kind}/{patient}_1.png", {"group_pattern": r"patient\d+"}),
-        ("{patient}/{kind}/1.png", {"group_pattern": r"^[^/]+", "identity_depth": 2}),
+        ("{patient}/{kind}/1.png", {"group_pattern": r"^[^/]+", "depth": "2"}),
     ],
 )
 def test_a_folder_or_a_part_of_the_path_is_the_group_of_an_image(
@@ -274,13 +274,13 @@ def test_a_folder_or_a_part_of_the_path_is_the_group_of_an_image(
 ) -> None:
     source = image_folder(scans(tmp_path / "images", pattern), **how)
     assert {(name.split("/")[-1], group) for name, group in of_images(source)} == EXPECTED
-    assert (source.groups is None) == ("identity_depth" not in how)  # there a class is of one patient
+    assert (source.groups is None) == ("depth" not in how)  # there a class is of one patient
 
 
 def test_groups_lie_below_the_folders_of_a_split(tmp_path: Path) -> None:
     for part in ("train", "val", "test"):
         scans(tmp_path / part, "{patient}/{kind}/1.png")
-    for how in ({"group_level": 1}, {"group_pattern": r"^(\w+)/", "identity_depth": 2}):
+    for how in ({"group_level": 1}, {"group_pattern": r"^(\w+)/", "depth": "2"}):
         assert {group for _, group in of_images(image_folder(tmp_path, **how))} == {f"patient{i}" for i in range(6)}
 
 
@@ -350,8 +350,8 @@ def test_an_image_that_a_wrapper_adds_is_of_the_group_of_its_original() -> None:
             "data.group_level and data.group_pattern: both say the group of an image; leave one of them out",
         ),
         (
-            ["data.group_level=1", "data.identity_depth=2"],
-            "data.group_level and data.identity_depth=2: both say what the two folders above an image are; leave one",
+            ["data.group_level=1", "data.depth=2"],
+            "data.group_level and data.depth=2: both say what the two folders above an image are; leave one",
         ),
         (["data.folds=5", "data.fold=5"], "data.fold=5: there are data.folds=5, counted from 0 to 4"),
         (["data.fold=1"], "data.fold=1: has no effect without data.folds; add data.folds=5"),
@@ -464,7 +464,7 @@ def test_a_run_says_over_what_its_intervals_are(tmp_path: Path, tiny: Callable[.
                 Image.fromarray(pixels).save(tmp_path / "images" / group / str(identity) / f"{i}.png")
     config = tiny(
         "+experiment=siamese_staged", "data=image_folder", f"data.root={tmp_path / 'images'}",
-        "data.identity_depth=2", "data.split=identities", "data.test_groups=[a,b]", "data.val_groups=[c]",
+        "data.depth=2", "data.split=identities", "data.test_groups=[a,b]", "data.val_groups=[c]",
         "data.batch_size=8", "data.num_workers=0", stages=1,
     )  # fmt: skip
     result = run_experiment(config, tmp_path / "run")

@@ -60,7 +60,7 @@ def test_nested_folders_are_groups_and_identities(folder: Path) -> None:
         (folder / color).rename(folder / "x" / color)
     (folder / "y").mkdir()
     (folder / "blue").rename(folder / "y" / "red")
-    source = image_folder(folder, identity_depth=2)
+    source = image_folder(folder, depth="2")
     assert source.classes == ["x/green", "x/red", "y/red"]  # characters of one name in two alphabets are two
     assert source.groups == ["x", "x", "y"]
 
@@ -82,9 +82,9 @@ def test_nested_folders_are_groups_and_identities(folder: Path) -> None:
             "there and blue here; line 5: identity is empty; line 6: red/0.png of line 2 is there already",
         ),
         (
-            "path,identity,split\nred/0.png,red,train\nred/1.png,red,\nred/2.png,red,dev\n",
+            "path,identity,split\nred/0.png,red,train\nred/1.png,red,\nred/2.png,red,later\n",
             "2 lines are wrong: line 3: split is empty; give train, val or test to every image, or to none; "
-            "line 4: split is dev; give train, val or test to every image, or to none",
+            "line 4: split is later; give train, val or test to every image, or to none",
         ),
     ],
     ids=["empty", "column", "header only", "cells", "columns", "lines", "split"],
@@ -97,7 +97,9 @@ def test_what_is_wrong_in_a_table_of_images_is_said_once_by_line(text: str, mess
 
 def test_a_table_of_another_encoding_is_refused_by_its_first_line_too(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_bytes("päth,identity\na.png,x\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"line 1 cannot be read \('utf-8' codec .*\); save it as UTF-8 CSV"):
+    with pytest.raises(
+        DataError, match=r"line 1 is not utf-8: its byte 0xe4 cannot be read; say how it is written, data"
+    ):
         identity_csv(tmp_path / "table.csv")
 
 
@@ -216,7 +218,7 @@ def test_batches_are_drawn_as_the_task_says(batches: str, folder: Path, tiny: Ca
     for i in range(5):
         (folder / "y" / "blue" / f"{i}.png").rename(folder / "y" / "white" / f"{i}.png")
     config = tiny(
-        "+experiment=siamese_staged", "data=image_folder", f"data.root={folder}", "data.identity_depth=2",
+        "+experiment=siamese_staged", "data=image_folder", f"data.root={folder}", "data.depth=2",
         "data.batch_size=4", f"task.batches={batches}",
     )  # fmt: skip
     if batches != "uniform":

@@ -24,7 +24,7 @@ import stagetune
 from stagetune import cli
 from stagetune.artifacts import CheckpointMetadata
 from stagetune.config.schema import Config
-from stagetune.data.sources.image_folder import class_entries
+from stagetune.data.folders import of_classes, walk
 from stagetune.errors import DataError, WeightsError
 from stagetune.evaluation.calibration import Calibration
 from stagetune.evaluation.confidence import Confidence
@@ -262,7 +262,7 @@ def test_a_folder_of_odd_things_is_answered_by_their_own_names(
         *(str(folder / "red" / f"{i}.png") for i in range(10)),
         str(folder / "red" / "broken.png"),
     ]
-    listed = [str(entry.path) for entry in class_entries(folder, depth=1)]
+    listed = [str(entry.path) for entry in of_classes(walk(folder), folder, depth=1)[0]]
     assert listed == [name for name, _ in found if "inner" not in name]
     alone = [model.predict(name)[0] for name, _ in found[:-1]]
     together = model.predict(folder, on_error="skip")
@@ -595,7 +595,9 @@ def test_a_gallery_is_built_asked_added_to_and_taken_from(
     ckpt, gallery, model = checkpoints["siamese"], tmp_path / "gallery", models["siamese"]
     (folder / "green").rename(tmp_path / "green")
     (folder / "red" / "torn.png").write_text("no image")
+    (folder / "loose.png").write_bytes((folder / "red" / "1.png").read_bytes())
     code, out, err = command("gallery", "build", ckpt, folder, "-o", gallery)
+    assert err.startswith("1 images beside the class folders are not used: loose.png\n")
     assert (code, out) == (3, f"20 images of 2 identities in {gallery}\n")
     assert "torn.png: cannot be read as an image" in err
     (tmp_path / "more" / "green").mkdir(parents=True)

@@ -15,7 +15,7 @@ from stagetune.errors import ResultError, WeightsError
 
 METADATA = "stagetune"  # the key of a checkpoint under which its metadata stands
 METADATA_VERSION = 1
-RENAMED = {"data": {"crossed": "spliced"}}  # settings that stored configurations have by an older name
+RENAMED = {"data": {"crossed": "spliced", "identity_depth": "depth"}}  # settings by their older name
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML was built with it
 
 

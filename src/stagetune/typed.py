@@ -7,7 +7,6 @@ from math import isfinite
 from numbers import Integral, Real
 from typing import Any, Protocol, Union, get_args, get_origin, get_type_hints
 
-from stagetune.artifacts import RENAMED
 from stagetune.errors import did_you_mean
 
 
@@ -75,8 +74,6 @@ def key_problem(key: str, kind: Any, path: str = "", chosen: Chosen = ANNOTATED)
     if is_dataclass(kind):
         known = [entry.name for entry in fields(kind)]
         if first not in known:
-            if new := RENAMED.get(path, {}).get(first):
-                return f"{where}: is called {_join(path, new)} now"
             inside = f" in {path}" if path else ""
             wrong = f"no such key{inside}; {did_you_mean(first, known, _dot(path))}"
             return f"{where}: {chosen.foreign(path, first) or wrong}"
@@ -147,11 +144,16 @@ def _typed_mapping(kind: Any, value: Any, path: str, problems: list[str], chosen
         if entry.name not in value:
             continue
         where, before = _join(path, entry.name), len(problems)
-        item = typed(hints[entry.name], value[entry.name], where, problems, chosen)
+        choices, allowed = entry.metadata.get("choices"), entry.metadata.get("range")
+        given = value[entry.name]
+        if (
+            isinstance(given, int) and choices and any(one.isdecimal() for one in choices)
+        ):  # YAML takes 2 for a number
+            given = str(given)
+        item = typed(hints[entry.name], given, where, problems, chosen)
         converted[entry.name] = item
         if len(problems) > before or item is None:
             continue
-        choices, allowed = entry.metadata.get("choices"), entry.metadata.get("range")
         if choices and item not in choices:
             near = chosen.meant(where, item) or did_you_mean(item, choices, otherwise=entry.metadata["otherwise"])
             problems.append(f"{where}={item}: no such choice; {near}")

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
+from stagetune.artifacts import renamed
 from stagetune.config.earlier import translated
 from stagetune.config.monitor import monitor_problems
 from stagetune.config.parts import OWN, PACKAGES, TARGETS, Parts, names, of_data, part
@@ -113,7 +114,7 @@ def _read(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> tuple[Con
     if "experiment" in values:
         values = {key: value for key, value in values.items() if key != "experiment"}
         problems.append("conf/experiment: a file there lacks its first line, # @package _global_; add it")
-    values = named_own({group: {} for group in PACKAGES} | dict(values))
+    values = named_own({group: {} for group in PACKAGES} | renamed(values))
     chosen = Parts(values, overrides)
     problems += chosen.problems
     known = {key: value for key, value in values.items() if key not in PACKAGES or key in chosen.names}

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from stagetune.data.division import (
     by_groups,
@@ -50,7 +51,8 @@ def make_split(
 ) -> Split:
     """The split that the data set brings, else one by images (stratified), by identities or by groups.
 
-    Where the one that it brings has no validation, that is drawn from train. With `folds` the test is the fold of
+    Where the one that it brings has no validation, that is drawn from train; where it has no test, half of validation
+    is the test. With `folds` the test is the fold of
     that number, so that over all of them every image is tested once.
 
     Raises `DataError` where a picture (unless the data is `published`) or, with `by="identities"`, an identity or,
@@ -64,8 +66,12 @@ def make_split(
                 raise DataError(f"data.{key}={asked}: {source.name} brings its own split; leave data.{key} out")
         where = np.array(source.split)
         split = Split(*(np.flatnonzero(where == part) for part in ("train", "val", "test")))
-        if not len(split.val):
-            split = _with_validation(source, split, by, val, seed)
+        if len(split.test) and not len(split.val):
+            drawn = _drawn(source, split.train, by, val, seed)
+            split = Split(split.train[~drawn], split.train[drawn], split.test)
+        elif len(split.val) and not len(split.test):
+            drawn = _drawn(source, split.val, by, 1 / 2, seed, least=2)
+            split = Split(split.train, split.val[~drawn], split.val[drawn])
     elif folds is not None:
         draw = {"groups": fold_by_groups, "identities": fold_by_identities}.get(by, fold_by_images)
         split = _of_parts(draw(source, folds=folds, fold=fold, val=val, seed=seed))
@@ -209,33 +215,34 @@ def leave_split_of_images(source: Source) -> None:
         )
 
 
-def _with_validation(source: Source, split: Split, by: str, val: float, seed: int) -> Split:
-    """The split with a share of its training images as validation, drawn as where the data set brings no split.
+def _drawn(
+    source: Source, among: IntArray, by: str, share: float, seed: int, least: int = 3
+) -> npt.NDArray[np.bool_]:
+    """Which of some images are drawn for another part, as where the data set brings no split.
 
-    By images stratified by class, with copies of one picture in the same part; or by identities, or by groups.
+    By images stratified by class, one of each that has `least` pictures, with copies of one picture together; or by
+    identities, or by groups.
     """
-    labels = source.labels[split.train]
+    labels = source.labels[among]
     if by == "groups":
-        groups = np.unique([(source.image_groups or [])[i] for i in split.train.tolist()], return_inverse=True)[1]
-        unit = joined_by_copies(groups, [source.contents[i] for i in split.train.tolist()])
+        groups = np.unique([(source.image_groups or [])[i] for i in among.tolist()], return_inverse=True)[1]
+        unit = joined_by_copies(groups, [source.contents[i] for i in among.tolist()])
         unit = np.unique(unit, return_inverse=True)[1][groups]
-        drawn = divided(labels, unit, (1 - val, val), seed=seed)[unit] > 0
-        return Split(split.train[~drawn], split.train[drawn], split.test)
+        return divided(labels, unit, (1 - share, share), seed=seed)[unit] > 0
     if by == "identities":
         identities = np.unique(labels)
-        count = max(2, _shares(len(identities), val, 0.0)[0])
-        drawn = np.isin(labels, np.random.default_rng([seed, 2]).permutation(identities)[:count])
-        return Split(split.train[~drawn], split.train[drawn], split.test)
+        count = max(2, _shares(len(identities), share, 0.0)[0])
+        return np.isin(labels, np.random.default_rng([seed, 2]).permutation(identities)[:count])
     rng, taken = np.random.default_rng([seed, 1]), []
     for label in np.unique(labels):
         copies: dict[str, list[int]] = {}
-        for index in split.train[labels == label].tolist():
+        for index in among[labels == label].tolist():
             copies.setdefault(source.contents[index], []).append(index)
         pictures = list(copies.values())
-        for picture in rng.permutation(len(pictures))[: _shares(len(pictures), val, 0.0)[0]].tolist():
+        count = _shares(len(pictures), share, 0.0, least)[0]
+        for picture in rng.permutation(len(pictures))[:count].tolist():
             taken += pictures[picture]
-    drawn = np.isin(split.train, taken)
-    return Split(split.train[~drawn], split.train[drawn], split.test)
+    return np.isin(among, taken)
 
 
 def _or_other_shares(source: Source) -> str:
@@ -274,8 +281,8 @@ def _identities_apart(
     return part
 
 
-def _shares(count: int, val: float, test: float) -> tuple[int, int]:
-    """How many of `count` go to val and to test: at least one each where three or more are there."""
-    if count < 3:
+def _shares(count: int, val: float, test: float, least: int = 3) -> tuple[int, int]:
+    """How many of `count` go to val and to test: at least one each where `least` or more are there."""
+    if count < least:
         return 0, 0
     return max(1, round(count * val)), max(1, round(count * test))

@@ -155,12 +155,14 @@ def show_info(given: Namespace) -> None:
 
 def show_gallery_build(given: Namespace, folder: Path, *, is_new: bool) -> int:
     """Embed the images of each identity into a gallery, new or there already."""
-    from stagetune.data.sources.image_folder import class_entries
+    from stagetune.data.folders import notes, of_classes, walk
     from stagetune.inference.gallery import Gallery
     from stagetune.inference.gallery_rows import check_pair
 
     root = given.images.expanduser()
-    entries = class_entries(root, depth=1)
+    entries, left = of_classes(walk(root), root, depth=1)
+    for note in notes(left):
+        print(note, file=sys.stderr)
     if not entries:
         raise DataError(f"{given.images}: holds no images of identities; expected {given.images}/<identity>/*.jpg")
     names = {str(entry.path): entry.path.relative_to(root).as_posix() for entry in entries}

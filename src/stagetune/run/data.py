@@ -36,6 +36,10 @@ def build_data(config: Config, *, rank: int = 0, world_size: int = 1) -> StagedD
     source.notes.extend(split_notes(source, split, data.split))
     if source.split and "val" not in source.split:
         source.notes.append(f"validation is drawn from train by data.val={division['val']}: the data brings none")
+    elif source.split and "test" not in source.split:
+        source.notes.append(
+            f"half of val, drawn by data.seed={division['seed']}, is the test: the data brings none of its own"
+        )
     if data.published and (copies := copies_across(source, split)):
         source.notes.append(
             f"{len(copies)} images have a copy in another part; they stay, since results are compared on the data "

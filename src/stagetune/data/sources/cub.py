@@ -1,12 +1,13 @@
 """Caltech-UCSD Birds-200-2011 as its authors publish it: CUB_200_2011/images.txt and the lists beside it."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from stagetune.config.settings import SplitSettings, place
 from stagetune.data.image_files import Entry, ImageFiles
-from stagetune.data.sources.identity_csv import refuse
+from stagetune.data.listed import ListedFiles
+from stagetune.data.tables import is_number, read_words, refuse
 from stagetune.errors import DataError
 from stagetune.typed import choice
 
@@ -42,7 +43,7 @@ def cub(root: str | Path, *, by: str) -> list[Entry]:
     base = Path(root).expanduser()
     folder = base if (base / "images.txt").is_file() else base / "CUB_200_2011"
     classes = _by_id(folder / "classes.txt", "class")
-    paths = _by_id(folder / "images.txt", "path")
+    paths = _by_id(folder / "images.txt", "path", files=ListedFiles(folder / "images"))
     class_of = _by_id(folder / "image_class_labels.txt", "class", paths, classes)
     trained = _by_id(folder / "train_test_split.txt", "part", paths, ("0", "1"))
     seen = set(sorted(classes, key=int)[:SEEN])
@@ -53,40 +54,20 @@ def cub(root: str | Path, *, by: str) -> list[Entry]:
     ]
 
 
-def read_list(file: Path, columns: Sequence[str]) -> list[tuple[int, list[str]]]:
-    """The lines of a list of words that blanks part, with their numbers from 1; the last may have blanks.
-
-    Raises `DataError` where there is no such file or nothing in it, and for lines with fewer words than `columns`.
-    """
-    if not file.is_file():
-        raise DataError(f"{file}: no such file; give its folder as the authors publish it, by data.root")
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{file}: cannot be read ({error}); take it as its authors publish it, or as UTF-8"
-        ) from error
-    lines = [
-        (number, line.strip().split(maxsplit=len(columns) - 1))
-        for number, line in enumerate(text.splitlines(), start=1)
-        if line.strip()
-    ]
-    if not lines:
-        raise DataError(f"{file}: is empty; take it as its authors publish it")
-    refuse(file, [f"line {n}: expected {' '.join(columns)}" for n, words in lines if len(words) < len(columns)])
-    return lines
-
-
-def _by_id(file: Path, says: str, keys: Collection[str] = (), values: Collection[str] = ()) -> dict[str, str]:
-    """What a list says of each number; of each of `keys` one of `values`, where these are given."""
+def _by_id(
+    file: Path, says: str, keys: Collection[str] = (), values: Collection[str] = (), files: ListedFiles | None = None
+) -> dict[str, str]:
+    """What a list says of each number: of each of `keys` one of `values`, or of `files`, where these are given."""
     found: dict[str, str] = {}
     problems = []
-    for number, (key, value) in read_list(file, ("number", says)):
-        if not key.isdecimal() or (keys and key not in keys) or key in found:
+    for number, (key, value) in read_words(file, ("number", says)):
+        if not is_number(key) or (keys and key not in keys) or key in found:
             what = "stands there already" if key in found else "is not known" if keys else "is no number"
             problems.append(f"line {number}: {key} {what}")
         elif values and value not in values:
             problems.append(f"line {number}: no {says} is {value}")
+        elif files and (wrong := files.outside(value)):
+            problems.append(f"line {number}: {wrong}")
         found[key] = value
     refuse(file, problems)
     if missing := [key for key in keys if key not in found]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from stagetune.config.schema import Config
 from stagetune.config.settings import SplitSettings
 from stagetune.data.image_files import ImageFiles, Row
+from stagetune.data.names import PARTS
 from stagetune.data.splits import leave_split_of_images
 from stagetune.errors import ConfigError, DataError, did_you_mean
 from stagetune.typed import choice
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 SAVED = ("dataset_dict.json", "state.json")  # one of them lies in a folder of save_to_disk
 PLAIN = ("string", "large_string", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
-USUAL = {"train": ("train",), "val": ("validation", "valid", "val", "dev"), "test": ("test",)}
 
 
 @dataclass
@@ -82,7 +82,7 @@ def parts_of(path: str, names: Sequence[str], given: Mapping[str, str | None]) -
                 )
         return {"": names[0]}
     free = [name for name in names if name not in given.values()]
-    chosen = {part: given[part] or next((name for name in USUAL[part] if name in free), None) for part in USUAL}
+    chosen = {part: given[part] or next((name for name in PARTS[part] if name in free), None) for part in PARTS}
     if missing := [part for part in ("train", "test") if chosen[part] is None]:
         remedy = " ".join(f"data.{part}_split=NAME" for part in missing)
         raise DataError(

@@ -1,7 +1,6 @@
 """A table of images: columns path and identity, and where wanted split (train, val, test) and group of the image."""
 
-import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -9,25 +8,25 @@ from stagetune.config.schema import Config
 from stagetune.config.settings import place
 from stagetune.data.groups import PathGroupSettings, groups_of_paths
 from stagetune.data.image_files import Entry, ImageFiles
-from stagetune.data.sources.image_folder import SPLITS
-from stagetune.errors import DataError, did_you_mean
+from stagetune.data.listed import ListedFiles
+from stagetune.data.names import has_control_characters, notes_on_likeness, part_called
+from stagetune.data.tables import TableSettings, read_table, refuse
 from stagetune.typed import choice
-
-SHOWN = 5  # problems in one message
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns are called in the table; None for one that is not to be read."""
+    """What the columns are called in the table; None for one that is not to be read. A label is an identity."""
 
     path: str = "path"
     identity: str = "identity"
+    label: str | None = None
     split: str | None = "split"
     group: str | None = "group"
 
 
 @dataclass
-class Settings(PathGroupSettings):
+class Settings(TableSettings, PathGroupSettings):
     """`data=identity_csv`."""
 
     name: str = "identity_csv"
@@ -37,6 +36,9 @@ class Settings(PathGroupSettings):
 
     def problems(self, config: Config) -> Iterator[str]:
         yield from PathGroupSettings.problems(self, config)
+        yield from self.table_problems()
+        if self.columns.label is not None and self.columns.identity != Columns.identity:
+            yield "data.columns.identity and data.columns.label: are two words for one column; leave one of them out"
         if self.group_pattern is not None and self.columns.group not in (Columns.group, None):
             yield "data.columns.group and data.group_pattern: both say the group of an image; leave one of them out"
         given = _called(self.columns)
@@ -49,7 +51,11 @@ class Settings(PathGroupSettings):
 
     def build(self, image_size: int) -> tuple[ImageFiles, None]:
         found = identity_csv(
-            str(self.csv), columns=self.columns, group_pattern=self.group_pattern, on_error=self.on_error
+            str(self.csv),
+            columns=self.columns,
+            group_pattern=self.group_pattern,
+            on_error=self.on_error,
+            **self.how_to_read(),
         )
         return found, None
 
@@ -60,8 +66,11 @@ def identity_csv(
     columns: Columns = Columns(),
     group_pattern: str | None = None,
     on_error: str = "raise",
+    root: str | None = None,
+    encoding: str = "utf-8",
+    allow_outside: bool = False,
 ) -> ImageFiles:
-    """The images that a table lists, paths relative to its folder.
+    """The images that a table lists, paths relative to its folder, or to `root`.
 
     With `group_pattern` a part of the path as it is listed is the image's group, whatever column there is.
 
@@ -76,85 +85,46 @@ def identity_csv(
         (line, {key: row[column] for key, column in called.items() if column in row})
         for line, row in read_table(
             file,
-            needed=(columns.path, columns.identity, *renamed),
+            needed=(called["path"], called["identity"], *renamed),
             known=list(optional.values()),
-            remedy="; say what a column is called with data.columns.identity=NAME (path, split, group)",
+            remedy="; say what a column is called with data.columns.identity=NAME (path, label, split, group)",
+            encoding=encoding,
         )
     ]
+    files = ListedFiles.of_table(file, root, allow_outside)
     entries, problems = [], []
-    seen: dict[Path, tuple[int, str]] = {}
+    seen: dict[str, tuple[int, str]] = {}
     for line, row in rows:
-        image, identity, split = file.parent / row["path"], row["identity"], row.get("split") or None
-        first, other = seen.setdefault(image, (line, identity))
+        name, identity, split = files.name(row["path"]), row["identity"], part_called(row.get("split", ""))
+        first, other = seen.setdefault(name, (line, identity))
         if not row["path"] or not identity:
-            problems.append(f"line {line}: {columns.path if not row['path'] else columns.identity} is empty")
-        elif not image.is_file():
-            problems.append(f"line {line}: {row['path']} does not exist in {file.parent}")
+            problems.append(f"line {line}: {called['identity'] if row['path'] else called['path']} is empty")
+        elif has_control_characters(identity):
+            problems.append(
+                f"line {line}: {called['identity']} has a line break or control character in it, {identity!r}"
+            )
+        elif wrong := files.problem(name):
+            problems.append(f"line {line}: {wrong}")
         elif first != line:
             said = f"is {other} there and {identity} here" if other != identity else "is there already"
             problems.append(f"line {line}: {row['path']} of line {first} {said}")
-        elif "split" in row and split not in SPLITS:
+        elif "split" in row and split is None:
             problems.append(
-                f"line {line}: {columns.split} is {split or 'empty'}; "
+                f"line {line}: {columns.split} is {row['split'] or 'empty'}; "
                 "give train, val or test to every image, or to none"
             )
         elif row.get("group") == "" and group_pattern is None:
             problems.append(f"line {line}: {columns.group} is empty; give every image its group, or none a column")
-        entries.append(Entry(image, identity, split, row.get("group"), f"line {line}: "))
+        entries.append(Entry(files.folder / name, identity, split, row.get("group"), f"line {line}: "))
     refuse(file, problems)
     if group_pattern is not None:
         groups = groups_of_paths([row["path"] for _, row in rows], group_pattern)
         entries = [replace(entry, group=group) for entry, group in zip(entries, groups, strict=True)]
-    return ImageFiles("identity_csv", str(file.resolve()), entries, on_error=on_error)
+    notes = notes_on_likeness(sorted({entry.identity for entry in entries}))
+    return ImageFiles("identity_csv", str(file.resolve()), entries, on_error=on_error, notes=notes)
 
 
 def _called(columns: Columns) -> dict[str, str]:
     """The name of each column that is to be read."""
-    return {key: column for key, column in asdict(columns).items() if column is not None}
-
-
-def read_table(
-    file: Path, *, needed: Sequence[str], known: Sequence[str], remedy: str = ""
-) -> list[tuple[int, dict[str, str]]]:
-    """The lines of a CSV with their numbers, the header being line 1; `needed` and `known` are its columns.
-
-    Raises `DataError` for a file that is missing or empty, for columns that are, with `remedy` at its end, or that
-    stand there twice, and for lines of more cells than there are columns.
-    """
-    if not file.is_file():
-        raise DataError(f"{file}: no such file; give a CSV with columns {', '.join(needed)}")
-    with file.open(newline="", encoding="utf-8-sig") as opened:
-        reader = csv.reader(opened, skipinitialspace=True)
-        try:
-            lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if cells]
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise DataError(
-                f"{file}: line {reader.line_num + 1} cannot be read ({error}); save it as UTF-8 CSV"
-            ) from error
-    columns = lines[0][1] if lines else []
-    if missing := [column for column in needed if column not in columns]:
-        near = did_you_mean(missing[0], columns) if columns else "the file is empty"
-        raise DataError(f"{file}: has no column {' and no column '.join(missing)}; {near}{remedy}")
-    read = [column for column in (*needed, *known) if column in columns]
-    if twice := [column for column in read if columns.count(column) > 1]:
-        raise DataError(f"{file}: has {columns.count(twice[0])} columns {twice[0]}; leave one of them")
-    rows = []
-    problems = []
-    for line, cells in lines[1:]:
-        if any(cells[len(columns) :]):
-            problems.append(
-                f"line {line}: has {len(cells)} cells for {len(columns)} columns; quote what has a comma in it"
-            )
-        cell_of = dict(zip(columns, cells, strict=False))
-        rows.append((line, {column: cell_of.get(column, "") for column in read}))
-    refuse(file, problems)
-    if not rows:
-        raise DataError(f"{file}: has a header but no lines")
-    return rows
-
-
-def refuse(file: Path, problems: Sequence[str]) -> None:
-    """Raise one `DataError` for all problems of a table's lines."""
-    if problems:
-        more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-        raise DataError(f"{file}: {len(problems)} lines are wrong: {'; '.join([*problems[:SHOWN], *more])}")
+    names = {**asdict(columns), "identity": columns.label or columns.identity, "label": None}
+    return {key: column for key, column in names.items() if column is not None}

@@ -8,10 +8,11 @@ import numpy as np
 
 from stagetune.config.schema import Config
 from stagetune.config.settings import DataSettings, place
+from stagetune.data.formats import is_regular
 from stagetune.data.image_files import Entry, ImageFiles
 from stagetune.data.source import Pairs
-from stagetune.data.sources.identity_csv import refuse
 from stagetune.data.sources.pairs import pair_problems
+from stagetune.data.tables import is_number, read_words, refuse
 from stagetune.errors import DataError
 from stagetune.typed import choice
 
@@ -45,10 +46,11 @@ def lfw(root: str | Path, *, on_error: str = "raise") -> tuple[ImageFiles, Pairs
     folder = Path(root).expanduser() / "lfw-py"
     images = next((folder / name for name in IMAGES if (folder / name).is_dir()), None)
     listed = folder / "pairs.txt"
-    if images is None or not listed.is_file():
+    if images is None or not is_regular(listed):
         raise DataError(f"data.root={root}: expected {listed} and one of {', '.join(IMAGES)} beside it")
-    head, *lines = (line.split() for line in listed.read_text().splitlines() if line.strip())
-    if len(head) != 2 or not all(word.isdigit() for word in head) or int(head[0]) < 3:
+    (_, [text]), *rest = read_words(listed, ("pairs",))
+    head, lines = text.split(), [(number, text.split()) for number, [text] in rest]
+    if len(head) != 2 or not all(map(is_number, head)) or int(head[0]) < 3 or int(head[1]) < 1:
         raise DataError(
             f"{listed}: line 1 is {' '.join(head)}; expected the number of folds (3 or more) and of pairs"
         )
@@ -58,17 +60,20 @@ def lfw(root: str | Path, *, on_error: str = "raise") -> tuple[ImageFiles, Pairs
     entries: dict[Path, Entry] = {}
     pairs: list[tuple[Path, Path, int, int]] = []
     problems = []
-    for number, words in enumerate(lines):
-        fold = number // each
+    for i, (number, words) in enumerate(lines):
+        fold = i // each
         split = "test" if fold == folds - 1 else "val" if fold == folds - 2 else "train"
-        if len(words) not in (3, 4):
-            problems.append(f"line {number + 2}: expected a name and two numbers, or a name and a number twice")
+        if len(words) not in (3, 4) or not is_number(words[1]) or not is_number(words[-1]):
+            problems.append(f"line {number}: expected a name and two numbers, or a name and a number twice")
             continue
         people = (words[0], words[-2] if len(words) == 4 else words[0])
         files = [
             images / name / f"{name}_{word:0>4}.jpg" for name, word in zip(people, (words[1], words[-1]), strict=True)
         ]
-        problems += [f"line {number + 2}: {file} does not exist" for file in files if not file.is_file()]
+        if there := [name for name in people if "/" in name or name == ".."]:
+            problems.append(f"line {number}: {there[0]} is no name of a folder in {images}")
+            continue
+        problems += [f"line {number}: {file} does not exist" for file in files if not is_regular(file)]
         for file, name in zip(files, people, strict=True):
             entries.setdefault(file, Entry(file, name, split))
         pairs.append((files[0], files[1], int(len(words) == 3), fold))

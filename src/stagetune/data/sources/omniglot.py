@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stagetune.config.settings import GroupSettings, place
+from stagetune.data.folders import notes, of_classes, walk
 from stagetune.data.image_files import ImageFiles
-from stagetune.data.sources.image_folder import class_entries
 from stagetune.errors import DataError, did_you_mean
 from stagetune.typed import choice
 
@@ -41,7 +41,8 @@ def omniglot(root: str | Path, *, alphabets: Sequence[str] | None = None, on_err
     found = [part for part in PARTS if (folders[0] / part).is_dir()]
     if PARTS[0] in found:
         found = [part for part in found if part in PARTS[:2]]
-    entries = [entry for part in found for entry in class_entries(folders[0] / part, depth=2)]
+    read = [of_classes(walk(folders[0] / part), folders[0] / part, depth=2) for part in found]
+    entries = [entry for taken, _ in read for entry in taken]
     known = sorted({str(entry.group) for entry in entries})
     for alphabet in alphabets or ():
         if alphabet not in known:
@@ -51,5 +52,5 @@ def omniglot(root: str | Path, *, alphabets: Sequence[str] | None = None, on_err
         "omniglot",
         [entry for entry in entries if not alphabets or entry.group in alphabets],
         on_error=on_error,
-        notes=[f"of {', '.join(found)}"],
+        notes=[f"of {', '.join(found)}", *notes([one for _, left in read for one in left])],
     )

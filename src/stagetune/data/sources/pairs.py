@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from os.path import normpath
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +11,15 @@ from stagetune.config.schema import Config
 from stagetune.config.settings import DataSettings, SplitSettings, place
 from stagetune.data.groups import joined
 from stagetune.data.image_files import Entry, ImageFiles
+from stagetune.data.listed import ListedFiles
+from stagetune.data.names import PARTS, part_called
 from stagetune.data.source import Pairs
-from stagetune.data.sources.identity_csv import read_table, refuse
-from stagetune.data.sources.image_folder import SPLITS
+from stagetune.data.tables import TableSettings, read_table, refuse
 from stagetune.typed import choice
 
 
 @dataclass
-class Settings(SplitSettings):
+class Settings(TableSettings, SplitSettings):
     """`data=pairs`."""
 
     name: str = "pairs"
@@ -31,10 +31,11 @@ class Settings(SplitSettings):
 
     def problems(self, config: Config) -> Iterator[str]:
         yield from SplitSettings.problems(self, config)
+        yield from self.table_problems()
         yield from pair_problems(self, config)
 
     def build(self, image_size: int) -> tuple[ImageFiles, Pairs]:
-        return pairs_csv(str(self.pairs), on_error=self.on_error)
+        return pairs_csv(str(self.pairs), on_error=self.on_error, **self.how_to_read())
 
 
 def pair_problems(data: DataSettings, config: Config) -> Iterator[str]:
@@ -55,22 +56,35 @@ class _Line:
     fold: str
 
 
-def pairs_csv(path: str | Path, *, on_error: str = "raise") -> tuple[ImageFiles, Pairs]:
-    """The images of a table of pairs, paths relative to its folder, and the pairs.
+def pairs_csv(
+    path: str | Path,
+    *,
+    on_error: str = "raise",
+    root: str | None = None,
+    encoding: str = "utf-8",
+    allow_outside: bool = False,
+) -> tuple[ImageFiles, Pairs]:
+    """The images of a table of pairs, paths relative to its folder, or to `root`, and the pairs.
 
     Images that `same` pairs join, directly or through others, are one identity. Raises `DataError` once for all
     lines that are wrong, repeat or contradict others, by their numbers.
     """
     file = Path(path).expanduser()
-    rows = read_table(file, needed=("a", "b", "is_same"), known=("split", "fold"))
+    rows = read_table(file, needed=("a", "b", "is_same"), known=("split", "fold"), encoding=encoding)
+    files = ListedFiles.of_table(file, root, allow_outside)
     has_split = "split" in rows[0][1]
     lines = [
         _Line(
-            number, _plain(row["a"]), _plain(row["b"]), row["is_same"], row.get("split") or None, row.get("fold", "")
+            number,
+            files.name(row["a"]),
+            files.name(row["b"]),
+            row["is_same"],
+            part_called(split) or split if (split := row.get("split")) else None,
+            row.get("fold", ""),
         )
         for number, row in rows
     ]
-    refuse(file, _wrong(lines, file.parent, has_split))
+    refuse(file, _wrong(lines, files, has_split))
     names = sorted({name for line in lines for name in (line.a, line.b)})
     position = {name: i for i, name in enumerate(names)}
     owner = joined(len(names), [(position[line.a], position[line.b]) for line in lines if line.is_same == "1"])
@@ -90,14 +104,14 @@ def pairs_csv(path: str | Path, *, on_error: str = "raise") -> tuple[ImageFiles,
             if split != line.split:
                 crossing.append(f"line {line.number}: {name} is in {line.split} here and in {split} in line {first}")
     refuse(file, crossing)
-    entries = [Entry(file.parent / name, f"{names[owner[i]]}", split_of[name][1]) for i, name in enumerate(names)]
+    entries = [Entry(files.folder / name, f"{names[owner[i]]}", split_of[name][1]) for i, name in enumerate(names)]
     source = ImageFiles("pairs", str(file.resolve()), entries, on_error=on_error)
     kept = {source.describe(i): i for i in range(len(source))}
-    whole = [line for line in lines if all(str(file.parent / name) in kept for name in (line.a, line.b))]
+    whole = [line for line in lines if all(str(files.folder / name) in kept for name in (line.a, line.b))]
     if len(whole) < len(lines):
         source.notes.append(f"{len(lines) - len(whole)} pairs with an image that was left out are not used")
     one, other = (
-        np.array([kept[str(file.parent / name)] for name in side], dtype=np.int64)
+        np.array([kept[str(files.folder / name)] for name in side], dtype=np.int64)
         for side in ([line.a for line in whole], [line.b for line in whole])
     )
     is_same = np.array([int(line.is_same) for line in whole], dtype=np.int64)
@@ -106,27 +120,21 @@ def pairs_csv(path: str | Path, *, on_error: str = "raise") -> tuple[ImageFiles,
     return source, Pairs(one, other, is_same, fold)
 
 
-def _plain(name: str) -> str:
-    """The one way of writing a path: ./x.png is x.png."""
-    return normpath(name) if name else ""
-
-
-def _wrong(lines: Sequence[_Line], folder: Path, has_split: bool) -> list[str]:
+def _wrong(lines: Sequence[_Line], files: ListedFiles, has_split: bool) -> list[str]:
     problems = []
     seen: dict[frozenset[str], _Line] = {}
-    exists: dict[str, bool] = {}
+    looked_at: set[str] = set()
     for line in lines:
         where = f"line {line.number}: "
         for name in (line.a, line.b):
-            if name not in exists:
-                exists[name] = bool(name) and (folder / name).is_file()
-                if not exists[name]:
-                    problems.append(f"{where}{name or 'an empty name'} does not exist in {folder}")
+            if name not in looked_at and (wrong := files.problem(name)):
+                problems.append(f"{where}{wrong}")
+            looked_at.add(name)
         if line.is_same not in ("0", "1"):
             problems.append(f"{where}is_same is {line.is_same or 'empty'}; give 1 (same identity) or 0")
         if line.a == line.b:
             problems.append(f"{where}{line.a} is paired with itself")
-        if has_split and line.split not in SPLITS:
+        if has_split and line.split not in PARTS:
             problems.append(
                 f"{where}split is {line.split or 'empty'}; give train, val or test to every pair, or to none"
             )

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from stagetune.config.settings import SplitSettings, place
 from stagetune.data.image_files import Entry, ImageFiles
-from stagetune.data.sources.cub import read_list
-from stagetune.data.sources.identity_csv import refuse
+from stagetune.data.listed import ListedFiles
+from stagetune.data.tables import read_words, refuse
 from stagetune.errors import DataError
 from stagetune.typed import choice
 
@@ -39,15 +39,22 @@ def sop(root: str | Path) -> list[Entry]:
     """
     base = Path(root).expanduser()
     folder = base if (base / "Ebay_train.txt").is_file() else base / "Stanford_Online_Products"
-    entries = []
+    files, entries = ListedFiles(folder), []
     for part in ("train", "test"):
         file = folder / f"Ebay_{part}.txt"
-        (_, header), *lines = read_list(file, COLUMNS)
+        (_, header), *lines = read_words(file, COLUMNS)
         if header != list(COLUMNS):
             raise DataError(f"{file}: its first line is {' '.join(header)}; expected {' '.join(COLUMNS)}")
+        if not lines:
+            raise DataError(f"{file}: has no line below its first; take it as its authors publish it")
         first: dict[str, int] = {}
-        again = [(number, path) for number, (*_, path) in lines if first.setdefault(path, number) != number]
-        refuse(file, [f"line {number}: {path} is in line {first[path]}, too" for number, path in again])
+        problems = []
+        for number, (*_, path) in lines:
+            if first.setdefault(path, number) != number:
+                problems.append(f"line {number}: {path} is in line {first[path]}, too")
+            elif wrong := files.outside(path):
+                problems.append(f"line {number}: {wrong}")
+        refuse(file, problems)
         for _, (_, product, _, path) in lines:
             kind = path.partition("/")[0].removesuffix("_final")
             entries.append(Entry(folder / path, f"{kind}/{product}", part, kind))
