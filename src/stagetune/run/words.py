@@ -10,8 +10,8 @@ from stagetune.data.datamodule import StagedData
 from stagetune.losses.shared.classes import ClassLossSettings
 from stagetune.run.data import loss_of, part_sizes
 from stagetune.shipped import stagetune_command
-from stagetune.targets import foreign_targets
 from stagetune.tasks.staged_task import StagedTask
+from stagetune.trust import foreign
 
 NAMED = 8  # classes on one line
 UNEVEN = 3  # times as many images
@@ -24,7 +24,7 @@ SPLIT_WORDS = {
 
 def next_words(config: Config, run_dir: str) -> str:
     """The command that uses what was trained."""
-    trust = " --trust" if foreign_targets({"network": getattr(config.model, "network", None)}) else ""
+    trust = " --trust" if foreign({"model": {"network": getattr(config.model, "network", None)}}) else ""
     verb, images = ("predict", "IMAGE_OR_FOLDER") if config.task.name == "classifier" else ("verify", "A.jpg B.jpg")
     return f"{stagetune_command()} {verb} {shlex.quote(run_dir)} {images}{trust}"
 

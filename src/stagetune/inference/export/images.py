@@ -18,21 +18,21 @@ from stagetune.config.settings import NoLoss
 from stagetune.config.validate import named_own, read_config
 from stagetune.data.datamodule import StagedData
 from stagetune.errors import ConfigError, DataError, StagetuneError
-from stagetune.inference.checkpoint import Untrusted
 from stagetune.run.data import build_data
-from stagetune.targets import foreign_targets
+from stagetune.trust import Trust, Untrusted, foreign
 
 BATCH = 32
 MAY_DIFFER = ("batch_size", "num_workers")  # of what any data reads: they change no image
 
 
-def data_of(metadata: CheckpointMetadata, words: Sequence[str], *, trust: bool) -> StagedData:
+def data_of(metadata: CheckpointMetadata, words: Sequence[str], *, trust: Trust) -> StagedData:
     """The data of a run, divided as in its training, and as its validation sees them.
 
     Args:
         metadata: of its checkpoint.
         words: what holds of the data today, such as data.root=/data/faces where the folder has moved.
-        trust: whether a data set of somebody's own, which the checkpoint names, may be imported and run.
+        trust: whether a data set of somebody's own, which the checkpoint names, may be imported and run; or the names
+            of those that may.
 
     Raises:
         ConfigError: for words of anything but data.
@@ -40,12 +40,13 @@ def data_of(metadata: CheckpointMetadata, words: Sequence[str], *, trust: bool) 
         WeightsError: without `trust` for data that is read by code from elsewhere, unless the words name it.
     """
     config = read_config(_moved(metadata.config, words))
-    is_typed = any(word.startswith("data._target_=") for word in words)
-    foreign = foreign_targets({"data": getattr(config.data, "target", None)})
-    if foreign and not (trust or is_typed):
+    target = getattr(config.data, "target", None)
+    typed = [word.partition("=")[2] for word in words if word.startswith(("data._target_=", "data.target._target_="))]
+    code = [one.value for one in foreign({"data": {"target": target}}, typed if trust is False else trust)]
+    if code:
         raise Untrusted(
-            f"its data is read by {' and '.join(foreign)}, code that the checkpoint names and does not hold; if you "
-            f"trust where it comes from, add --trust, or data._target_={foreign[0]}"
+            f"its data is read by {' and '.join(code)}, code that the checkpoint names and does not hold; if you "
+            f"trust where it comes from, add --trust, or data._target_={code[0]}"
         )
     missing = [problem for part in of_data(config.data) for problem in part.problems(config.data, config)]
     try:
