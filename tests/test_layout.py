@@ -88,7 +88,8 @@ def test_imports_point_one_way(package: str) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["stagetune.targets", "stagetune.trust", "stagetune.config.compose", "stagetune.config.validate", "stagetune.schedule.load",
+    ["stagetune.targets", "stagetune.trust", "stagetune.config.compose",
+     "stagetune.config.validate", "stagetune.schedule.load",
      "stagetune.schedule.resolve",
      "stagetune.schedule.table",
      "stagetune.report.result", "stagetune.report.metrics", "hydra_plugins.stagetune_sweeper",

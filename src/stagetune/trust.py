@@ -18,9 +18,7 @@ from stagetune.shipped import CONF
 from stagetune.targets import find
 
 Trust = bool | Collection[str]  # all that a file names, or the classes of these names alone
-OUTSIDE = re.compile(
-    r"^[/\\~]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)|://"
-)  # of any system, or a URL
+OUTSIDE = re.compile(r"^[/\\~]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)|://")  # of any system, or a URL
 
 
 class Untrusted(WeightsError):

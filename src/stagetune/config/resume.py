@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,12 @@ def resumed_dir(overrides: Sequence[str]) -> Path | None:
     return run_dir
 
 
-def resume_command(run_dir: str) -> str:
-    """How a run there is told to go on, to be pasted into a shell."""
+def resume_command(run_dir: str, config: Config | None = None) -> str:
+    """How a run there is told to go on, to be pasted into a shell; code of one's own in its `config` is typed again."""
     plain = re.fullmatch(r"[\w./:-]+", run_dir) is not None
-    return f"{COMMAND} resume={run_dir}" if plain else f"{COMMAND} " + shlex.quote(f'resume="{run_dir}"')
+    word = f"resume={run_dir}" if plain else shlex.quote(f'resume="{run_dir}"')
+    own = [_typed_again(one) for one in foreign(asdict(config))] if config else []
+    return " ".join([COMMAND, word, *own])
 
 
 def is_setting(word: str) -> bool:
@@ -95,8 +98,11 @@ def foreign_parts(
 
 
 def _remedy(one: Foreign) -> str:
-    word = shlex.quote(f"{one.key}={one.value}")
-    return f"if you trust where it comes from, type it again, {word}, or say trust=true"
+    return f"if you trust where it comes from, type it again, {_typed_again(one)}, or say trust=true"
+
+
+def _typed_again(one: Foreign) -> str:
+    return shlex.quote(f"{one.key}={one.value}")
 
 
 def changed(
@@ -126,7 +132,7 @@ def changed(
             problems.append(problem)
         else:
             try:
-                _put(values, composed[key] if "." not in key else override.value(), key)
+                put(values, composed[key] if "." not in key else override.value(), key)
             except (IndexError, KeyError, ValueError, TypeError):
                 problems.append(f"{override.input_line}: there is no such place in the configuration of {whose}")
     if problems:
@@ -138,7 +144,11 @@ def _is_own(part: Any) -> bool:
     return isinstance(part, Mapping) and part.get("name") == OWN_PART
 
 
-def _put(values: Any, value: Any, key: str) -> None:
+def put(values: Any, value: Any, key: str) -> None:
+    """Set a dotted key of nested values.
+
+    Raises `IndexError`, `KeyError`, `TypeError` or `ValueError` where there is no such place.
+    """
     *path, last = key.split(".")
     for part in path:
         values = values[int(part)] if isinstance(values, list) else values.setdefault(part, {})

@@ -17,7 +17,10 @@ MAY_CHANGE = (
 
 
 def check_unfinished(run_dir: RunDir) -> None:
-    """Raise `ResultError` for a run that is completed."""
+    """Raise `ResultError` for a run that is completed, and where its checkpoints are a link to elsewhere."""
+    if run_dir.checkpoints.is_symlink():
+        where = f"{run_dir.checkpoints} is a link, and nothing is written through one"
+        raise ResultError(f"{where}; put the folder that it leads to in its place")
     if run_dir.result.exists() and read_result(run_dir).status == "completed":
         raise ResultError(f"{run_dir} is completed, there is nothing to go on with; {run_dir.result} has its numbers")
 

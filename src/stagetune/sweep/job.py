@@ -13,6 +13,7 @@ from stagetune.report.result import read_result
 from stagetune.sweep.gpus import claim_gpu
 from stagetune.sweep.jobs import result_of, state_of
 from stagetune.trust import targets_in
+from stagetune.visible import visible_name
 
 
 def run_job(config: Config, run_dir: Path, *, screen: Path | None = None) -> float | None:
@@ -32,6 +33,8 @@ def run_job(config: Config, run_dir: Path, *, screen: Path | None = None) -> flo
     from stagetune.run import run_experiment  # imports torch; only now, so that a sweep that is done says so at once
 
     try:
+        if screen and screen.is_symlink():
+            screen.unlink()  # it would be written elsewhere
         with redirect_stdout(screen.open("a", buffering=1)) if screen else nullcontext():
             trained = state == "export"
             result = read_result(run_dir) if trained else run_experiment(config, run_dir, resume=state == "go on")
@@ -63,9 +66,9 @@ def _export_int8(run_dir: Path, config: Config) -> None:
     try:
         print(f"{'int8':<9} {export(run_dir, to='onnx', int8=True, trust=typed).file}")
     except StagetuneError as error:
-        print(f"{'int8':<9} not exported: {error}")
+        print(f"{'int8':<9} not exported: {visible_name(str(error))}")
     except Exception as error:  # of a library; the run is completed all the same
-        print(f"{'int8':<9} not exported: {type(error).__name__}: {error}")
+        print(f"{'int8':<9} not exported: {type(error).__name__}: {visible_name(str(error))}")
 
 
 def _failed_beside(run_dir: Path) -> str | None:

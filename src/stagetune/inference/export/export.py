@@ -82,6 +82,8 @@ def export(
     if int8 and to != "onnx":
         raise ExportError(f"--int8: goes with --to onnx, not with --to {to}; leave one of them out")
     place = (file or default_place(checkpoint, to, int8=int8)).expanduser()
+    if file is None and place.parent.is_symlink():
+        raise ExportError(f"{place.parent}: is a link, and nothing is written through one; name the file with -o")
     _check_place(place, to)
     task, config, metadata = load_task(checkpoint, trust=trust)
     network, described = used(task, config, metadata)

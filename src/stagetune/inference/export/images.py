@@ -1,6 +1,7 @@
 """The images that a run was trained and validated on, for checking what is exported of it."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import fields, replace
 from typing import Any
 
@@ -8,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from stagetune.artifacts import CheckpointMetadata
 from stagetune.config.parts import OWN, of_data, part
+from stagetune.config.resume import put
 from stagetune.config.schema import Config
 from stagetune.config.settings import NoLoss
 from stagetune.config.validate import named_own, read_config
@@ -74,7 +74,7 @@ def _moved(stored: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
     if not words:
         return dict(stored)
     fixed = {entry.name for entry in fields(part("data", OWN))} - set(MAY_DIFFER)  # type: ignore[arg-type]
-    data = OmegaConf.create(named_own(stored)["data"])
+    values = named_own(deepcopy(dict(stored)))
     for word in words:
         group, _, key = word.partition("=")[0].partition(".")
         if group != "data" or not key or "=" not in word:
@@ -83,13 +83,13 @@ def _moved(stored: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
             how = "which images validation has, and how they look, is as in training"
             raise ConfigError([f"{word}: {how}; say where they lie alone"])
         try:
-            value = OverridesParser.create().parse_override(word)
-            if value.is_sweep_override() or value.is_delete():
+            override = OverridesParser.create().parse_override(word)
+            if override.is_sweep_override() or override.is_delete():
                 raise HydraException("several values, or none")
-            OmegaConf.update(data, key, value.value(), merge=False, force_add=True)
-        except (HydraException, OmegaConfBaseException, TypeError) as error:
+            put(values, override.value(), override.key_or_group)
+        except (HydraException, IndexError, KeyError, TypeError, ValueError) as error:
             raise ConfigError([f"{word}: cannot be read; quote the value twice, 'data.{key}=\"...\"'"]) from error
-    return {**stored, "data": OmegaConf.to_container(data)}
+    return values
 
 
 def _unaugmented(config: Config) -> Config:
