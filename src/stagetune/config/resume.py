@@ -48,7 +48,7 @@ def resumed_dir(overrides: Sequence[str]) -> Path | None:
 
 
 def resume_command(run_dir: str, config: Config | None = None) -> str:
-    """How a run there is told to go on, to be pasted into a shell; code of one's own in its `config` is typed again."""
+    """How a run there is told to go on, to be pasted into a shell; what it names of one's own is typed again."""
     plain = re.fullmatch(r"[\w./:-]+", run_dir) is not None
     word = f"resume={run_dir}" if plain else shlex.quote(f'resume="{run_dir}"')
     own = [_typed_again(one) for one in foreign(asdict(config))] if config else []
