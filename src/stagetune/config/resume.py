@@ -132,7 +132,7 @@ def changed(
             problems.append(problem)
         else:
             try:
-                put(values, composed[key] if "." not in key else override.value(), key)
+                _put(values, composed[key] if "." not in key else override.value(), key)
             except (IndexError, KeyError, ValueError, TypeError):
                 problems.append(f"{override.input_line}: there is no such place in the configuration of {whose}")
     if problems:
@@ -144,11 +144,7 @@ def _is_own(part: Any) -> bool:
     return isinstance(part, Mapping) and part.get("name") == OWN_PART
 
 
-def put(values: Any, value: Any, key: str) -> None:
-    """Set a dotted key of nested values.
-
-    Raises `IndexError`, `KeyError`, `TypeError` or `ValueError` where there is no such place.
-    """
+def _put(values: Any, value: Any, key: str) -> None:
     *path, last = key.split(".")
     for part in path:
         values = values[int(part)] if isinstance(values, list) else values.setdefault(part, {})

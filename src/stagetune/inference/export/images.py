@@ -12,7 +12,6 @@ from hydra.errors import HydraException
 
 from stagetune.artifacts import CheckpointMetadata
 from stagetune.config.parts import OWN, of_data, part
-from stagetune.config.resume import put
 from stagetune.config.schema import Config
 from stagetune.config.settings import NoLoss
 from stagetune.config.validate import named_own, read_config
@@ -86,9 +85,15 @@ def _moved(stored: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
             override = OverridesParser.create().parse_override(word)
             if override.is_sweep_override() or override.is_delete():
                 raise HydraException("several values, or none")
-            put(values, override.value(), override.key_or_group)
-        except (HydraException, IndexError, KeyError, TypeError, ValueError) as error:
+        except (HydraException, TypeError) as error:
             raise ConfigError([f"{word}: cannot be read; quote the value twice, 'data.{key}=\"...\"'"]) from error
+        *path, last = key.split(".")
+        inner = values["data"]
+        for step in path:
+            if not isinstance(inner.get(step), dict):
+                inner[step] = {}
+            inner = inner[step]
+        inner[last] = override.value()
     return values
 
 
