@@ -10,13 +10,15 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "stagetune"
 PACKAGES = sorted(path.name for path in SRC.iterdir() if path.is_dir() and (path / "__init__.py").exists())
 
-BASIC = {"errors", "artifacts", "shipped", "seams", "targets"}  # what everything may use
+BASIC = {"errors", "artifacts", "shipped", "seams", "targets", "trust", "visible"}  # what everything may use
 MAY_IMPORT = {
-    "errors": set(),
+    "visible": set(),
+    "errors": {"visible"},
     "artifacts": {"errors"},
     "shipped": set(),
     "seams": set(),
     "targets": {"errors"},
+    "trust": {"errors", "shipped", "targets"},
     "typed": {"errors", "artifacts"},
     "schedule": {*BASIC, "typed"},
     "config": {*BASIC, "typed", "schedule"},
@@ -24,7 +26,7 @@ MAY_IMPORT = {
     "models": {*BASIC, "typed", "schedule", "config"},
     "losses": {*BASIC, "typed", "config", "models"},
     "evaluation": {*BASIC, "config", "models"},
-    "report": {"errors", "artifacts", "shipped", "config", "evaluation"},
+    "report": {"errors", "artifacts", "shipped", "trust", "visible", "config", "evaluation"},
     "cache": {*BASIC, "config", "data", "models", "schedule"},
     "tasks": {*BASIC, "typed", "config", "data", "models", "losses", "schedule", "evaluation", "cache"},
     "run": {*BASIC, "config", "data", "models", "losses", "schedule", "evaluation", "cache", "tasks", "report"},
@@ -86,7 +88,8 @@ def test_imports_point_one_way(package: str) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["stagetune.targets", "stagetune.config.compose", "stagetune.config.validate", "stagetune.schedule.load",
+    ["stagetune.targets", "stagetune.trust", "stagetune.config.compose",
+     "stagetune.config.validate", "stagetune.schedule.load",
      "stagetune.schedule.resolve",
      "stagetune.schedule.table",
      "stagetune.report.result", "stagetune.report.metrics", "hydra_plugins.stagetune_sweeper",

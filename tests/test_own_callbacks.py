@@ -70,7 +70,7 @@ def test_they_hear_of_stages_and_are_in_checkpoints_and_go_on_from_there(
         patch.setattr(Diary, "on_stage_start", cut)
         with pytest.raises(Cut):
             run_experiment(config, tmp_path / "cut")
-    run_experiment([f"resume={tmp_path / 'cut'}"])
+    run_experiment([f"resume={tmp_path / 'cut'}", "callbacks.diary._target_=outside.Diary"])  # it is no known class
     again = torch.load(RunDir(tmp_path / "cut").last, weights_only=True)
     assert again["callbacks"]["Diary"] == {"lines": expected}
     for kind, score in (("EarlyStopping", "best_score"), ("ModelCheckpoint", "best_model_score")):

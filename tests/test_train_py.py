@@ -172,18 +172,25 @@ def test_a_killed_run_goes_on_in_its_directory_and_nothing_else_is_made_of_it(tm
         "+experiment=siamese_staged": "  +experiment=siamese_staged: cannot be said to a resumed run; leave it out",
     }
     for override, message in refusals.items():
-        code, _, err = train(f"resume={run_dir}", override, cwd=tmp_path)
+        code, _, err = train(f"resume={run_dir}", "trust=true", override, cwd=tmp_path)
         assert (code, err.splitlines()[-1]) == (1, message)
         assert not (run_dir / "result.json").exists()
     assert (run_dir / "config.yaml").read_text() == before
-    code, out, err = train(f"resume={run_dir}", cwd=tmp_path)
+    code, _, err = train(f"resume={run_dir}", cwd=tmp_path)
+    assert (code, err) == (
+        1,
+        "stagetune: 1 problem in the configuration:\n"
+        f"  resume={run_dir}: its config.yaml names networks.Net, code that it does not hold; if you trust where it "
+        "comes from, type it again, model.network._target_=networks.Net, or say trust=true\n",
+    )
+    code, out, err = train(f"resume={run_dir}", "model.network._target_=networks.Net", cwd=tmp_path)
     assert (code, err) == (0, "")
     assert f"resume    from {run_dir}/checkpoints/last.ckpt\n" in out
     assert "stage 1/1 head: goes on in epoch " in out
     assert json.loads((run_dir / "result.json").read_text())["stages"][0]["epochs"] == 30
     assert [path.parent for path in tmp_path.rglob("result.json")] == [run_dir]
     assert list((tmp_path / "outputs" / "classifier_staged").iterdir()) == [run_dir]
-    code, _, err = train(f"resume={run_dir}", cwd=tmp_path)
+    code, _, err = train(f"resume={run_dir}", "trust=true", cwd=tmp_path)
     assert (code, err) == (
         1,
         f"stagetune: {run_dir} is completed, there is nothing to go on with; {run_dir}/result.json has its numbers, "

@@ -16,6 +16,7 @@ from stagetune.errors import ResultError, WeightsError
 METADATA = "stagetune"  # the key of a checkpoint under which its metadata stands
 METADATA_VERSION = 1
 RENAMED = {"data": {"crossed": "spliced", "identity_depth": "depth"}}  # settings by their older name
+OF_TRACKERS = ("hparams.yaml", "lightning_logs", "wandb")  # what Lightning's loggers write into a run's directory
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML was built with it
 
 
@@ -56,6 +57,14 @@ class RunDir(os.PathLike[str]):
     def is_job(self) -> bool:
         """Whether the run belongs to a sweep."""
         return sweep_file(self.sweep).exists()
+
+    def unlink_folders(self) -> None:
+        """Remove links where what a run writes belongs: nothing is written elsewhere through one."""
+        kept = self.callbacks.iterdir() if self.callbacks.is_dir() and not self.callbacks.is_symlink() else ()
+        places = (self.checkpoints, self.figures, self.exports, self.callbacks, *kept)
+        for place in (*places, *(self.path / name for name in OF_TRACKERS)):
+            if place.is_symlink():
+                place.unlink()
 
     def remove_drafts(self) -> None:
         """Remove what a killed process was about to write; to be called while nobody writes here."""

@@ -10,12 +10,17 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
+import yaml
+
 from stagetune import __version__
+from stagetune.artifacts import RunDir
 from stagetune.config.compose import compose
 from stagetune.errors import ConfigError, ResultError, StagetuneError, shown
 from stagetune.inference import commands as using
 from stagetune.inference.export import command as exporting
 from stagetune.streams import drop_output, open_streams
+from stagetune.trust import OUTSIDE, foreign
+from stagetune.visible import visible, visible_name
 
 if TYPE_CHECKING:
     from stagetune.report.summary import Summary
@@ -163,7 +168,7 @@ def show_oneshot(given: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     found = oneshot_runs.errors(runs, distances)
     if is_official:
         for name, error in found.items():
-            print(f"{name}  {100 * error:5.1f}% error")
+            print(f"{visible_name(name)}  {100 * error:5.1f}% error")
         mean, low, high = oneshot_runs.mean_and_interval(list(found.values()))
     else:
         mean, low, high = oneshot_runs.interval_over_drawers(found)
@@ -195,13 +200,13 @@ def show_report(folder: Path, baseline: Sequence[str]) -> None:
     header, rows = shown_table(summary)
     table = Table(box=None, pad_edge=False)
     for column in header:
-        table.add_column(column, no_wrap=True)
+        table.add_column(visible_name(column), no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(visible_name, row))
     console = Console(width=1000, markup=False)  # a line per configuration, nothing cut off
     console.print(table)
     for line in [*headline(summary), *(f"{kind}: {entry}" for kind, of in problems(summary).items() for entry in of)]:
-        console.print(line, soft_wrap=True)
+        console.print(visible_name(line), soft_wrap=True)
     print(", ".join(str(path) for path in [folder / "report.html", *written]))
 
 
@@ -212,8 +217,12 @@ def show_best(folder: Path) -> None:
     summary = _summary(folder)
     run = best_run(summary)
     assert run.result.best is not None
-    print(experiment_yaml(summary), end="")
-    print(f"# {run.folder / run.result.best['checkpoint']}")
+    text, named = experiment_yaml(summary), str(run.result.best["checkpoint"])
+    print(text, end="")
+    print(visible_name(f"# {RunDir(run.folder).best if OUTSIDE.search(named) else run.folder / named}"))
+    if code := [one.value for one in foreign(yaml.safe_load(text)) if one.is_code]:
+        note = f"it names {' and '.join(code)}, which is run where this file is used; is the sweep yours?"
+        print(f"stagetune: {visible_name(note)}", file=sys.stderr)
 
 
 def _summary(folder: Path, baseline: Sequence[str] = ()) -> "Summary":
@@ -239,7 +248,7 @@ def show_plan(overrides: Sequence[str], picture: Path | None) -> None:
     path = _place_of(picture or Path("outputs") / "plans" / f"{plan.name}.png")
     timeline = rate_timeline(plan, simulate)
     draw_plan(timeline.blocks, timeline.rates, timeline.stages, path)
-    print(plan_text(plan))
+    print(visible(plan_text(plan)))
     if config.model.prune.ratio is not None:
         print(f"counts are before model.prune.ratio={config.model.prune.ratio}; plan.txt of the run has both")
     elif _was_pruned(config.model.weights):
@@ -275,14 +284,14 @@ def show_lr(overrides: Sequence[str], steps: int, picture: Path | None) -> None:
 
     path = _place_of(picture or Path("outputs") / "lr" / f"{config.name}.png")  # before what takes its time
     tests = rate_tests(config, steps, Screen())
-    print(rate_table(tests))
+    print(visible(rate_table(tests)))
     words = list(rate_overrides(tests))
     try:
         compose([*overrides, *words])
     except ConfigError:  # a schedule file, or a recipe, says the stages
         words = [f"{word} (where the schedule's stages are said)" for word in words]
     for line in [*([" ".join(words)] if words else []), *rate_notes(tests)]:
-        print(line)
+        print(visible(line))
     panels = [
         {**vars(test.curve), "name": test.stage.name, "scheduled": test.scheduled, "proposed": test.proposed}
         for test in tests

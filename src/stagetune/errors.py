@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 
+from stagetune.visible import visible
+
 LISTED = 40  # names that a message lists at most
 
 
@@ -84,7 +86,12 @@ def show(error: StagetuneError) -> None:
     """Print an error's message to stderr; with STAGETUNE_TRACEBACK=1 also where it came from."""
     if os.environ.get("STAGETUNE_TRACEBACK") == "1":
         sys.excepthook(type(error), error, error.__traceback__)
-    print(f"stagetune: {error}", file=sys.stderr, flush=True)
+    first, *more = visible(str(error)).split("\n")  # what stands at the left is ours, whatever a file is called
+    print(
+        "\n".join([f"stagetune: {first}", *(f"  {line.removeprefix('  ')}" for line in more)]),
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 @contextmanager

@@ -20,7 +20,6 @@ from typing import Any
 from stagetune.errors import ConfigError, StagetuneError, did_you_mean
 
 WORDS = ("_target_", "_args_", "_partial_")
-KNOWN = ("torch.nn.", "torchvision.models.")  # whose networks a file from elsewhere may name
 
 
 def check_target(path: str, settings: Any, supplied: Collection[str] = (), *, positional: int = 0) -> list[str]:
@@ -92,26 +91,6 @@ def fingerprint(settings: Mapping[str, Any]) -> str:
             for file in code_of(str(getattr(find(name), "__module__", ""))):
                 digest.update(file.read_bytes())
     return digest.hexdigest()
-
-
-def foreign_targets(settings: Mapping[str, Any]) -> list[str]:
-    """The targets, at any depth, that are no networks of torch or torchvision: code that no file may run by itself.
-
-    Nothing but these two packages is imported.
-    """
-    return [name for _, nested in _nested("", settings) for name in _names(nested) if not _is_known(name)]
-
-
-def _is_known(name: str) -> bool:
-    if not name.startswith(KNOWN):
-        return False
-    try:
-        target = find(name)
-    except ConfigError:
-        return False
-    # a module may hold what it has imported, such as a function that reads any file
-    is_of_there = str(getattr(target, "__module__", "")).startswith(KNOWN)
-    return is_of_there and (inspect.isclass(target) or name.startswith("torchvision.models."))
 
 
 def code_of(module: str) -> list[Path]:

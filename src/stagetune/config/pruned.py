@@ -8,16 +8,19 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from stagetune.config.compose import UNCOMPOSABLE, composed, explain, to_plain, with_own
 from stagetune.config.earlier import translated
-from stagetune.config.resume import OWN, changed, is_setting
+from stagetune.config.resume import OWN, changed, foreign_parts, is_setting
 from stagetune.config.schema import Config
 from stagetune.config.validate import read_config, validate
 from stagetune.errors import ConfigError
 from stagetune.schedule.spec import ALL, Schedule
+from stagetune.trust import Untrusted
 
 SLOWER = 0.1  # of the rates: the weights are nearly right
 
 
-def pruned_config(stored: Mapping[str, Any], weights: str, ratio: float, overrides: Sequence[str]) -> Config:
+def pruned_config(
+    stored: Mapping[str, Any], weights: str, ratio: float, overrides: Sequence[str], *, trust: bool = False
+) -> Config:
     """What `stagetune prune` runs.
 
     Args:
@@ -25,16 +28,19 @@ def pruned_config(stored: Mapping[str, Any], weights: str, ratio: float, overrid
         weights: the checkpoint, or its run's directory.
         ratio: the share of channels to leave out.
         overrides: the words of a command line, which may say all of it differently.
+        trust: whether code that the checkpoint names and does not hold may be imported and run.
 
     Returns:
         The configuration of that run, with its head kept, and the last stage of its schedule alone.
 
     Raises:
         ConfigError: with all problems.
+        Untrusted: without `trust` for a checkpoint that names code which the words do not.
     """
     words = with_own(overrides)
     values = asdict(read_config(stored))
-    values |= {"name": f"{values['name']}-pruned", "resume": None, "resume_with_new_schedule": False, "sweep": {}}
+    of_the_command: dict[str, Any] = {"resume": None, "resume_with_new_schedule": False, "trust": False, "sweep": {}}
+    values |= {"name": f"{values['name']}-pruned", **of_the_command}
     values["model"] |= {"weights": weights, "head": "keep", "head_init": "random", "prune": {"ratio": ratio}}
     if not any(word.lstrip("+").startswith(("schedule=", "schedule.file=")) for word in words):
         values["schedule"] = asdict(last_stage(read_config(stored).schedule))
@@ -42,7 +48,13 @@ def pruned_config(stored: Mapping[str, Any], weights: str, ratio: float, overrid
         groups = to_plain(composed([word for word in words if not is_setting(word)]))
     except UNCOMPOSABLE as error:
         raise explain(error, words) from error
-    return validate(changed(translated(values), groups, words, whose="a run that is pruned"), words)
+    values = changed(translated(values), groups, words, whose="a run that is pruned")
+    if found := foreign_parts(values, groups, words, trust=trust):
+        raise Untrusted(
+            f"{weights}: its configuration names {', and '.join(map(str, found))}; if you trust where it comes from, "
+            "add --trust"
+        )
+    return validate(values, words)
 
 
 def place_of(overrides: Sequence[str]) -> str | None:
@@ -53,7 +65,7 @@ def place_of(overrides: Sequence[str]) -> str | None:
     """
     said = {word.key_or_group: word for word in OverridesParser.create().parse_overrides(list(overrides))}
     place = said.pop("hydra.run.dir", None)
-    apart = ("model", "model.weights", "model.prune.ratio", *OWN)
+    apart = ("model", "model.weights", "model.prune.ratio", *(key for key in OWN if key != "trust"))
     problems = [
         f"{word.input_line}: cannot be said to a run that is pruned; leave it out"
         for key, word in said.items()

@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from stagetune.artifacts import RunDir, stored_config
 from stagetune.config.earlier import translated
-from stagetune.config.parts import PACKAGES
+from stagetune.config.parts import OWN as OWN_PART
+from stagetune.config.parts import PACKAGES, TARGETS
 from stagetune.config.schema import Composed, Config
-from stagetune.config.validate import validate
+from stagetune.config.validate import named_own, validate
 from stagetune.errors import ConfigError, ResultError
 from stagetune.shipped import COMMAND
+from stagetune.trust import Foreign, foreign, targets_in
 from stagetune.typed import key_problem
 
-OWN = ("resume", "resume_with_new_schedule")
+OWN = ("resume", "resume_with_new_schedule", "trust")
 
 
 def check_run(run_dir: Path) -> None:
@@ -44,10 +47,12 @@ def resumed_dir(overrides: Sequence[str]) -> Path | None:
     return run_dir
 
 
-def resume_command(run_dir: str) -> str:
-    """How a run there is told to go on, to be pasted into a shell."""
+def resume_command(run_dir: str, config: Config | None = None) -> str:
+    """How a run there is told to go on, to be pasted into a shell; what it names of one's own is typed again."""
     plain = re.fullmatch(r"[\w./:-]+", run_dir) is not None
-    return f"{COMMAND} resume={run_dir}" if plain else f"{COMMAND} " + shlex.quote(f'resume="{run_dir}"')
+    word = f"resume={run_dir}" if plain else shlex.quote(f'resume="{run_dir}"')
+    own = [_typed_again(one) for one in foreign(asdict(config))] if config else []
+    return " ".join([COMMAND, word, *own])
 
 
 def is_setting(word: str) -> bool:
@@ -59,7 +64,8 @@ def is_setting(word: str) -> bool:
 def resumed(run_dir: Path, composed: Mapping[str, Any], overrides: Sequence[str]) -> Config:
     """The configuration kept in `run_dir`, with the keys of `overrides` set and its groups as they are `composed`.
 
-    Raises `ConfigError` where there is no run, and for overrides that cannot be said to one.
+    Raises `ConfigError` where there is no run, for overrides that cannot be said to one, and where the run names code
+    that these do not.
     """
     check_run(run_dir)
     try:
@@ -67,8 +73,36 @@ def resumed(run_dir: Path, composed: Mapping[str, Any], overrides: Sequence[str]
     except ResultError as error:
         raise ConfigError([f"resume={run_dir}: {error}"]) from error
     values = changed(values, composed, overrides, whose="a resumed run")
+    if found := foreign_parts(values, composed, overrides):
+        raise ConfigError([f"resume={run_dir}: its config.yaml names {one}; {_remedy(one)}" for one in found])
     settings = {"resume": str(run_dir), "resume_with_new_schedule": composed["resume_with_new_schedule"]}
     return validate({**values, **settings})
+
+
+def foreign_parts(
+    values: Mapping[str, Any], composed: Mapping[str, Any], overrides: Sequence[str], *, trust: bool = False
+) -> list[Foreign]:
+    """What a stored configuration names and nobody has trusted, nor typed again.
+
+    Args:
+        values: as it is `changed`.
+        composed: what Hydra makes of the overrides that choose groups, and of trust=true.
+        overrides: all words of the command line.
+        trust: whether it was trusted by another word.
+    """
+    words = OverridesParser.create().parse_overrides(list(overrides))
+    typed = {str(word.value()) for word in words if word.key_or_group.endswith("._target_")}
+    typed |= targets_in(dict(composed)).union(*(targets_in(word.value()) for word in words))
+    is_trusted = trust or composed.get("trust") is True
+    return foreign(named_own(values), is_trusted or typed, [word.key_or_group for word in words])
+
+
+def _remedy(one: Foreign) -> str:
+    return f"if you trust where it comes from, type it again, {_typed_again(one)}, or say trust=true"
+
+
+def _typed_again(one: Foreign) -> str:
+    return shlex.quote(f"{one.key}={one.value}")
 
 
 def changed(
@@ -90,6 +124,8 @@ def changed(
         key = override.key_or_group
         if key in OWN or key.startswith("hydra"):
             continue
+        if key in TARGETS and override.value() == OWN_PART and _is_own(values.get(key)):
+            continue  # as it is; what is said of it comes by other words
         if key in ("experiment", "sweep") or override.is_delete():
             problems.append(f"{override.input_line}: cannot be said to {whose}; leave it out")
         elif key.partition(".")[0] not in PACKAGES and (problem := key_problem(key, Composed)):
@@ -102,6 +138,10 @@ def changed(
     if problems:
         raise ConfigError(problems)
     return values
+
+
+def _is_own(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("name") == OWN_PART
 
 
 def _put(values: Any, value: Any, key: str) -> None:

@@ -66,6 +66,7 @@ class Config:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     resume: str | None = None
     resume_with_new_schedule: bool = False
+    trust: bool = False
 
     def input(self) -> Input:
         """Images as the backbone gets them."""

@@ -74,6 +74,8 @@ def read_config(values: Mapping[str, Any]) -> Config:
     config, problems = _read(translated(values))
     if config is None:
         raise ConfigError(problems)
+    if isinstance(config.schedule, ScheduleSource) and config.schedule.file is not None:
+        raise ConfigError([f"schedule.file={config.schedule.file}: no run stores one, but the stages that it says"])
     config.schedule = load_schedule(config.schedule)
     return config
 
@@ -129,7 +131,8 @@ def _schedule(config: Config) -> Schedule:
     given = config.schedule
     if isinstance(given, ScheduleSource) and given.file is not None:
         given = ScheduleSource(**{key: getattr(given, key) for key in BESIDE_FILE})
-    return load_schedule(given, blocks=config.model.labels() or BLOCKS, metrics=_metrics(config))
+    blocks = config.model.labels() or BLOCKS
+    return load_schedule(given, blocks=blocks, metrics=_metrics(config), trust=config.trust)
 
 
 def _metrics(config: Config) -> tuple[str, ...]:

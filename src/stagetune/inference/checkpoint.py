@@ -15,20 +15,17 @@ from stagetune.errors import ConfigError, WeightsError
 from stagetune.models.cut import rebuild
 from stagetune.models.tensor_files import read_checkpoint
 from stagetune.run.build import build_task
-from stagetune.targets import foreign_targets
 from stagetune.tasks.staged_task import StagedTask
+from stagetune.trust import Trust, Untrusted, foreign
 
 
-class Untrusted(WeightsError):
-    """A file that names code which it does not hold."""
-
-
-def load_task(path: str | os.PathLike[str], *, trust: bool = False) -> tuple[StagedTask, Config, CheckpointMetadata]:
+def load_task(path: str | os.PathLike[str], *, trust: Trust = False) -> tuple[StagedTask, Config, CheckpointMetadata]:
     """The task in eval mode, its configuration and its metadata.
 
     Args:
         path: a checkpoint, or the directory of a run, whose best one is taken.
-        trust: whether a network of somebody's own, which the checkpoint names, may be imported and run.
+        trust: whether a network of somebody's own, which the checkpoint names, may be imported and run; or the names
+            of those that may.
 
     Raises:
         WeightsError: for a file that is no checkpoint of this project, or of another version that cannot be read, and
@@ -50,7 +47,7 @@ def load_task(path: str | os.PathLike[str], *, trust: bool = False) -> tuple[Sta
     return task_of(content, file, trust=trust)
 
 
-def task_of(content: Any, file: Path, *, trust: bool) -> tuple[StagedTask, Config, CheckpointMetadata]:
+def task_of(content: Any, file: Path, *, trust: Trust) -> tuple[StagedTask, Config, CheckpointMetadata]:
     """The same of a checkpoint that is read already; `file` is what messages call it."""
     try:
         metadata = CheckpointMetadata.of(content if isinstance(content, dict) else {})
@@ -79,11 +76,15 @@ def task_of(content: Any, file: Path, *, trust: bool) -> tuple[StagedTask, Confi
     return task.eval(), config, metadata
 
 
-def check_trusted(config: Config, *, trust: bool) -> None:
+def check_trusted(config: Config, *, trust: Trust) -> None:
     """Raise `Untrusted` if the network is built by code that is neither of this project nor of torch."""
-    foreign = foreign_targets({"network": getattr(config.model, "network", None)})
-    if foreign and not trust:
-        raise Untrusted(
-            f"its network is built by {' and '.join(foreign)}, code that the file names and does not hold; if you "
-            "trust where it comes from, load it with trust=True (--trust)"
-        )
+    found = foreign({"model": {"network": getattr(config.model, "network", None)}}, trust)
+    if not found:
+        return
+    code = dict.fromkeys(one.value for one in found if one.is_code)
+    what = f"by {' and '.join(code)}, code that the file names and does not hold"
+    if not code:
+        what = f"with {' and '.join(f'{one.key}={one.value}' for one in found)}, which the file does not hold"
+    raise Untrusted(
+        f"its network is built {what}; if you trust where it comes from, load it with trust=True (--trust)"
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stagetune.errors import DataError, StagetuneError
+from stagetune.visible import visible_name
 
 if TYPE_CHECKING:
     from stagetune.inference.model import TrainedModel, Vector
@@ -150,7 +151,7 @@ def show_info(given: Namespace) -> None:
     from stagetune.inference.telling import info_lines
 
     for about, text in info_lines(model):
-        print(f"{about:<10} {text}")
+        print(f"{about:<10} {visible_name(text)}")
 
 
 def show_gallery_build(given: Namespace, folder: Path, *, is_new: bool) -> int:

@@ -1,21 +1,16 @@
 """`stagetune prune`: the model of a checkpoint with channels left out, fine-tuned for a while."""
 
 import os
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from stagetune.config.pruned import place_of, pruned_config
 from stagetune.errors import WeightsError
-from stagetune.inference.checkpoint import Untrusted
 from stagetune.models.weights import file_weights
 from stagetune.run import run_experiment
-from stagetune.targets import foreign_targets
 
 if TYPE_CHECKING:
     from stagetune.report.result import RunResult
-
-OPTIMIZERS = re.compile(r"torch\.optim\.(lr_scheduler\.)?[A-Z]\w*")  # torch's own, which do nothing but train
 
 
 def prune_run(
@@ -46,11 +41,5 @@ def prune_run(
     weights = file_weights(os.fspath(checkpoint))
     if not weights.config:
         raise WeightsError(f"{checkpoint}: holds weights alone, and no configuration to go on with; give a run")
-    foreign = [name for name in foreign_targets(weights.config) if not OPTIMIZERS.fullmatch(name)]
-    if foreign and not trust:
-        raise Untrusted(
-            f"{checkpoint}: its configuration names {' and '.join(foreign)}, code that the file does not hold; if "
-            "you trust where it comes from, add --trust"
-        )
-    config = pruned_config(weights.config, os.fspath(checkpoint), ratio, overrides)
+    config = pruned_config(weights.config, os.fspath(checkpoint), ratio, overrides, trust=trust)
     return run_experiment(config, run_dir or place_of(overrides))

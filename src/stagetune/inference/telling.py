@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from stagetune.artifacts import write_whole
 from stagetune.errors import DataError
 from stagetune.inference.answers import Identification, Prediction
-from stagetune.inference.gallery_rows import UNSHOWABLE
+from stagetune.visible import visible_name
 
 if TYPE_CHECKING:
     from stagetune.inference.model import TrainedModel
@@ -49,7 +49,7 @@ class Teller:
         self.form, self.kind = form, kind
         self.unreadable: list[str] = []
         self._total = len(images)
-        self._width = max((len(_visible(name)) for name in images), default=0)
+        self._width = max((len(visible_name(name)) for name in images), default=0)
         self._table: Any = None
         columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         console = Console(stderr=True)
@@ -78,7 +78,7 @@ class Teller:
         elif self.form == "csv":
             self._write(fields, self.kind.columns)
         elif words:
-            print(f"{_visible(name):<{self._width}}  {words}")
+            print(f"{visible_name(name):<{self._width}}  {visible_name(words)}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -87,7 +87,7 @@ class Teller:
         if self.unreadable and kind is None:
             print(f"{len(self.unreadable)} of {self._total} images could not be read:", file=sys.stderr)
             for line in self.unreadable:
-                print(f"  {_visible(line)}", file=sys.stderr)
+                print(f"  {visible_name(line)}", file=sys.stderr)
 
     def _write(self, fields: Mapping[str, Any], columns: Sequence[str]) -> None:
         """A line of the table; lists within it as JSON."""
@@ -97,11 +97,6 @@ class Teller:
         self._table.writerow(
             {key: json.dumps(value) if isinstance(value, list) else value for key, value in fields.items()}
         )
-
-
-def _visible(text: str) -> str:
-    """The same on one line, without what would act on a terminal."""
-    return UNSHOWABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def prediction_row(found: Prediction) -> Row:
@@ -168,10 +163,10 @@ def print_rows(rows: Sequence[Mapping[str, Any]], form: str) -> None:
         table.writerow(rows[0] if rows else [])
         table.writerows(row.values() for row in rows)
     else:
-        width = max((len(str(next(iter(row.values())))) for row in rows), default=0)
-        for row in rows:
-            first, *others = row.values()
-            print(f"{first:<{width}}  {'  '.join(map(str, others))}")
+        cells = [[visible_name(str(value)) for value in row.values()] for row in rows]
+        width = max((len(first) for first, *_ in cells), default=0)
+        for first, *others in cells:
+            print(f"{first:<{width}}  {'  '.join(others)}")
 
 
 def check_table(path: Path) -> None:

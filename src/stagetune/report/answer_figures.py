@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
+from stagetune.visible import visible, visible_name
+
 FloatArray = npt.NDArray[np.floating[Any]]
 COLUMNS = 4  # of pictures
 
@@ -22,8 +24,9 @@ def draw_confusion(counts: npt.NDArray[np.int64], classes: Sequence[str], path: 
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
     if few:
-        axes.set_xticks(range(len(classes)), classes, rotation=90)
-        axes.set_yticks(range(len(classes)), classes)
+        names = [visible_name(name) for name in classes]
+        axes.set_xticks(range(len(names)), names, rotation=90)
+        axes.set_yticks(range(len(names)), names)
         for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
             label.set_parse_math(False)  # a class may be called $5
         for (row, column), count in np.ndenumerate(counts):
@@ -75,6 +78,7 @@ def draw_mistakes(mistakes: Sequence[tuple[Any, str, str, str, float]], path: Pa
     for axes, (image, name, label, answer, probability) in zip(grid.flat, mistakes, strict=False):
         axes.imshow(image)
         wrong = f"answered {shorten(answer, 16, placeholder='...')} ({probability:.2f})"
-        title = axes.set_title(f"{name[-26:]}\nis {shorten(label, 20, placeholder='...')}\n{wrong}", fontsize=9)
+        said = f"{visible_name(name)[-26:]}\nis {shorten(label, 20, placeholder='...')}\n{wrong}"
+        title = axes.set_title(visible(said), fontsize=9)
         title.set_parse_math(False)  # a class may be called $5
     figure.savefig(path, dpi=120, bbox_inches="tight")  # the layout cuts the names above square images

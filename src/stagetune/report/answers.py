@@ -9,6 +9,7 @@ from typing import Any
 
 from stagetune.artifacts import RunDir
 from stagetune.report.collect import Run
+from stagetune.visible import visible_name
 
 SHOWN = 3  # classes, confusions and mistakes on the screen
 
@@ -22,20 +23,22 @@ def worth_words(found: Mapping[str, Any], *, about: str) -> dict[str, str]:
     over = f"95% over {found['units']} {found['interval_over']}"
     said = {
         about: f"{_interval(accuracy)}, balanced {_interval(balanced)}; {over}",
-        "baseline": f'{majority["accuracy"]:.4f} by always answering "{majority["class"]}"',
+        "baseline": f'{majority["accuracy"]:.4f} by always answering "{visible_name(majority["class"])}"',
     }
     weakest = sorted((one for one in found["classes"] if one["images"]), key=lambda one: one["recall"])
     said["classes"] = ", ".join(
-        f"{one['name']} {round(one['recall'] * one['images'])} of {one['images']} right" for one in weakest[:SHOWN]
+        f"{visible_name(one['name'])} {round(one['recall'] * one['images'])} of {one['images']} right"
+        for one in weakest[:SHOWN]
     )
     if len(weakest) > SHOWN:
         said["classes"] += f"; {len(weakest) - SHOWN} more do no worse"
     if found["confused"]:
         said["confused"] = ", ".join(
-            f"{one['label']} taken for {one['answer']} {_times(one['count'])}" for one in found["confused"][:SHOWN]
+            visible_name(f"{one['label']} taken for {one['answer']} {_times(one['count'])}")
+            for one in found["confused"][:SHOWN]
         )
         said["mistakes"] = "\n".join(
-            f"{one['image']}: is {one['label']}, answered {one['answer']} ({one['probability']:.2f})"
+            visible_name(f"{one['image']}: is {one['label']}, answered {one['answer']} ({one['probability']:.2f})")
             for one in found["mistakes"][:SHOWN]
         )
     return said
@@ -175,11 +178,12 @@ def section(tested: Tested) -> str:
         ("image", "is", "answered", "probability"),
         [(one["image"], one["label"], one["answer"], f"{one['probability']:.2f}") for one in found["mistakes"]],
     )
-    parts = [f"<h2>The test of the best configuration, {tested.words}</h2>", f"<h3>Classes</h3>{classes}"]
+    parts = [f"<h2>The test of the best configuration, {escape(tested.words)}</h2>", f"<h3>Classes</h3>{classes}"]
     if found["confused"]:
         parts += [f"<h3>Confused most</h3>{confused}", f"<h3>Worst mistakes</h3>{mistakes}"]
-    for picture in [RunDir(run.folder).figures / "mistakes.png" for run in tested.runs]:
-        if picture.is_file():
+    for run in tested.runs:
+        picture = (RunDir(run.folder).figures / "mistakes.png").resolve()
+        if picture.is_file() and picture.is_relative_to(run.folder.resolve()):  # a link may lead to any file
             data = b64encode(picture.read_bytes()).decode()
             parts.append(f'<figure><img alt="the worst mistakes" src="data:image/png;base64,{data}"></figure>')
     return "".join(parts)

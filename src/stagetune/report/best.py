@@ -1,5 +1,7 @@
 """The winning configuration of a comparison as an experiment file."""
 
+import json
+import re
 from typing import Any
 
 import yaml
@@ -8,8 +10,10 @@ from stagetune.artifacts import RunDir, stored_config
 from stagetune.errors import ResultError
 from stagetune.report.collect import Run, is_for_stages
 from stagetune.report.configurations import FOLD
+from stagetune.report.result import NOT_OF_THE_RUN
 from stagetune.report.summary import Summary
 from stagetune.shipped import COMMAND
+from stagetune.visible import visible_name
 
 OF_THE_SWEEP = ("seed", "sweep")
 SETTINGS = ("ema", "came_frozen", "compile", "exact_accumulation")  # without a dot, and no groups
@@ -33,7 +37,7 @@ def experiment_yaml(summary: Summary) -> str:
         key, _, value = word.lstrip("+~").partition("=")
         path = key.split(".")
         if key == "experiment":
-            base = [f"  - {value}"]
+            base = [f"  - {_scalar(value)}"]
         elif path[0] in OF_THE_SWEEP or key == FOLD:
             continue
         elif key in SETTINGS:
@@ -49,20 +53,36 @@ def experiment_yaml(summary: Summary) -> str:
             _put(settings, whole, _get(config, whole))
     assert summary.best is not None
     assert summary.best.score is not None
+    metric, score = visible_name(summary.metric), summary.best.score
     lines = [
         "# @package _global_",
-        f"# Purpose: the best of {summary.collection.folder}: {summary.best.name}",
+        visible_name(f"# Purpose: the best of {summary.collection.folder}: {summary.best.name}"),
         f"# Command: {COMMAND} +experiment=best     (with this as conf/experiment/best.yaml)",
-        f"# Expect:  {summary.metric} {summary.best.score.mean:.4f}, as over {summary.best.score.count} seeds",
+        f"# Expect:  {metric} {score.mean:.4f}, as over {score.count} seeds",
         "defaults:",
         *base,
-        *(f"  - override /{group}: {option}" for group, option in groups.items()),
+        *(f"  - override /{group}: {_scalar(option)}" for group, option in groups.items()),
     ]
     if lines[-1] == "defaults:":
         lines.pop()
     if not run.overrides:  # it is of no sweep: all that is known is everything
-        settings = {key: value for key, value in config.items() if key not in (*OF_THE_SWEEP, "name", "resume")}
-    return "\n".join([*lines, "name: best", yaml.safe_dump(settings, sort_keys=False) if settings else ""])
+        left_out = (*OF_THE_SWEEP, *NOT_OF_THE_RUN, "name")
+        settings = {key: value for key, value in config.items() if key not in left_out}
+    return "\n".join([*lines, "name: best", yaml.safe_dump(_literal(settings), sort_keys=False) if settings else ""])
+
+
+def _scalar(text: str) -> str:
+    """A text as it stands in YAML: it may have come from a file that somebody made."""
+    return text if re.fullmatch(r"[A-Za-z_][\w.-]*", text) else json.dumps(text)
+
+
+def _literal(value: Any) -> Any:
+    """The same for Hydra, which would put something else in the place of ${...}."""
+    if isinstance(value, dict):
+        return {key: _literal(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_literal(item) for item in value]
+    return value.replace("${", "\\${") if isinstance(value, str) else value
 
 
 def _stored(config: dict[str, Any], path: list[str]) -> list[str]:

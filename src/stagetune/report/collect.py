@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ from stagetune.config.validate import completed
 from stagetune.errors import ResultError
 from stagetune.report.metrics import Row
 from stagetune.report.result import NOT_OF_THE_RUN, RunResult, read_result
+from stagetune.trust import OUTSIDE
 
 ANSWER = ("path", "split", "group", "label", "answer", "probability")
+# a word that sets what a run is, and no more
+SETTING = re.compile(r"[+~]{0,2}(?!hydra\b|trust\b|resume)[A-Za-z_][\w./@-]*(=[^\n]*)?")
 RESULT = RunDir("").result.name
 FOR_STAGES = ("schedule.file", "schedule.backbone_finetuning")  # said in their place, and not stored
 
@@ -109,10 +113,17 @@ def _asked(folder: Path) -> dict[str, list[str]]:
 
 
 def read_sweep(folder: Path) -> dict[str, list[str]]:
-    """The overrides of each job by its directory below `folder`; empty where there is no readable sweep.json."""
+    """The overrides of each job by its directory below `folder`; empty where there is no readable sweep.json.
+
+    Of a file from elsewhere neither a directory outside of the folder is taken nor a word that is no run's setting.
+    """
     try:
         jobs = json.loads(sweep_file(folder).read_text())["jobs"]
-        return {str(name): [str(word) for word in words] for name, words in jobs.items()}
+        return {
+            str(name): [str(word) for word in words if SETTING.fullmatch(str(word))]
+            for name, words in jobs.items()
+            if not OUTSIDE.search(str(name))
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}  # its runs are read all the same
 

@@ -11,6 +11,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from stagetune.report.metrics import Row
+from stagetune.visible import visible_name
 
 FloatArray = npt.NDArray[np.floating[Any]]
 _SHADES = ("#e8eef7", "#fbf3e4")
@@ -75,13 +76,18 @@ def draw_plan(blocks: Sequence[str], rates: FloatArray, stages: Sequence[Mapping
     scale = LogNorm(low / 1.5, high * 1.05)
     mesh = axes.pcolormesh(edges, np.arange(len(blocks) + 1), shown.clip(low), norm=scale, cmap="viridis")
     figure.colorbar(mesh, ax=axes, label="learning rate", pad=0.02)
-    axes.set_yticks(np.arange(len(blocks)) + 0.5, blocks)
+    axes.set_yticks(np.arange(len(blocks)) + 0.5, [visible_name(block) for block in blocks])
     axes.set_xlabel("epochs")
     for stage in stages:
         axes.axvline(stage["start_epoch"], color="#555555", linewidth=0.8)
         middle = stage["start_epoch"] + stage["epochs"] / 2
         axes.annotate(
-            stage["name"], (middle, 1.0), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=9
+            visible_name(stage["name"]),
+            (middle, 1.0),
+            xycoords=("data", "axes fraction"),
+            ha="center",
+            va="bottom",
+            fontsize=9,
         )
     figure.savefig(path, dpi=120)
 
@@ -117,7 +123,7 @@ def _shade(axes: Axes, stages: Sequence[Mapping[str, Any]], *, named: bool, offs
         if named:
             middle = start + stage["epochs"] / 2
             axes.annotate(
-                stage["name"],
+                visible_name(stage["name"]),
                 (middle, 1.0),
                 xycoords=("data", "axes fraction"),
                 ha="center",

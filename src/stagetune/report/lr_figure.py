@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from stagetune.visible import visible_name
+
 
 def draw_rate_tests(tests: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Loss against rate, a panel for each stage.
@@ -27,7 +29,7 @@ def draw_rate_tests(tests: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.set_ylim(low - 0.1 * (high - low) - 1e-6, high + 0.1 * (high - low) + 1e-6)
         axes.set_xscale("log")
         axes.set_xlabel("learning rate")
-        axes.set_title(test["name"])
+        axes.set_title(visible_name(test["name"]))
         axes.legend(frameon=False, fontsize=8)
     figure.axes[0].set_ylabel("loss")
     figure.savefig(path, dpi=120)

@@ -1,4 +1,7 @@
-"""report.html: everything of a comparison in one file that needs no network; every string of a run is escaped."""
+"""report.html: everything of a comparison in one file that needs no network; every string of a run is escaped.
+
+What would not be seen in it, such as control characters, is written out.
+"""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -15,6 +18,7 @@ from stagetune.report.metrics import Row
 from stagetune.report.summary import Summary, headline, problems, shown, verdict
 from stagetune.report.sweep_figures import pictures
 from stagetune.shipped import COMMAND
+from stagetune.visible import visible
 
 TEMPLATE = Path(__file__).with_name("page.html")
 WIDTH, HEIGHT = 144, 38  # of a run's small curve
@@ -31,7 +35,7 @@ def page(summary: Summary) -> str:
     is_curved = len(summary.collection.runs) <= CURVES
     header = ["#", *summary.columns, "seeds", summary.metric, "test", "against the baseline", "seconds", "parameters"]
     kinds = problems(summary)
-    return Template(TEMPLATE.read_text()).substitute(
+    text = Template(TEMPLATE.read_text()).substitute(
         title=escape(
             f"{folder.resolve().name}: {_counted(len(summary.ranked), 'configuration')}, "
             f"{_counted(len(summary.collection.runs), 'run')}"
@@ -50,6 +54,7 @@ def page(summary: Summary) -> str:
         shared_count=len(summary.shared),
         shared=_settings(summary.shared),
     )
+    return visible(text)
 
 
 def _counted(count: int, what: str) -> str:
@@ -104,7 +109,7 @@ def _run(summary: Summary, run: Run, is_curved: bool) -> str:
     if found:
         balanced, baseline = f"{found['balanced_accuracy']['value']:.4f}", f"{found['majority']['accuracy']:.4f}"
     cells = [
-        f"<td>{result.seed}</td>",
+        f"<td>{escape(str(result.seed))}</td>",
         f'<td class="words {"" if result.status == "completed" else "bad"}">{escape(result.status + error)}</td>',
         f"<td>{f'{result.score:.4f}' if result.score is not None else ''}</td>",
         f"<td>{f'{tested:.4f}' if tested is not None else ''}</td>",

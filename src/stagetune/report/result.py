@@ -11,7 +11,7 @@ from stagetune.artifacts import RunDir, StageRecord, write_text
 from stagetune.errors import ResultError
 
 SCHEMA_VERSION = 1
-NOT_OF_THE_RUN = ("sweep", "resume", "resume_with_new_schedule")
+NOT_OF_THE_RUN = ("sweep", "resume", "resume_with_new_schedule", "trust")
 
 
 @dataclass

@@ -15,6 +15,7 @@ from stagetune.report.answers import Tested, headline_of, tested
 from stagetune.report.collect import Collection, Run
 from stagetune.report.configurations import Configuration, configurations, fold_warnings, warnings_of
 from stagetune.report.statistics import Comparison, Estimate, compare, told_apart
+from stagetune.visible import visible
 
 COSTS = ("seconds", "trainable", "memory", "speed")
 BASELINE = ("schedule", "full")  # plain fine-tuning, where a sweep has it
@@ -164,7 +165,7 @@ def write_tables(summary: Summary, folder: Path) -> list[Path]:
     text = io.StringIO(newline="")
     csv.writer(text).writerows([header, *rows])
     write_text(folder / "summary.csv", text.getvalue())
-    write_text(folder / "summary.md", markdown(summary))
+    write_text(folder / "summary.md", visible(markdown(summary)))
     written = [folder / "summary.csv", folder / "summary.md"]
     try:
         import pyarrow
@@ -193,8 +194,8 @@ def shown_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
 
 def markdown(summary: Summary) -> str:
     header, rows = shown_table(summary)
-    lines = [*headline(summary), ""]
-    lines += [f"Baseline: {_words(summary.baseline)}. Intervals are 95%, of Student's t over seeds.", ""]
+    lines = [*map(_cell, headline(summary)), ""]
+    lines += [f"Baseline: {_cell(_words(summary.baseline))}. Intervals are 95%, of Student's t over seeds.", ""]
     lines += ["| " + " | ".join(_cell(name) for name in header) + " |", "|" + " --- |" * len(header)]
     lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in rows]
     for title, entries in problems(summary).items():

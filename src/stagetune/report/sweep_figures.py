@@ -17,6 +17,7 @@ from stagetune.report.speed import pareto
 from stagetune.report.speed_figure import draw_speed
 from stagetune.report.statistics import estimate
 from stagetune.report.summary import Summary
+from stagetune.visible import visible, visible_name
 
 INK = "#0a0b0c"  # stands for the page's text colour
 PALETTE = ("#3b7dd8", "#d2691e", "#2e9e6b", "#b0508f", "#8a7a1f", "#6b6bd6", "#c0444a", "#3a9ca6")
@@ -62,7 +63,7 @@ def _svg(figure: Figure, title: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     wide = figure.get_figwidth() * 1.15  # inches of the page, where it has so many
     style = f"max-width: {wide:.1f}in; min-width: min({wide:.1f}in, 32rem)"
-    return text.replace("<svg", f'<svg role="img" aria-label="{title}" style="{style}"', 1)
+    return visible(text).replace("<svg", f'<svg role="img" aria-label="{title}" style="{style}"', 1)
 
 
 def _shown_by(summary: Summary, wanted: Sequence[str]) -> tuple[str, str]:
@@ -146,10 +147,12 @@ def _legend(figure: Figure, summary: Summary, wanted: Sequence[str] = ("schedule
     """What colours and marks mean; the numbers are those of the table."""
     first, second = _shown_by(summary, wanted)
     handles = [
-        Line2D([], [], marker="o", linestyle="", color=PALETTE[i % len(PALETTE)], label=f"{first} {level}")
+        Line2D(
+            [], [], marker="o", linestyle="", color=PALETTE[i % len(PALETTE)], label=f"{first} {visible_name(level)}"
+        )
         for i, level in enumerate(_levels(summary, first))
     ] + [
-        Line2D([], [], marker=MARKS[i % len(MARKS)], linestyle="", color=INK, label=f"{second} {level}")
+        Line2D([], [], marker=MARKS[i % len(MARKS)], linestyle="", color=INK, label=f"{second} {visible_name(level)}")
         for i, level in enumerate(_levels(summary, second))
     ]
     if handles:
@@ -306,4 +309,5 @@ def _timelines(summary: Summary) -> Figure | None:
 
 
 def _cut(name: str) -> str:
+    name = visible_name(name)
     return name if len(name) <= 44 else f"{name[:43]}…"

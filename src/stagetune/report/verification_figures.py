@@ -9,6 +9,8 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from stagetune.visible import visible_name
+
 FloatArray = npt.NDArray[np.floating[Any]]
 _SAME, _DIFFERENT, _MARK = "#2a7f62", "#b0563f", "#333333"
 BINS = 60
@@ -68,7 +70,7 @@ def draw_stages(reports: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         values = np.array([one["value"] for one in found])
         reach = np.array([[one["value"] - one["low"], one["high"] - one["value"]] for one in found]).T
         axes.errorbar(values, range(len(found)), xerr=reach, fmt="o", color="#2a5fa5", capsize=4)
-        axes.set_yticks(range(len(found)), list(reports))
+        axes.set_yticks(range(len(found)), [visible_name(name) for name in reports])
         axes.set_ylim(len(found) - 0.5, -0.5)
         over = next(
             (report["interval_over"] for report in reports.values() if "interval_over" in report), "identities"
@@ -89,7 +91,7 @@ def draw_map(points: FloatArray, identity: Sequence[str], path: Path, *, most: i
     axes.scatter(points[others, 0], points[others, 1], s=8, color="#cccccc", linewidths=0)
     for i, name in enumerate(chosen):
         own = points[np.asarray(identity) == name]
-        axes.scatter(own[:, 0], own[:, 1], s=14, color=f"C{i}", label=name, linewidths=0)
+        axes.scatter(own[:, 0], own[:, 1], s=14, color=f"C{i}", label=visible_name(name), linewidths=0)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -52,6 +52,10 @@ class AtomicCheckpoints(TorchCheckpointIO):
         with write_whole(path) as file:
             torch.save(checkpoint, file)
 
+    def remove_checkpoint(self, path: str | Path) -> None:
+        if ".." not in Path(path).parts:  # a checkpoint says which files its callbacks have written
+            super().remove_checkpoint(path)
+
 
 def _unreadable(value: Any) -> type | None:
     """The kind of what `torch.load` with `weights_only` would not read; None if there is none."""

@@ -97,7 +97,8 @@ def run_experiment(
     given = overrides_or_config
     config = validate(asdict(given)) if isinstance(given, Config) else compose(given)
     if config.resume:
-        run_dir, resume, config = config.resume, True, replace(config, resume=None)
+        run_dir, resume = config.resume, True
+    config = replace(config, resume=None, trust=False)  # both were for this command, and no file says them
     directory = RunDir(run_dir or new_run_dir(config.name))
     if resume:
         check_run(directory.path)

@@ -101,7 +101,7 @@ def _start(config: Config, run_dir: RunDir, *, resume: bool) -> None:
             arguments = ["-m", "stagetune.run", str(file), str(run_dir), *(["--resume"] if resume else [])]
             elastic_launch(settings, sys.executable)(*arguments)
     except SignalException as stop:
-        raise Interrupted(f"interrupted; go on with {resume_command(str(run_dir))}") from stop
+        raise Interrupted(f"interrupted; go on with {resume_command(str(run_dir), config)}") from stop
     except ChildFailedError as failed:
         kind, _, text = _message(failed.get_first_failure()[1].message).partition(": ")
         raise (Interrupted(text) if kind == "Interrupted" else StagetuneError(text or kind)) from failed

@@ -16,6 +16,8 @@ STARTUP = 4  # trials before the first is pruned: a median of fewer says little
 def open_study(folder: Path, *, higher_is_better: bool | None = None) -> optuna.Study:
     """The study in `folder`; it is created where `higher_is_better` is said."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if (folder / FILE).is_symlink():
+        (folder / FILE).unlink()  # it would be written elsewhere
     storage = optuna.storages.RDBStorage(
         f"sqlite:///{folder / FILE}", engine_kwargs={"connect_args": {"timeout": 60}}
     )

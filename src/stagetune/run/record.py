@@ -60,6 +60,7 @@ class Run:
         """From here on the directory is this run's, and says what it does."""
         self.is_accepted = True
         if self.writes:
+            self.dir.unlink_folders()
             self.dir.remove_drafts()  # of a process that was killed
             if self.dir.result.exists() and read_result(self.dir).status == "completed":
                 os.replace(self.dir.result, self.dir.earlier)  # first: until it has another, the run is not completed
@@ -75,7 +76,7 @@ class Run:
         except (KeyboardInterrupt, SystemExit, Interrupted) as stop:  # Lightning turns Ctrl-C into an exit
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored
-            interrupted = Interrupted(f"interrupted; go on with {resume_command(str(self.dir))}")
+            interrupted = Interrupted(f"interrupted; go on with {resume_command(str(self.dir), self.config)}")
             self.end_with(interrupted)
             raise interrupted from stop
         except Exception as error:

@@ -21,14 +21,20 @@ from stagetune.schedule.spec import Stage
 # what data are is checked by their contents, wherever they lie, also those of a class of one's own;
 # the schedule is checked by the callback, against the plan that the checkpoint was trained by
 MAY_CHANGE = (
-    "schedule", "logger", "checkpoint", "sweep", "resume",
+    "schedule", "logger", "checkpoint", "sweep", "resume", "trust",
     "data.num_workers", "data.root", "data.csv", "data.pairs", "data.target.",
     "trainer.profiler", "trainer.accelerator",
 )  # fmt: skip
 
 
 def check_unfinished(run_dir: RunDir, config: Config) -> None:
-    """Raise `ResultError` for a run that is completed, unless it is now asked to train by another schedule."""
+    """Raise `ResultError` for a run that is completed, unless it is now asked to train by another schedule.
+
+    And where its checkpoints are a link to elsewhere.
+    """
+    if run_dir.checkpoints.is_symlink():
+        where = f"{run_dir.checkpoints} is a link, and nothing is written through one"
+        raise ResultError(f"{where}; put the folder that it leads to in its place")
     if not run_dir.result.exists() or read_result(run_dir).status != "completed":
         return
     last = read_last(run_dir)
@@ -42,7 +48,7 @@ def check_unfinished(run_dir: RunDir, config: Config) -> None:
     if trained_by == asdict(config.schedule):
         raise ResultError(
             f"{run_dir} is completed, there is nothing to go on with; {run_dir.result} has its numbers, and "
-            f"{resume_command(str(run_dir))} {_more(config.schedule.stages)} goes on for as long again"
+            f"{resume_command(str(run_dir), config)} {_more(config.schedule.stages)} goes on for as long again"
         )
 
 

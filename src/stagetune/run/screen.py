@@ -16,6 +16,7 @@ from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.plan import PlannedStage
 from stagetune.schedule.table import count_words
 from stagetune.seams import FitLoop
+from stagetune.visible import visible, visible_name
 
 
 class Screen:
@@ -25,7 +26,7 @@ class Screen:
         self.console = Console(highlight=False, soft_wrap=True, quiet=quiet)
 
     def line(self, about: str, text: str) -> None:
-        first, *rest = text.splitlines()
+        first, *rest = visible(text).split("\n")
         lines = "\n".join([first, *(f"{'':<10}{more}" for more in rest)])
         self.console.print(Text.assemble((f"{about:<9}", "bold"), " ", lines))  # at once: a notebook shows each apart
 
@@ -75,7 +76,7 @@ class StageLines(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.screen.console.is_terminal:
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
@@ -143,6 +144,6 @@ class StageLines(Callback):
     def _description(self, trainer: Trainer) -> str:
         epochs = self.unfreezing.plan.epochs
         last = f" (of 0 to {epochs - 1})" if epochs else ""
-        text = f"{self.unfreezing.stage.name}, epoch {trainer.current_epoch}{last}"
+        text = f"{visible_name(self.unfreezing.stage.name)}, epoch {trainer.current_epoch}{last}"
         value = trainer.callback_metrics.get(self.monitor)
         return text if value is None else f"{text}, {self.monitor} {float(value):.4f}"

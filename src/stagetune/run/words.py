@@ -10,8 +10,9 @@ from stagetune.data.datamodule import StagedData
 from stagetune.losses.shared.classes import ClassLossSettings
 from stagetune.run.data import loss_of, part_sizes
 from stagetune.shipped import stagetune_command
-from stagetune.targets import foreign_targets
 from stagetune.tasks.staged_task import StagedTask
+from stagetune.trust import foreign
+from stagetune.visible import visible_name
 
 NAMED = 8  # classes on one line
 UNEVEN = 3  # times as many images
@@ -24,7 +25,7 @@ SPLIT_WORDS = {
 
 def next_words(config: Config, run_dir: str) -> str:
     """The command that uses what was trained."""
-    trust = " --trust" if foreign_targets({"network": getattr(config.model, "network", None)}) else ""
+    trust = " --trust" if foreign({"model": {"network": getattr(config.model, "network", None)}}) else ""
     verb, images = ("predict", "IMAGE_OR_FOLDER") if config.task.name == "classifier" else ("verify", "A.jpg B.jpg")
     return f"{stagetune_command()} {verb} {shlex.quote(run_dir)} {images}{trust}"
 
@@ -51,10 +52,11 @@ def class_words(config: Config, data: StagedData) -> str:
     source = data.source
     counts = np.bincount(source.labels, minlength=len(source.classes))
     order = np.argsort(-counts, kind="stable").tolist()
+    classes = [visible_name(name) for name in source.classes]
     most, least = counts[order[0]], counts[order[-1]]
-    text = f"{source.classes[order[0]]} has {most:,} images, {source.classes[order[-1]]} {least:,}"
+    text = f"{classes[order[0]]} has {most:,} images, {classes[order[-1]]} {least:,}"
     if len(order) <= NAMED:
-        text = ", ".join(f"{source.classes[i]} {counts[i]:,}" for i in order)
+        text = ", ".join(f"{classes[i]} {counts[i]:,}" for i in order)
     if config.task.name == "classifier" and most >= UNEVEN * least:
         text += "; uneven: task.monitor=val/balanced_accuracy chooses by all classes alike"
     return text

@@ -15,6 +15,7 @@ from stagetune.schedule.finetuning_scheduler import from_phases, is_phases
 from stagetune.schedule.rules import schedule_rules
 from stagetune.schedule.spec import Schedule, Stage
 from stagetune.shipped import CONF
+from stagetune.trust import Foreign, foreign
 from stagetune.typed import typed
 
 PRESETS = CONF / "schedule"
@@ -43,6 +44,7 @@ def load_schedule(
     mode: str | None = None,
     blocks: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
+    trust: bool = False,
 ) -> Schedule:
     """The schedule with its stages written out, checked as far as it can be without a model.
 
@@ -53,6 +55,7 @@ def load_schedule(
         mode: `min` or `max`, which of its values are good, instead of the schedule's.
         blocks: the names of the backbone's blocks, where they are known.
         metrics: the names that `monitor` may have, where they are known.
+        trust: whether schedulers of somebody's own, which a file names, may be imported and run.
 
     Returns:
         All that is stored, compared and planned, with the stages written out. Nothing in it is shared with `given`.
@@ -66,7 +69,7 @@ def load_schedule(
     ['probe', 'finetune']
     """
     try:
-        schedule = _expanded(_source(given))
+        schedule = _expanded(_source(given), trust=trust)
     except RecursionError:
         raise ScheduleError("the schedule contains itself; write it out") from None
     if mode not in (None, "min", "max") or not isinstance(monitor, str | None):
@@ -92,12 +95,12 @@ def _source(given: Given) -> ScheduleSource:
     raise ScheduleError(f"{given!r} is no schedule; give a preset's name, a path.yaml, a list of stages or a mapping")
 
 
-def _expanded(source: ScheduleSource) -> Schedule:
+def _expanded(source: ScheduleSource, *, trust: bool = False) -> Schedule:
     """With the stages that a file or a recipe stands for."""
     if len(ways := [key for key in ("file", "backbone_finetuning", "stages") if getattr(source, key)]) > 1:
         raise ScheduleError(f"schedule: gives both {' and '.join(ways)}; leave one of them out")
     if source.file is not None:
-        read = read_schedule(source.file)
+        read = read_schedule(source.file, trust=trust)
         return replace(read, monitor=read.monitor or source.monitor, mode=read.mode or source.mode)
     plain = Schedule(**{entry.name: getattr(source, entry.name) for entry in fields(Schedule)})
     if source.backbone_finetuning is not None:
@@ -114,8 +117,8 @@ def _named(name: str) -> ScheduleSource:
     return ScheduleSource(file=name)
 
 
-def read_schedule(file: str | Path) -> Schedule:
-    """The schedule that stands in a YAML file; raises `ScheduleError`."""
+def read_schedule(file: str | Path, *, trust: bool = False) -> Schedule:
+    """The schedule that stands in a YAML file; raises `ScheduleError`, without `trust` also where it names code."""
     path = Path(file).expanduser()
     where = f"schedule file {path}"
     try:
@@ -134,7 +137,15 @@ def read_schedule(file: str | Path) -> Schedule:
     source = _from_mapping(content, path.stem, where)
     if source.file is not None:
         raise ScheduleError(f"{where}:", "file: a schedule file names no other file")
-    return _expanded(source)
+    schedule = _expanded(source)
+    if found := foreign({"schedule": asdict(schedule)}, trust):
+        raise ScheduleError(f"{where}:", *(_untrusted(one) for one in found))
+    return schedule
+
+
+def _untrusted(one: Foreign) -> str:
+    remedy = "if you trust where the file comes from, say trust=true (in a program, load_schedule(..., trust=True))"
+    return f"{one.key.removeprefix('schedule.')}: names {one}; {remedy}"
 
 
 def _from_mapping(content: Mapping[Any, Any], name: str, where: str = "schedule") -> ScheduleSource:

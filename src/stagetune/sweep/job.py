@@ -3,6 +3,7 @@
 import gc
 import sys
 from contextlib import nullcontext, redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 
 from stagetune.config.schema import Config
@@ -11,6 +12,8 @@ from stagetune.report.collect import read_sweep
 from stagetune.report.result import read_result
 from stagetune.sweep.gpus import claim_gpu
 from stagetune.sweep.jobs import result_of, state_of
+from stagetune.trust import targets_in
+from stagetune.visible import visible_name
 
 
 def run_job(config: Config, run_dir: Path, *, screen: Path | None = None) -> float | None:
@@ -30,11 +33,13 @@ def run_job(config: Config, run_dir: Path, *, screen: Path | None = None) -> flo
     from stagetune.run import run_experiment  # imports torch; only now, so that a sweep that is done says so at once
 
     try:
+        if screen and screen.is_symlink():
+            screen.unlink()  # it would be written elsewhere
         with redirect_stdout(screen.open("a", buffering=1)) if screen else nullcontext():
             trained = state == "export"
             result = read_result(run_dir) if trained else run_experiment(config, run_dir, resume=state == "go on")
             if result.pruning:
-                _export_int8(run_dir)
+                _export_int8(run_dir, config)
             return result.score
     except (Interrupted, KeyboardInterrupt):
         show(Interrupted(f"interrupted; the same command again goes on with {run_dir} and the jobs after it"))
@@ -51,18 +56,19 @@ def run_job(config: Config, run_dir: Path, *, screen: Path | None = None) -> flo
     return None
 
 
-def _export_int8(run_dir: Path) -> None:
+def _export_int8(run_dir: Path, config: Config) -> None:
     """Export what was pruned, so that the report can draw it in 8-bit integers; where that cannot be, say why."""
     from stagetune.inference.export.export import default_place, export
 
     if default_place(run_dir, "onnx", int8=True).exists():
         return
+    typed = targets_in(asdict(config))  # the checkpoint may be another's that was put in its place
     try:
-        print(f"{'int8':<9} {export(run_dir, to='onnx', int8=True, trust=True).file}")
+        print(f"{'int8':<9} {export(run_dir, to='onnx', int8=True, trust=typed).file}")
     except StagetuneError as error:
-        print(f"{'int8':<9} not exported: {error}")
+        print(f"{'int8':<9} not exported: {visible_name(str(error))}")
     except Exception as error:  # of a library; the run is completed all the same
-        print(f"{'int8':<9} not exported: {type(error).__name__}: {error}")
+        print(f"{'int8':<9} not exported: {type(error).__name__}: {visible_name(str(error))}")
 
 
 def _failed_beside(run_dir: Path) -> str | None:

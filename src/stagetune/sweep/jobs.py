@@ -22,7 +22,7 @@ from stagetune.report.result import RunResult, config_hash, read_result
 
 ENDED = ("completed", "pruned")
 LONGEST = 100  # of a directory's name
-NOT_NAMED = ("+experiment", "+sweep", "seed", "sweep.name", "sweep.stop_on_failure")
+NOT_NAMED = ("+experiment", "+sweep", "seed", "trust", "sweep.name", "sweep.stop_on_failure")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from stagetune.report.result import RunResult
 from stagetune.sweep.jobs import Job, result_of
+from stagetune.visible import visible_name
 
 EVERY = 0.5  # seconds between two looks at the results of jobs in other processes
 
@@ -34,7 +35,8 @@ class Progress:
             self._fresh += 1
             self._once = max(self._once, result.timing.get("weights_seconds", 0.0))
             self._note(result, name)
-            print(f"sweep     {len(self._told)} of {len(self.jobs)}  {name}: {self._words(result)}", flush=True)
+            words = visible_name(f"{name}: {self._words(result)}")
+            print(f"sweep     {len(self._told)} of {len(self.jobs)}  {words}", flush=True)
 
     @contextmanager
     def watched(self) -> Iterator[None]:

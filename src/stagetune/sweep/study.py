@@ -56,7 +56,9 @@ class Search:
         with self._alone():
             known = self._study.get_trials(deepcopy=False)
             for trial in known:
-                if trial.state == TrialState.RUNNING and (lock := _hold(self._place(trial.number))):
+                # a study may be somebody else's file: what it tries is taken where this command searches it, too
+                is_ours = trial.state == TrialState.RUNNING and _is_within(trial.params, self._searched)
+                if is_ours and (lock := _hold(self._place(trial.number))):
                     return self._work(trial, lock)
             if len(known) >= trials:
                 return None
@@ -149,6 +151,16 @@ def _ends(distribution: BaseDistribution) -> list[Any]:
         return list(distribution.choices)
     assert isinstance(distribution, IntDistribution | FloatDistribution)
     return [distribution.low, distribution.high]
+
+
+def _is_within(values: Mapping[str, Any], searched: Mapping[str, BaseDistribution]) -> bool:
+    """Whether a trial has a value of each that is searched, and of nothing else."""
+    try:
+        return values.keys() == searched.keys() and all(
+            one._contains(one.to_internal_repr(values[key])) for key, one in searched.items()
+        )
+    except (TypeError, ValueError):  # of another kind
+        return False
 
 
 def _words(values: Mapping[str, Any]) -> list[str]:

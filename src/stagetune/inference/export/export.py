@@ -29,6 +29,7 @@ from stagetune.run.latency import latencies
 from stagetune.tasks.settings.classifier import Settings as ClassifierSettings
 from stagetune.tasks.settings.siamese import Settings as SiameseSettings
 from stagetune.tasks.siamese import SiameseTask, stacked
+from stagetune.trust import Trust
 
 LIMIT = 1e-4  # of the relative difference in fp32
 LIBRARIES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "safetensors")
@@ -59,7 +60,7 @@ def export(
     to: str,
     file: Path | None = None,
     int8: bool = False,
-    trust: bool = False,
+    trust: Trust = False,
     words: Sequence[str] = (),
 ) -> Exported:
     """Write a trained model in another format.
@@ -69,7 +70,7 @@ def export(
         to: onnx, torch-export, torchvision or safetensors.
         file: where to; by default RUN/exports/<checkpoint>.<suffix>.
         int8: of ONNX, in 8-bit integers.
-        trust: see `load`.
+        trust: see `load`; or the names of classes that may be imported and run.
         words: what holds of the data today, such as data.root=FOLDER.
 
     Raises:
@@ -81,6 +82,8 @@ def export(
     if int8 and to != "onnx":
         raise ExportError(f"--int8: goes with --to onnx, not with --to {to}; leave one of them out")
     place = (file or default_place(checkpoint, to, int8=int8)).expanduser()
+    if file is None and place.parent.is_symlink():
+        raise ExportError(f"{place.parent}: is a link, and nothing is written through one; name the file with -o")
     _check_place(place, to)
     task, config, metadata = load_task(checkpoint, trust=trust)
     network, described = used(task, config, metadata)

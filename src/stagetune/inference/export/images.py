@@ -1,6 +1,7 @@
 """The images that a run was trained and validated on, for checking what is exported of it."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import fields, replace
 from typing import Any
 
@@ -8,8 +9,6 @@ import numpy as np
 import numpy.typing as npt
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from stagetune.artifacts import CheckpointMetadata
 from stagetune.config.parts import OWN, of_data, part
@@ -18,21 +17,21 @@ from stagetune.config.settings import NoLoss
 from stagetune.config.validate import named_own, read_config
 from stagetune.data.datamodule import StagedData
 from stagetune.errors import ConfigError, DataError, StagetuneError
-from stagetune.inference.checkpoint import Untrusted
 from stagetune.run.data import build_data
-from stagetune.targets import foreign_targets
+from stagetune.trust import Trust, Untrusted, foreign
 
 BATCH = 32
 MAY_DIFFER = ("batch_size", "num_workers")  # of what any data reads: they change no image
 
 
-def data_of(metadata: CheckpointMetadata, words: Sequence[str], *, trust: bool) -> StagedData:
+def data_of(metadata: CheckpointMetadata, words: Sequence[str], *, trust: Trust) -> StagedData:
     """The data of a run, divided as in its training, and as its validation sees them.
 
     Args:
         metadata: of its checkpoint.
         words: what holds of the data today, such as data.root=/data/faces where the folder has moved.
-        trust: whether a data set of somebody's own, which the checkpoint names, may be imported and run.
+        trust: whether a data set of somebody's own, which the checkpoint names, may be imported and run; or the names
+            of those that may.
 
     Raises:
         ConfigError: for words of anything but data.
@@ -40,12 +39,13 @@ def data_of(metadata: CheckpointMetadata, words: Sequence[str], *, trust: bool) 
         WeightsError: without `trust` for data that is read by code from elsewhere, unless the words name it.
     """
     config = read_config(_moved(metadata.config, words))
-    is_typed = any(word.startswith("data._target_=") for word in words)
-    foreign = foreign_targets({"data": getattr(config.data, "target", None)})
-    if foreign and not (trust or is_typed):
+    target = getattr(config.data, "target", None)
+    typed = [word.partition("=")[2] for word in words if word.startswith(("data._target_=", "data.target._target_="))]
+    code = [one.value for one in foreign({"data": {"target": target}}, typed if trust is False else trust)]
+    if code:
         raise Untrusted(
-            f"its data is read by {' and '.join(foreign)}, code that the checkpoint names and does not hold; if you "
-            f"trust where it comes from, add --trust, or data._target_={foreign[0]}"
+            f"its data is read by {' and '.join(code)}, code that the checkpoint names and does not hold; if you "
+            f"trust where it comes from, add --trust, or data._target_={code[0]}"
         )
     missing = [problem for part in of_data(config.data) for problem in part.problems(config.data, config)]
     try:
@@ -73,7 +73,7 @@ def _moved(stored: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
     if not words:
         return dict(stored)
     fixed = {entry.name for entry in fields(part("data", OWN))} - set(MAY_DIFFER)  # type: ignore[arg-type]
-    data = OmegaConf.create(named_own(stored)["data"])
+    values = named_own(deepcopy(dict(stored)))
     for word in words:
         group, _, key = word.partition("=")[0].partition(".")
         if group != "data" or not key or "=" not in word:
@@ -82,13 +82,19 @@ def _moved(stored: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
             how = "which images validation has, and how they look, is as in training"
             raise ConfigError([f"{word}: {how}; say where they lie alone"])
         try:
-            value = OverridesParser.create().parse_override(word)
-            if value.is_sweep_override() or value.is_delete():
+            override = OverridesParser.create().parse_override(word)
+            if override.is_sweep_override() or override.is_delete():
                 raise HydraException("several values, or none")
-            OmegaConf.update(data, key, value.value(), merge=False, force_add=True)
-        except (HydraException, OmegaConfBaseException, TypeError) as error:
+        except (HydraException, TypeError) as error:
             raise ConfigError([f"{word}: cannot be read; quote the value twice, 'data.{key}=\"...\"'"]) from error
-    return {**stored, "data": OmegaConf.to_container(data)}
+        *path, last = key.split(".")
+        inner = values["data"]
+        for step in path:
+            if not isinstance(inner.get(step), dict):
+                inner[step] = {}
+            inner = inner[step]
+        inner[last] = override.value()
+    return values
 
 
 def _unaugmented(config: Config) -> Config:
