@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "tasks": {*BASIC, "typed", "config", "data", "models", "losses", "schedule", "evaluation", "cache"},
     "run": {*BASIC, "config", "data", "models", "losses", "schedule", "evaluation", "cache", "tasks", "report"},
     "inference": {*BASIC, "typed", "config", "data", "models", "evaluation", "tasks", "run"},
+    "inspection": {*BASIC, "config", "data", "models", "evaluation", "cache", "run"},
     "sweep": {*BASIC, "config", "schedule", "report", "run", "inference"},
 }
 INTERNAL = (  # what seams.py alone may name: of Lightning's trainer and loops, and of Hydra

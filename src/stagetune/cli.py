@@ -1,6 +1,7 @@
 """The `stagetune` command."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -77,6 +78,14 @@ def understood(given: Sequence[str]) -> argparse.Namespace:
     lr.add_argument("--steps", type=_steps, default=100, help="of each stage's test, at most (default: 100)")
     lr.add_argument("--picture", type=Path, help="where to draw it (default: outputs/lr/<name>.png)")
     lr.set_defaults(run=lambda given: show_lr(given.overrides, given.steps, given.picture))
+    data = commands.add_parser(
+        "data", help="check the images of an experiment before training: copies, leaks, labels, what cannot be read"
+    )
+    data.add_argument("action", choices=("check",))
+    data.add_argument("overrides", nargs="*", help="as for train.py: +experiment=people data.root=images ...")
+    data.add_argument("--json", action="store_true", help="all that was found, as one JSON object")
+    data.add_argument("--page", type=Path, help="where its pictures go (default: outputs/checks/<name>.html)")
+    data.set_defaults(run=lambda given: show_check(given.overrides, given.page, as_json=given.json))
     cache = commands.add_parser("cache", help="list or clear the files of the feature cache")
     cache.add_argument("action", choices=("list", "clear"))
     cache.set_defaults(run=lambda given: show_cache(clear=given.action == "clear"))
@@ -150,6 +159,28 @@ def show_cache(*, clear: bool) -> None:
         store.remove_abandoned()
     total = sum(size for _, size, _ in files) / GB
     print(f"{len(files)} tables, {total:.3f} GB in {store.folder}{', removed' if clear else ''}")
+
+
+def show_check(overrides: Sequence[str], page: Path | None, *, as_json: bool) -> int:
+    """Look at the images of a run, print what is wrong with them, and draw a page; returns the exit code."""
+    config = compose(overrides)
+    if config.resume:
+        raise ConfigError([f"resume={config.resume}: data are checked before a run; leave resume out"])
+    from stagetune.inspection import page as pages
+    from stagetune.inspection import telling
+    from stagetune.inspection.check import check
+    from stagetune.run.screen import Screen
+
+    path = _writable(page or Path("outputs") / "checks" / f"{config.name}.html", "page")
+    screen = Screen(quiet=as_json)
+    checked = check(config, screen)
+    pages.write_page(checked, path)
+    for about, text in telling.summary(checked):
+        screen.line(about, text)
+    screen.line("page", str(path))
+    if as_json:
+        print(json.dumps({**telling.as_json(checked), "page": str(path)}, indent=1))
+    return telling.exit_code(checked)
 
 
 def show_oneshot(given: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
@@ -304,14 +335,19 @@ def _place_of(picture: Path) -> Path:
     """The same, in a folder that is there; raises `ConfigError` where it cannot be written."""
     if picture.suffix not in PICTURES:
         raise ConfigError([f"picture {picture}: of this kind none can be drawn; let its name end in .png"])
+    return _writable(picture, "picture")
+
+
+def _writable(path: Path, option: str) -> Path:
+    """The same, in a folder that is there; raises `ConfigError` where it cannot be written."""
     try:
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=picture.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        where = f"cannot be written in {picture.parent}: {error.strerror}"
-        raise ConfigError([f"picture {picture}: {where}; say another place with --picture"]) from error
-    return picture
+        where = f"cannot be written in {path.parent}: {error.strerror}"
+        raise ConfigError([f"{option} {path}: {where}; say another place with --{option}"]) from error
+    return path
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from PIL import Image
 
-from stagetune.data.decoding import digest, read_image, rgb
+from stagetune.data.decoding import Facts, digest, facts_of, read_image, rgb
 from stagetune.data.groups import class_groups
 from stagetune.data.source import IntArray
 from stagetune.errors import DataError
@@ -18,7 +18,7 @@ from stagetune.errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
-_known: dict[tuple[str, int, int], str] = {}  # the runs of a sweep decode a file of one path, size and time once
+_known: dict[tuple[str, int, int], Facts] = {}  # the runs of a sweep decode a file of one path, size and time once
 
 
 class Listed(Protocol):
@@ -40,8 +40,8 @@ class Listed(Protocol):
     def read(self) -> "Tensor":
         """The decoded image, uint8 [3, height, width]."""
 
-    def digest(self) -> str:
-        """The `digest` of that image."""
+    def facts(self) -> Facts:
+        """What is known of that image."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ class Entry:
     def read(self) -> "Tensor":
         return read_image(self.path)
 
-    def digest(self) -> str:
+    def facts(self) -> Facts:
         stat = self.path.stat()
         file = (str(self.path.absolute()), stat.st_size, stat.st_mtime_ns)
         if file not in _known:
-            _known[file] = digest(self.read())
+            _known[file] = facts_of(self.path)
         return _known[file]
 
 
@@ -93,8 +93,11 @@ class Row:
     def read(self) -> "Tensor":
         return rgb(self.opened(self.index))
 
-    def digest(self) -> str:
-        return digest(self.read())
+    def facts(self) -> Facts:
+        image = self.opened(self.index)
+        pixels = rgb(image)
+        flat = bool((pixels == pixels[:, :1, :1]).all())
+        return Facts(digest(pixels), str(image.format or ""), image.mode, *image.size, is_flat=flat)
 
 
 class ImageFiles:
@@ -116,13 +119,14 @@ class ImageFiles:
     ) -> None:
         self.name, self.origin, self.notes = name, origin, list(notes)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            digests = list(pool.map(_digest, entries))
-        broken = [f"{entry} ({d})" for entry, d in zip(entries, digests, strict=True) if isinstance(d, Exception)]
-        if broken:
-            self._report(broken, len(entries), on_error)
-        usable = [(entry, d) for entry, d in zip(entries, digests, strict=True) if isinstance(d, str)]
+            found = list(zip(entries, pool.map(_facts, entries), strict=True))
+        self.unreadable = [f"{entry} ({facts})" for entry, facts in found if isinstance(facts, Exception)]
+        if self.unreadable:
+            self._report(self.unreadable, len(entries), on_error)
+        usable = [(entry, facts) for entry, facts in found if isinstance(facts, Facts)]
         self._entries = [entry for entry, _ in usable]
-        self.contents = [digest for _, digest in usable]
+        self.facts = [facts for _, facts in usable]
+        self.contents = [facts.content for facts in self.facts]
         self.split = [entry.split for entry in self._entries if entry.split] or None
         present = {entry.identity for entry in self._entries}
         self.classes = [one for one in classes if one in present] if classes else sorted(present)
@@ -151,9 +155,9 @@ class ImageFiles:
         self.notes.append(f"left out, {summary}{', '.join(broken)}")
 
 
-def _digest(entry: Listed) -> str | Exception:
-    """The key of an image, or why it cannot be read as one."""
+def _facts(entry: Listed) -> Facts | Exception:
+    """What is known of an image, or why it cannot be read as one."""
     try:
-        return entry.digest()
+        return entry.facts()
     except Exception as error:  # Pillow's decoders raise many types for a damaged file
         return error

