@@ -15,6 +15,7 @@ from stagetune.errors import ResultError, WeightsError
 
 METADATA = "stagetune"  # the key of a checkpoint under which its metadata stands
 METADATA_VERSION = 1
+SIXTEEN_BITS = [0.0, 65535.0]  # what deep images were scaled by before checkpoints and exported files said it
 RENAMED = {"data": {"crossed": "spliced"}}  # settings that stored configurations have by an older name
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML was built with it
 
@@ -149,6 +150,7 @@ class CheckpointMetadata:
         calibration: of the threshold of a siamese run, or of a classifier's probabilities, fitted in validation.
         pruning: of each time that its backbone was pruned, oldest first: ratio, removed (by layer its outputs and
             inputs that were left out, from which its shapes are built again) and figures, see `RunResult.pruning`.
+        range: the values of images of more than 8 bits that become black and white; None where there were none.
         version: of these entries.
     """
 
@@ -159,6 +161,7 @@ class CheckpointMetadata:
     images: list[str] = field(default_factory=list)
     calibration: dict[str, Any] | None = None
     pruning: list[dict[str, Any]] = field(default_factory=list)
+    range: list[float] | None = None
     version: int = METADATA_VERSION
 
     @classmethod
@@ -177,7 +180,7 @@ class CheckpointMetadata:
             raise WeightsError(
                 f"has metadata of version {version}, this stagetune reads up to {METADATA_VERSION}; update stagetune"
             )
-        entries = {name: value for name, value in stored.items() if name in known}
+        entries = {"range": SIXTEEN_BITS} | {name: value for name, value in stored.items() if name in known}
         return cls(**{**entries, "config": renamed(entries.get("config", {})), "version": METADATA_VERSION})
 
     def put_into(self, checkpoint: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin
 
+from stagetune.config.settings import MAX_MEGAPIXELS as MAX_MEGAPIXELS
 from stagetune.data import jpeg
 from stagetune.data.deep import Array, Deep, deep_of
 from stagetune.data.facts import Facts as Facts
@@ -21,7 +22,6 @@ from stagetune.errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
-MAX_MEGAPIXELS = 200.0  # by default an image of more is refused
 LONGEST = 120  # characters of a reason
 _giants = Lock()  # images beyond Pillow's own limit are decoded one at a time
 
@@ -70,6 +70,14 @@ def look_at(image: Image.Image) -> "tuple[Facts, Tensor | None]":
     return _looked(image, None, None)
 
 
+def facts_from(
+    pixels: "Tensor", format: str, mode: str, width: int, height: int, *, content: str | None = None
+) -> Facts:
+    """What an image of 8 bits is that was decoded to these pixels; `content` is that of them, or another key."""
+    is_flat = bool((pixels == pixels[:, :1, :1]).all())
+    return Facts(content or digest(pixels), format, mode, width, height, is_flat=is_flat)
+
+
 def rgb(opened: Image.Image, scale: Range | None = None) -> "Tensor":
     """The same of an image that is open."""
     values = _values(opened)
@@ -87,7 +95,7 @@ def _decoding(path: Path, max_megapixels: float) -> Iterator[tuple[Image.Image, 
     """The image of a file, not yet decoded, and the file; whatever goes wrong with it is a `DataError`."""
     try:
         with open_regular(path) as file:
-            image = open_image(file, path.suffix)
+            image = open_image(file)
             _check(image, max_megapixels)
             with _allowed(image):
                 yield image, file
@@ -142,8 +150,8 @@ def _looked(image: Image.Image, file: IO[bytes] | None, needed: int | None) -> "
         facts = _facts_of_deep(found, stored)
     else:
         pixels = _tensor(found)
-        content = jpeg.compressed_key(large_file, _orientation(image)) if large_file else digest(pixels)
-        facts = Facts(content, *stored, is_flat=_is_flat(found))
+        content = jpeg.compressed_key(large_file, _orientation(image)) if large_file else None
+        facts = facts_from(pixels, *stored, content=content)
     return replace(facts, frames=_frames(image)), pixels
 
 

@@ -50,9 +50,12 @@ class Deep:
 
         Args:
             scale: of its data set; None for the range that fits this image alone.
+
+        Raises:
+            DataError: where a value is no number.
         """
+        measured = self.measured()
         if scale is None:
-            measured = self.measured()
             scale = fitting(measured.low, measured.high, is_float=self.is_float)
         shares = (self.values.astype(np.float64) - scale.low) * 255  # product first: v * 255 / 65535 is v // 257
         eight = (shares / (scale.high - scale.low or 1.0)).clip(0, 255).astype(np.uint8)

@@ -1,6 +1,6 @@
 """What is known of images once they were decoded, and what follows for all of a data set. No torch."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from stagetune.errors import DataError
@@ -76,16 +76,16 @@ def fitting(low: float, high: float, *, is_float: bool) -> Range:
     return Range(low, high) if low < 0 or top is None else Range(0.0, top)
 
 
-def notes_of(facts: Sequence[Facts], names: Sequence[str], scale: Range | None) -> list[str]:
+def notes_of(facts: Sequence[Facts], name_of: Callable[[int], str], scale: Range | None) -> list[str]:
     """What is said once of a data set's images: how deep ones are scaled, which have several frames or no picture."""
     notes = []
     if deep := sum(one.low is not None for one in facts):
         notes.append(f"deep images: {scale} become black to white in {_count(deep)} of more than 8 bits")
-    if beyond := [name for one, name in zip(facts, names, strict=True) if scale and _is_beyond(one, scale)]:
+    if beyond := [name_of(i) for i, one in enumerate(facts) if scale and _is_beyond(one, scale)]:
         notes.append(f"{_count(len(beyond))} of values beyond that, which are cut off: {_some(beyond)}")
     if several := sum(one.frames > 1 for one in facts):
         notes.append(f"{_count(several)} of several frames or pages; the first is taken")
-    if flat := [name for one, name in zip(facts, names, strict=True) if one.is_flat]:
+    if flat := [name_of(i) for i, one in enumerate(facts) if one.is_flat]:
         notes.append(f"{_count(len(flat))} of one colour alone: {_some(flat)}")
     return notes
 

@@ -86,15 +86,11 @@ def open_regular(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def open_image(file: IO[bytes], suffix: str = "") -> ImageFile.ImageFile:
+def open_image(file: IO[bytes]) -> ImageFile.ImageFile:
     """The image in an open file, its header read and nothing decoded.
 
     As `PIL.Image.open`, but for the formats that are read alone, and without Pillow's limit on pixels, which warns or
     raises by one number for the whole process.
-
-    Args:
-        file: at any position.
-        suffix: of its name, which decides about the few formats that no first bytes tell.
 
     Raises:
         DataError: where it is none, in words that say what it is where that is known.
@@ -103,7 +99,8 @@ def open_image(file: IO[bytes], suffix: str = "") -> ImageFile.ImageFile:
     head = file.read(HEAD)
     if not head:
         raise DataError("is empty")
-    found = _try(file, [*_accepting(head), *_unmarked(suffix.lower())])
+    unmarked = [name for name in formats() if Image.OPEN[name][1] is None]  # by no first bytes: TGA and the like
+    found = _try(file, [*_accepting(head), *unmarked])
     if found is None and is_heif(head):
         _register_heif()
         found = _try(file, ["HEIF"])
@@ -116,15 +113,6 @@ def _accepting(head: bytes) -> list[str]:
     """The formats that begin so."""
     padded = head.ljust(HEAD, b"\0")  # some look at numbers that a shorter file lacks
     return [name for name in formats() if (accept := Image.OPEN[name][1]) is not None and accept(padded) is True]
-
-
-def _unmarked(suffix: str) -> list[str]:
-    """The formats that no first bytes tell and that may be called so."""
-    called = Image.registered_extensions()
-    names = [name for name in formats() if Image.OPEN[name][1] is None]
-    return [
-        name for name in names if called.get(suffix) == name or {suffix, name}.isdisjoint({*called, *called.values()})
-    ]
 
 
 def _try(file: IO[bytes], names: list[str]) -> ImageFile.ImageFile | None:

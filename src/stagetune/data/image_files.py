@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from PIL import Image
 
-from stagetune.data.decoding import digest, read_image, rgb
+from stagetune.data.decoding import look, look_at, read_image, rgb
+from stagetune.data.facts import Facts, Range
 from stagetune.data.groups import class_groups
 from stagetune.data.source import IntArray
 from stagetune.errors import DataError
@@ -18,7 +19,7 @@ from stagetune.errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
-_known: dict[tuple[str, int, int], str] = {}  # the runs of a sweep decode a file of one path, size and time once
+_known: dict[tuple[str, int, int], Facts] = {}  # the runs of a sweep decode a file of one path, size and time once
 
 
 class Listed(Protocol):
@@ -37,11 +38,11 @@ class Listed(Protocol):
     def name(self) -> str:
         """Which image this is, for a message."""
 
-    def read(self) -> "Tensor":
-        """The decoded image, uint8 [3, height, width]."""
+    def read(self, scale: Range | None) -> "Tensor":
+        """The decoded image, uint8 [3, height, width]; see `read_image`."""
 
-    def digest(self) -> str:
-        """The `digest` of that image."""
+    def facts(self) -> Facts:
+        """What it is."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,14 @@ class Entry:
     def name(self) -> str:
         return str(self.path)
 
-    def read(self) -> "Tensor":
-        return read_image(self.path)
+    def read(self, scale: Range | None) -> "Tensor":
+        return read_image(self.path, scale=scale)
 
-    def digest(self) -> str:
+    def facts(self) -> Facts:
         stat = self.path.stat()
         file = (str(self.path.absolute()), stat.st_size, stat.st_mtime_ns)
         if file not in _known:
-            _known[file] = digest(self.read())
+            _known[file] = look(self.path)[0]
         return _known[file]
 
 
@@ -90,11 +91,11 @@ class Row:
     def name(self) -> str:
         return str(self)
 
-    def read(self) -> "Tensor":
-        return rgb(self.opened(self.index))
+    def read(self, scale: Range | None) -> "Tensor":
+        return rgb(self.opened(self.index), scale)
 
-    def digest(self) -> str:
-        return digest(self.read())
+    def facts(self) -> Facts:
+        return look_at(self.opened(self.index))[0]
 
 
 class ImageFiles:
@@ -116,13 +117,15 @@ class ImageFiles:
     ) -> None:
         self.name, self.origin, self.notes = name, origin, list(notes)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            digests = list(pool.map(_digest, entries))
-        broken = [f"{entry} ({d})" for entry, d in zip(entries, digests, strict=True) if isinstance(d, Exception)]
+            looked = list(pool.map(_facts, entries))
+        broken = [f"{entry} ({f})" for entry, f in zip(entries, looked, strict=True) if isinstance(f, Exception)]
         if broken:
             self._report(broken, len(entries), on_error)
-        usable = [(entry, d) for entry, d in zip(entries, digests, strict=True) if isinstance(d, str)]
+        usable = [(entry, f) for entry, f in zip(entries, looked, strict=True) if isinstance(f, Facts)]
         self._entries = [entry for entry, _ in usable]
-        self.contents = [digest for _, digest in usable]
+        self.facts = [facts for _, facts in usable]
+        self.scale: Range | None = None  # of the deep ones among them
+        self.contents = [facts.content for facts in self.facts]
         self.split = [entry.split for entry in self._entries if entry.split] or None
         present = {entry.identity for entry in self._entries}
         self.classes = [one for one in classes if one in present] if classes else sorted(present)
@@ -136,7 +139,7 @@ class ImageFiles:
         return len(self._entries)
 
     def image(self, index: int) -> "Tensor":
-        return self._entries[index].read()
+        return self._entries[index].read(self.scale)
 
     def describe(self, index: int) -> str:
         return self._entries[index].name
@@ -151,9 +154,9 @@ class ImageFiles:
         self.notes.append(f"left out, {summary}{', '.join(broken)}")
 
 
-def _digest(entry: Listed) -> str | Exception:
-    """The key of an image, or why it cannot be read as one."""
+def _facts(entry: Listed) -> Facts | Exception:
+    """What an image is, or why it cannot be read as one."""
     try:
-        return entry.digest()
+        return entry.facts()
     except Exception as error:  # Pillow's decoders raise many types for a damaged file
         return error

@@ -17,20 +17,28 @@ from stagetune.config.schema import Config
 from stagetune.config.settings import DataSettings, LossSettings
 from stagetune.data.augmentation import Augmentation
 from stagetune.data.datamodule import StagedData
+from stagetune.data.facts import Range, notes_of, range_of
+from stagetune.data.image_files import ImageFiles
 from stagetune.data.own_transform import own_transform
+from stagetune.data.source import Source
+from stagetune.data.sources.own import OwnImages
 from stagetune.data.splits import Split, check_explicit_pairs, copies_across, make_split, split_notes
 from stagetune.errors import DataError
 from stagetune.models.weights import Weights
 from stagetune.run.pretrained import cache_folder
 
 
-def build_data(config: Config, *, rank: int = 0, world_size: int = 1) -> StagedData:
+def build_data(
+    config: Config, *, rank: int = 0, world_size: int = 1, trained: CheckpointMetadata | None = None
+) -> StagedData:
     """The loaders over source and split; raises `DataError` for images that cannot be trained on so.
 
-    And `ConfigError` for a loss that does not fit their classes.
+    And `ConfigError` for a loss that does not fit their classes. Deep images are scaled as in the training of the
+    checkpoint that `trained` describes, if there is one.
     """
     data, task, wanted = config.data, config.task, config.input()
     source, pairs = data.build(wanted.size)
+    scale = _scaled(source, data, trained)
     division = data.division()
     split = make_split(source, **division, published=data.published)
     source.notes.extend(split_notes(source, split, data.split))
@@ -66,9 +74,21 @@ def build_data(config: Config, *, rank: int = 0, world_size: int = 1) -> StagedD
         pairs=pairs,
         balanced=data.sampler == "balanced",
         mixes=data.mixes,
+        scale=scale,
     )
     loss_of(config, built)  # what does not fit the classes is said before anything is computed
     return built
+
+
+def _scaled(source: Source, data: DataSettings, trained: CheckpointMetadata | None) -> Range | None:
+    """The range of a source's deep images, by which it gives them from now on; says what its images are."""
+    if not isinstance(source, ImageFiles | OwnImages):
+        return None
+    said = trained.range if trained and trained.range else data.range
+    is_deep = any(facts.low is not None for facts in source.facts)
+    source.scale = (Range(*said) if said else range_of(source.facts)) if is_deep else None
+    source.notes.extend(notes_of(source.facts, source.describe, source.scale))
+    return source.scale
 
 
 def _augmentation(config: Config, seed: int) -> Augmentation:
@@ -101,7 +121,7 @@ def build_store(config: Config, say: Callable[[str], None], *, writes: bool) -> 
 
 def decode_once(data: StagedData, store: Store) -> None:
     """Decode all images now, or take what an earlier run has decoded, if they fit into the cache's budget."""
-    key = images_key(data.source.contents, data.image_size, data.interpolation, data.resize)
+    key = images_key(data.source.contents, data.image_size, data.interpolation, data.resize, str(data.scale))
     with store.lock(key):
         table = store.get(key)
         if table is None:
@@ -160,6 +180,7 @@ def metadata_of(config: Config, data: StagedData, weights: Weights) -> Checkpoin
         trained_on={**weights.trained_on, source.origin: sorted(classes | before)},
         images=sorted(weights.images | {_short(source.contents[i]) for i in train}),
         pruning=list(weights.pruning),
+        range=[data.scale.low, data.scale.high] if data.scale else None,
     )
 
 

@@ -131,7 +131,8 @@ def _build_fit_test(run: Run, last: Mapping[str, Any] | None) -> None:
     if last:
         check_same(CheckpointMetadata.of(last).config, asdict(config))
 
-    data = build_data(config, rank=run.rank, world_size=run.world_size)
+    trained = CheckpointMetadata.of(last) if last else None
+    data = build_data(config, rank=run.rank, world_size=run.world_size, trained=trained)
     result.data = {"name": data.source.name, "split": config.data.split, **part_sizes(data.split)}
     result.data["notes"] = data.source.notes
     line("data", data_words(config, data))
