@@ -9,20 +9,19 @@ from threading import Lock
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
-from PIL import ExifTags, Image, TiffImagePlugin
+from PIL import ExifTags, Image
 
 from stagetune.config.settings import MAX_MEGAPIXELS as MAX_MEGAPIXELS
 from stagetune.data import jpeg
 from stagetune.data.deep import Array, Deep, deep_of
 from stagetune.data.facts import Facts as Facts
 from stagetune.data.facts import Range as Range
-from stagetune.data.formats import MANY_CHANNELS, open_image, open_regular
+from stagetune.data.formats import open_image, open_regular, reason
 from stagetune.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-LONGEST = 120  # characters of a reason
 _giants = Lock()  # images beyond Pillow's own limit are decoded one at a time
 
 
@@ -106,13 +105,6 @@ def _decoding(path: Path, max_megapixels: float) -> Iterator[tuple[Image.Image, 
         raise DataError(reason(error)) from error
 
 
-def reason(error: Exception) -> str:
-    """Why an image cannot be read, in one short line without control characters."""
-    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    line = "".join(letter if letter.isprintable() else " " for letter in said)
-    return f"{line[:LONGEST]}…" if len(line) > LONGEST else line
-
-
 def _check(image: Image.Image, max_megapixels: float) -> None:
     megapixels = image.width * image.height / 1e6
     if megapixels > max_megapixels:
@@ -120,9 +112,6 @@ def _check(image: Image.Image, max_megapixels: float) -> None:
             f"has {image.width} x {image.height} pixels, {megapixels:.4g} million, above "
             f"data.max_megapixels={max_megapixels:g}"
         )
-    channels = getattr(image, "tag_v2", {}).get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
-    if channels > 4:  # of some Pillow would drop the others without a word
-        raise DataError(MANY_CHANNELS.format(channels))
 
 
 @contextmanager

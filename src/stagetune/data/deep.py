@@ -13,6 +13,8 @@ from stagetune.data.facts import Range, fitting
 from stagetune.errors import DataError
 
 SWAPPED = {";16B": ";16L", ";16L": ";16B", ";16N": ";16B" if sys.byteorder == "little" else ";16L"}
+# what libtiff gives is in the order of this machine, which Pillow 13 forgets of these
+NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}
 Array = npt.NDArray[Any]
 
 
@@ -75,29 +77,33 @@ def deep_of(image: Image.Image, again: Callable[[], Image.Image] | None = None) 
         again: opens the same once more. Pillow has no mode for colours of 16 bits and keeps their high bytes, so that
             such an image is decoded twice, the second time with the bytes of each number swapped.
     """
+    raw = _raw_mode(image)
     if image.mode == "F" or image.mode.startswith("I"):
-        values = np.asarray(image)
+        if raw in NATIVE and image.tile[0].codec_name == "libtiff":  # type: ignore[attr-defined]
+            _set_raw_mode(image, NATIVE[raw])
+        values = _array(image)
         key = image.info.get("transparency")
         see_through = values == key if isinstance(key, int) else None
         return Deep(values, _opacity(see_through), inverted=_white_is_zero(image))
-    raw = _raw_mode(image)
-    if again is None or raw not in (
-        "LA;16B",
-        *(f"{mode}{end}" for mode in ("RGB", "RGBX", "RGBA") for end in SWAPPED),
-    ):
+    if again is None or not raw.startswith(("LA;16B", "RGB;16", "RGBX;16", "RGBA;16")):
         return None
     if raw == "LA;16B":  # its four bytes, one by one
         _set_raw_mode(image, "RGBA")
-        parts = np.asarray(image).astype(np.uint16)
+        parts = _array(image).astype(np.uint16)
         return Deep(parts[..., 0] << 8 | parts[..., 1], parts[..., 2].astype(np.uint8))
-    other = again()
+    high, other = _array(image), again()
     _set_raw_mode(other, raw[:-4] + SWAPPED[raw[-4:]])
-    high, low = np.asarray(image), np.asarray(other)
+    low = _array(other)
     values = high[..., :3].astype(np.uint16) << 8 | low[..., :3]
     if high.shape[-1] == 4:
         return Deep(values, high[..., 3])
     key = image.info.get("transparency")
     return Deep(values, _opacity((values == key).all(axis=-1) if isinstance(key, tuple) and len(key) == 3 else None))
+
+
+def _array(image: Image.Image) -> Array:
+    image.load()  # numpy alone hides what Pillow raises
+    return np.asarray(image)
 
 
 def _opacity(see_through: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.uint8] | None:
@@ -113,9 +119,11 @@ def _white_is_zero(image: Image.Image) -> bool:
 def _raw_mode(image: Image.Image) -> str:
     """How the channels lie in the file; empty where it is decoded already."""
     tile = getattr(image, "tile", None)
-    arguments = tile[0][3] if tile else ""
+    arguments = tile[0].args if tile else ""
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
 def _set_raw_mode(image: Any, raw: str) -> None:
-    image.tile = [(*part[:3], (raw, *part[3][1:]) if isinstance(part[3], tuple) else raw) for part in image.tile]
+    image.tile = [
+        part._replace(args=(raw, *part.args[1:]) if isinstance(part.args, tuple) else raw) for part in image.tile
+    ]

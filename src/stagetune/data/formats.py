@@ -1,5 +1,6 @@
 """Which files are images: by what is in them, not by what they are called. No torch."""
 
+import logging
 import os
 import stat
 import struct
@@ -14,10 +15,14 @@ from stagetune.errors import DataError
 # EPS is a program for Ghostscript; of the others Pillow knows the beginning alone, or asks another program
 NOT_READ = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
 CERTAIN = frozenset({"AVIF", "DDS", "GIF", "JPEG", "JPEG2000", "PNG", "PSD", "QOI", "TIFF", "WEBP"})  # by long marks
+LONGEST = 120  # characters of a reason
 HEAD = 32  # bytes that tell a format
 HEIF = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1"}
 HEIF_SUFFIXES = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
 MANY_CHANNELS = "has {} channels; at most four are read, of gray or colour and alpha"
+
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what is wrong with a file is said in our words
 
 
 @cache
@@ -64,8 +69,8 @@ def begins_as_image(path: Path) -> bool:
             accepting = _accepting(head)
             if CERTAIN.intersection(accepting) or is_heif(head):
                 return True
-            return bool(accepting) and _try(file, accepting) is not None
-    except Exception:  # of a header that is none
+            return not isinstance(_try(file, accepting), Exception)
+    except OSError:
         return False
 
 
@@ -100,12 +105,15 @@ def open_image(file: IO[bytes]) -> ImageFile.ImageFile:
     if not head:
         raise DataError("is empty")
     unmarked = [name for name in formats() if Image.OPEN[name][1] is None]  # by no first bytes: TGA and the like
-    found = _try(file, [*_accepting(head), *unmarked])
-    if found is None and is_heif(head):
+    accepting = _accepting(head)
+    found = _try(file, [*accepting, *unmarked])
+    if isinstance(found, Exception) and not accepting and is_heif(head):
         _register_heif()
         found = _try(file, ["HEIF"])
-    if found is None:
-        raise DataError(_why_not(file, head))
+    if isinstance(found, Exception):
+        raise DataError(_why_not(file, head, found)) from found
+    if isinstance(found, TiffImagePlugin.TiffImageFile):
+        _check_tiff(found)
     return found
 
 
@@ -115,15 +123,16 @@ def _accepting(head: bytes) -> list[str]:
     return [name for name in formats() if (accept := Image.OPEN[name][1]) is not None and accept(padded) is True]
 
 
-def _try(file: IO[bytes], names: list[str]) -> ImageFile.ImageFile | None:
-    """The image as the first of these formats that takes it."""
+def _try(file: IO[bytes], names: list[str]) -> ImageFile.ImageFile | Exception:
+    """The image as the first of these formats that takes it, or why the first of them does not."""
+    why: Exception | None = None
     for name in names:
         file.seek(0)
         try:
             return Image.OPEN[name][0](file, "")
-        except (SyntaxError, IndexError, TypeError, struct.error):  # as in PIL.Image.open: not this one
-            continue
-    return None
+        except Exception as error:  # Pillow's readers raise many types for what is not theirs, or is damaged
+            why = why or error
+    return why or DataError("it begins as none")
 
 
 def _register_heif() -> None:
@@ -135,7 +144,7 @@ def _register_heif() -> None:
         register_heif_opener()
 
 
-def _why_not(file: IO[bytes], head: bytes) -> str:
+def _why_not(file: IO[bytes], head: bytes, error: Exception) -> str:
     for name in Image.ID:
         accept = Image.OPEN[name][1]
         found = accept(head.ljust(HEAD, b"\0")) if accept is not None else False
@@ -145,9 +154,30 @@ def _why_not(file: IO[bytes], head: bytes) -> str:
             return f"is {name}, which is not read; save it as PNG"
         if found and name == "TIFF":
             return _why_no_tiff(file)
-        if found and name in CERTAIN:
-            return f"begins as {name}, but is damaged"
+        if found:
+            return f"begins as {name}, but is damaged ({reason(error)})"
     return "is no image in a format that Pillow reads"
+
+
+def reason(error: Exception) -> str:
+    """Why an image cannot be read, in one short line without control characters."""
+    if isinstance(error, struct.error | IndexError | EOFError):
+        return "it ends too early"
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    line = "".join(letter if letter.isprintable() else " " for letter in said).strip()
+    return f"{line[:LONGEST]}…" if len(line) > LONGEST else line
+
+
+def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Raise `DataError` for a layout that Pillow takes and gives something else of."""
+    tags = image.tag_v2
+    channels, bits = tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1), tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
+    if channels > 4:  # it drops the others
+        raise DataError(MANY_CHANNELS.format(channels))
+    if channels > 1 and max(bits) > 8 and tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2:
+        raise DataError(
+            "is a TIFF of 16 bits with each channel by itself, which Pillow misreads; save it interleaved"
+        )
 
 
 def _why_no_tiff(file: IO[bytes]) -> str:
@@ -157,10 +187,12 @@ def _why_no_tiff(file: IO[bytes]) -> str:
         tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
         file.seek(tags.next)
         tags.load(file)
+        if TiffImagePlugin.IMAGEWIDTH not in tags:
+            return "begins as TIFF, but is damaged"
         channels, bits = int(tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)), tags.get(TiffImagePlugin.BITSPERSAMPLE)
     except Exception:  # whatever is wrong with them
         return "begins as TIFF, but is damaged"
     if channels > 4:
         return MANY_CHANNELS.format(channels)
     each = f" of {bits[0]} bits" if isinstance(bits, tuple) and bits else ""
-    return f"is a TIFF of {channels} channels{each} in a layout that Pillow does not read"
+    return f"is a TIFF of {channels} channel{'s' * (channels != 1)}{each} in a layout that Pillow does not read"

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from stagetune.data.decoding import read_image, reason, rgb
+from stagetune.data.decoding import read_image, rgb
 from stagetune.data.deep import Deep
+from stagetune.data.formats import reason
 from stagetune.data.transforms import prepare
 from stagetune.errors import DataError
 from stagetune.inference.description import Preprocessing

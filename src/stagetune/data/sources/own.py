@@ -9,8 +9,9 @@ from PIL import Image
 
 from stagetune.config.schema import Config
 from stagetune.config.settings import GroupSettings
-from stagetune.data.decoding import facts_from, look_at, reason, rgb
+from stagetune.data.decoding import facts_from, look_at, rgb
 from stagetune.data.facts import Facts, Range
+from stagetune.data.formats import reason
 from stagetune.data.groups import class_groups
 from stagetune.data.source import IntArray
 from stagetune.errors import DataError
