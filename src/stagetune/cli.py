@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -39,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         train(given[1:])
         return
     chosen, code = understood(given), 0
-    with shown("interrupted"):
+    with shown("interrupted"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")  # of files, of which what matters is said by name
         try:
             code = chosen.run(chosen) or 0
             sys.stdout.flush()

@@ -161,7 +161,7 @@ def _why_not(file: IO[bytes], head: bytes, error: Exception) -> str:
 
 def reason(error: Exception) -> str:
     """Why an image cannot be read, in one short line without control characters."""
-    if isinstance(error, struct.error | IndexError | EOFError):
+    if isinstance(error.__cause__ or error, struct.error | IndexError | EOFError):
         return "it ends too early"
     said = getattr(error, "strerror", None) or str(error) or type(error).__name__
     line = "".join(letter if letter.isprintable() else " " for letter in said).strip()

@@ -56,6 +56,7 @@ def quiet_libraries() -> Iterator[None]:
             logging.getLogger(name).setLevel(logging.ERROR)
         for message in MEANT_SO:
             warnings.filterwarnings("ignore", message)
+        warnings.filterwarnings("ignore", module="PIL")  # of files, of which what matters is said by name
         try:
             yield
         finally:
