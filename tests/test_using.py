@@ -583,7 +583,8 @@ def test_info_says_what_a_model_is(command: Run, checkpoints: dict[str, Path]) -
     _, out, _ = command("info", checkpoints["classifier"], "--json")
     found = json.loads(out)
     assert found["preprocessing"] == {
-        "image_size": 32, "interpolation": "bilinear", "resize": "crop", "wrappers": {}
+        "image_size": 32, "interpolation": "bilinear", "resize": "crop", "wrappers": {},
+        "range": None, "max_megapixels": 200.0,
     }  # fmt: skip
     assert found["calibration"] == asdict(CONFIDENCE)
     assert found["runtime"]["name"] == "pytorch"

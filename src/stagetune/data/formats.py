@@ -45,9 +45,12 @@ def is_image(path: Path) -> bool:
 
     Nothing that is no regular file is opened, such as a named pipe, at which a reader would wait for ever.
     """
-    if path.name.startswith(".") or not is_regular(path):
+    if path.name.startswith("."):
         return False
-    return path.suffix.lower() in suffixes() or begins_as_image(path)
+    is_called_so = path.suffix.lower() in suffixes()
+    if not is_regular(path):
+        return is_called_so and not os.path.exists(path)  # such as a link to nowhere: reading it says why
+    return is_called_so or begins_as_image(path)
 
 
 def is_regular(path: Path) -> bool:

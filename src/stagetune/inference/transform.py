@@ -80,7 +80,7 @@ class Transform:
             values = Deep(values).scaled(self._scale)
         elif values.ndim == 2:
             values = np.repeat(values[..., None], 3, axis=2)
-        return torch.from_numpy(values).permute(2, 0, 1)
+        return torch.from_numpy(values).permute(2, 0, 1).contiguous()
 
     def _values(self, image: Any) -> np.ndarray[Any, Any] | None:
         """Those of an array or a tensor as [height, width] or [height, width, 3]; None of what is no image."""
@@ -94,4 +94,4 @@ class Transform:
             return None
         # of other numbers nobody has said which are black and white, and they may be normalised
         may_be = image.dtype in (np.uint8, np.uint16) or (self._scale is not None and image.dtype.kind in "iuf")
-        return np.ascontiguousarray(image) if may_be else None
+        return np.array(image) if may_be else None
