@@ -41,13 +41,6 @@ EXACT = {
     "AVIF": {"quality": 100, "subsampling": "4:4:4"}, "ICO": {"sizes": [(32, 24)]},
 }  # fmt: skip
 LOSES = {"JPEG": 3, "MPO": 3, "AVIF": 6, "GIF": 255}  # GIF: a palette
-    "JPEG": 3,
-    "MPO": 3,
-    "AVIF": 6,
-    "GIF": 255,
-    "SPIDER": 255,
-    "ICNS": 255,
-}  # GIF: a palette; SPIDER: gray floats
 
 
 def pixels(path: Path, **how: Any) -> Array:
