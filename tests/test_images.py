@@ -342,9 +342,11 @@ def test_a_large_jpeg_is_decoded_at_a_scale_that_hardly_differs_and_is_a_functio
     for size, shape in ((64, (320, 214)), (224, (1280, 854)), (900, (2560, 1708)), (None, (2560, 1708))):
         reduced = read_image(photograph, needed=size)
         assert tuple(reduced.shape[1:]) == shape, size
-        for resize in ("crop", "pad", "squash") if size else ():
+        for resize in (
+            ("crop", "squash") if size else ()
+        ):  # the bars of pad are of the border's median, which may jump
             apart = prepare(whole, size, resize=resize).int() - prepare(reduced, size, resize=resize).int()
-            assert apart.abs().float().mean() < 2.5, (size, resize)
+            assert apart.abs().float().mean() < 1.5, (size, resize)
         assert torch.equal(look(photograph, needed=size)[1], reduced)
     transform = Transform(Preprocessing(64))
     assert torch.equal(transform(photograph), prepare(read_image(photograph, needed=64), 64))
