@@ -50,10 +50,33 @@ class Facts:
 
 def facts_of(path: Path, *, max_megapixels: float = MAX_MEGAPIXELS) -> Facts:
     """What an image file is. Raises what Pillow raises for one that cannot be decoded."""
+    return look(path, max_megapixels=max_megapixels)[0]
+
+
+def look(
+    path: Path, *, needed: int | None = None, max_megapixels: float = MAX_MEGAPIXELS
+) -> "tuple[Facts, Tensor | None]":
+    """What an image file is, and its pixels as `read_image` gives them; decoded once.
+
+    There are none of a deep image, which needs the range of the whole data set.
+    """
     with Image.open(path) as opened:
+        stored = (str(opened.format), opened.mode, *opened.size)
+        reduce(opened, needed)
         pixels = rgb(opened)
-        flat = bool((pixels == pixels[:, :1, :1]).all())
-        return Facts(digest(pixels), str(opened.format), opened.mode, opened.width, opened.height, is_flat=flat)
+    return facts_from(pixels, *stored), pixels
+
+
+def facts_from(pixels: "Tensor", format: str, mode: str, width: int, height: int) -> Facts:
+    """What an image is that was decoded to these pixels, of which Pillow says the rest."""
+    return Facts(digest(pixels), format, mode, width, height, is_flat=bool((pixels == pixels[:, :1, :1]).all()))
+
+
+def reduce(opened: Image.Image, needed: int | None) -> None:
+    """Let a JPEG that is far larger than `needed` be decoded at a reduced scale."""
+    if needed is not None and opened.format == "JPEG":
+        side = round(REDUCED * needed)
+        opened.draft(None, (side, side))
 
 
 def read_image(
@@ -72,9 +95,7 @@ def read_image(
         max_megapixels: an image of more is refused.
     """
     with Image.open(path) as opened:
-        if needed is not None and opened.format == "JPEG":
-            side = round(REDUCED * needed)
-            opened.draft(None, (side, side))
+        reduce(opened, needed)
         return rgb(opened)
 
 

@@ -1,8 +1,6 @@
 """Images of one class each that a folder, a table or a library lists, decoded once at the start."""
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -10,18 +8,17 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from PIL import Image
 
-from stagetune.data.decoding import digest, read_image, rgb
+from stagetune.data.decoding import Facts, Range, facts_from, look, read_image, rgb
 from stagetune.data.groups import class_groups
+from stagetune.data.reading import Lookable, applied_reading
 from stagetune.data.source import IntArray
 from stagetune.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_known: dict[tuple[str, int, int], str] = {}  # the runs of a sweep decode a file of one path, size and time once
 
-
-class Listed(Protocol):
+class Listed(Lookable, Protocol):
     """One image and what it shows; as text it says where it was listed."""
 
     @property
@@ -37,11 +34,8 @@ class Listed(Protocol):
     def name(self) -> str:
         """Which image this is, for a message."""
 
-    def read(self) -> "Tensor":
-        """The decoded image, uint8 [3, height, width]."""
-
-    def digest(self) -> str:
-        """The `digest` of that image."""
+    def read(self, *, scale: Range | None, needed: int | None, max_megapixels: float) -> "Tensor":
+        """The decoded image, uint8 [3, height, width]; see `read_image`."""
 
 
 @dataclass(frozen=True)
@@ -61,15 +55,15 @@ class Entry:
     def name(self) -> str:
         return str(self.path)
 
-    def read(self) -> "Tensor":
-        return read_image(self.path)
+    @property
+    def file(self) -> Path:
+        return self.path
 
-    def digest(self) -> str:
-        stat = self.path.stat()
-        file = (str(self.path.absolute()), stat.st_size, stat.st_mtime_ns)
-        if file not in _known:
-            _known[file] = digest(self.read())
-        return _known[file]
+    def look(self, *, needed: int | None, max_megapixels: float) -> "tuple[Facts, Tensor | None]":
+        return look(self.path, needed=needed, max_megapixels=max_megapixels)
+
+    def read(self, *, scale: Range | None, needed: int | None, max_megapixels: float) -> "Tensor":
+        return read_image(self.path, scale=scale, needed=needed, max_megapixels=max_megapixels)
 
 
 @dataclass(frozen=True)
@@ -90,15 +84,23 @@ class Row:
     def name(self) -> str:
         return str(self)
 
-    def read(self) -> "Tensor":
-        return rgb(self.opened(self.index))
+    @property
+    def file(self) -> None:
+        return None
 
-    def digest(self) -> str:
-        return digest(self.read())
+    def look(self, *, needed: int | None, max_megapixels: float) -> "tuple[Facts, Tensor | None]":
+        opened = self.opened(self.index)
+        pixels = rgb(opened)
+        return facts_from(pixels, str(opened.format), opened.mode, *opened.size), pixels
+
+    def read(self, *, scale: Range | None, needed: int | None, max_megapixels: float) -> "Tensor":
+        return rgb(self.opened(self.index))
 
 
 class ImageFiles:
     """A source of what is listed; what cannot be read raises `DataError`, or is left out with `on_error="skip"`.
+
+    The `Reading` that applies says how its images are looked at and decoded. `facts` has what was found of each.
 
     Args:
         classes: in their order; where they are not given, in alphabetical order.
@@ -115,14 +117,17 @@ class ImageFiles:
         classes: Sequence[str] | None = None,
     ) -> None:
         self.name, self.origin, self.notes = name, origin, list(notes)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            digests = list(pool.map(_digest, entries))
-        broken = [f"{entry} ({d})" for entry, d in zip(entries, digests, strict=True) if isinstance(d, Exception)]
+        reading = applied_reading()
+        self._needed, self._max_megapixels = reading.needed, reading.max_megapixels
+        looked = list(zip(entries, reading.look_at(entries), strict=True))
+        broken = [f"{entry} ({found})" for entry, found in looked if isinstance(found, Exception)]
         if broken:
             self._report(broken, len(entries), on_error)
-        usable = [(entry, d) for entry, d in zip(entries, digests, strict=True) if isinstance(d, str)]
+        usable = [(entry, found) for entry, found in looked if isinstance(found, Facts)]
         self._entries = [entry for entry, _ in usable]
-        self.contents = [digest for _, digest in usable]
+        self.facts = [facts for _, facts in usable]
+        self.scale: Range | None = None  # of the deep ones among them
+        self.contents = [facts.content for facts in self.facts]
         self.split = [entry.split for entry in self._entries if entry.split] or None
         present = {entry.identity for entry in self._entries}
         self.classes = [one for one in classes if one in present] if classes else sorted(present)
@@ -136,7 +141,7 @@ class ImageFiles:
         return len(self._entries)
 
     def image(self, index: int) -> "Tensor":
-        return self._entries[index].read()
+        return self._entries[index].read(scale=self.scale, needed=self._needed, max_megapixels=self._max_megapixels)
 
     def describe(self, index: int) -> str:
         return self._entries[index].name
@@ -149,11 +154,3 @@ class ImageFiles:
         if len(broken) == total:
             raise DataError(f"{some}; none is left")
         self.notes.append(f"left out, {summary}{', '.join(broken)}")
-
-
-def _digest(entry: Listed) -> str | Exception:
-    """The key of an image, or why it cannot be read as one."""
-    try:
-        return entry.digest()
-    except Exception as error:  # Pillow's decoders raise many types for a damaged file
-        return error

@@ -31,7 +31,16 @@ from stagetune.run.callbacks import Callbacks
 from stagetune.run.checkpoints import read_last
 from stagetune.run.compiled import check_compiler
 from stagetune.run.compress import blocks_text, compress, pruning_words, quality_words
-from stagetune.run.data import build_data, build_store, check_unseen, decode_once, loss_of, metadata_of, part_sizes
+from stagetune.run.data import (
+    build_data,
+    build_store,
+    check_unseen,
+    decode_once,
+    loss_of,
+    metadata_of,
+    part_sizes,
+    reading_of,
+)
 from stagetune.run.environment import environment
 from stagetune.run.pictures import draw_run
 from stagetune.run.precision import device_type, products, resolve_precision
@@ -43,7 +52,15 @@ from stagetune.run.repeatable import seeds_unsaid
 from stagetune.run.resume import check_same, check_unfinished, resume_words
 from stagetune.run.screen import quiet_libraries
 from stagetune.run.verdict import judge
-from stagetune.run.words import SPLIT_WORDS, cache_words, data_words, model_words, next_words, training_words
+from stagetune.run.words import (
+    SPLIT_WORDS,
+    cache_words,
+    data_words,
+    model_words,
+    next_words,
+    reading_words,
+    training_words,
+)
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.network import describe
 from stagetune.schedule.plan import check_resumable
@@ -131,13 +148,8 @@ def _build_fit_test(run: Run, last: Mapping[str, Any] | None) -> None:
     if last:
         check_same(CheckpointMetadata.of(last).config, asdict(config))
 
-    data = build_data(config, rank=run.rank, world_size=run.world_size)
-    result.data = {"name": data.source.name, "split": config.data.split, **part_sizes(data.split)}
-    result.data["notes"] = data.source.notes
-    line("data", data_words(config, data))
+    data = _data(run)
     store = build_store(config, lambda text: line("cache", text), writes=run.writes)
-    if config.cache.images == "auto":
-        decode_once(data, store)
     weights = None if last else _weights(run)  # a checkpoint has all of them
 
     with products(result.precision):
@@ -180,6 +192,24 @@ def _build_fit_test(run: Run, last: Mapping[str, Any] | None) -> None:
     if run.writes:
         reports = callbacks.reports.reports
         draw_run(task, data, callbacks.recorder, reports, config.task.monitor, predictions, run.dir.figures)
+
+
+def _data(run: Run) -> StagedData:
+    """The run's data, described; of several processes one decodes them, and the others wait."""
+    config, result, line = run.config, run.result, run.screen.line
+    start = time.monotonic()
+    with reading_of(config, run.screen, decodes_once=config.cache.images == "auto") as reading:
+        data = build_data(config, reading=reading, rank=run.rank, world_size=run.world_size)
+        result.data = {"name": data.source.name, "split": config.data.split, **part_sizes(data.split)}
+        result.data["notes"] = data.source.notes
+        line("data", data_words(config, data))
+        if config.cache.images == "auto":
+            decode_once(data, build_store(config, lambda text: line("cache", text), writes=True), reading)
+    result.timing["data_seconds"] = round(time.monotonic() - start, 3)
+    result.timing["reading_seconds"] = round(reading.seconds, 3)
+    if words := reading_words(reading):
+        line("read", words)
+    return data
 
 
 def _weights(run: Run) -> Weights:
