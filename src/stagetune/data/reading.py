@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PATIENCE = 2.0  # seconds without a word
+EVERY = 1.0  # seconds, what was found is recorded
 Counting = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 
 
@@ -174,7 +175,7 @@ class Reading:
                         new.append((path, stamp, facts))
                     if isinstance(facts, Facts) and square is not None:
                         self._keep(facts.content, square, len(images))
-                    if self.known is not None and time.monotonic() - recorded > 1:
+                    if self.known is not None and time.monotonic() - recorded > EVERY:
                         self.known.record(new, self._how)
                         new, recorded = [], time.monotonic()
                     advance()
