@@ -1,8 +1,7 @@
 """What reading photographs costs as a run begins, the first time and again: `python -m benchmarks.start`.
 
-Beside it what a start costs that decodes every photograph twice at full size, once for a digest of its pixels and once
-for the table, as ours did until 0.2.0. All three take turns in one process; `--command` adds whole commands, without
-their fit.
+Beside it what a start costs that decodes every photograph twice at full size, once for a digest of its pixels and
+once for the table, as ours did in 0.1.0. All three take turns; `--command` adds whole commands, without their fit.
 """
 
 import argparse
@@ -74,12 +73,12 @@ def lines(folder: Path, rounds: int, *, with_command: bool) -> Iterator[str]:
     files = sorted(folder.rglob("*.jpg"))
     megabytes = sum(path.stat().st_size for path in files) / len(files) / 1e6
     yield f"{len(files)} photographs of {SIZE[0]} x {SIZE[1]}, {megabytes:.1f} MB each, {os.cpu_count()} cores"
-    yield from shares("data", rounds, lambda: decode_twice(files), lambda: start(folder))
+    yield from timed("data", rounds, lambda: decode_twice(files), lambda: start(folder))
     if with_command:
-        yield from shares("command", rounds, None, lambda: command(folder))
+        yield from timed("command", rounds, None, lambda: command(folder))
 
 
-def shares(what: str, rounds: int, twice: Callable[[], float] | None, ours: Callable[[], float]) -> Iterator[str]:
+def timed(what: str, rounds: int, twice: Callable[[], float] | None, ours: Callable[[], float]) -> Iterator[str]:
     """A line for the first start and one for the second, each in turn with the others."""
     seconds: dict[str, list[float]] = {"decoded twice": [], "first start": [], "second start": []}
     for _ in range(rounds):
@@ -90,12 +89,11 @@ def shares(what: str, rounds: int, twice: Callable[[], float] | None, ours: Call
             seconds["second start"].append(ours())
     for name, taken in seconds.items():
         if taken:
-            pairs = zip(taken, seconds["decoded twice"], strict=True) if twice is not None else ()
-            share = [one / other for one, other in pairs]
-            said = f"; {statistics.median(share):.3f} ({min(share):.3f} to {max(share):.3f}) of decoding twice"
-            yield f"{what}, {name}: {statistics.median(taken):.2f} s" + (
-                said if share and share != [1] * rounds else ""
+            shares = [one / other for one, other in zip(taken, seconds["decoded twice"], strict=False)]
+            said = (
+                f"; {statistics.median(shares):.4f} ({min(shares):.4f} to {max(shares):.4f}) of it" if shares else ""
             )
+            yield f"{what}, {name}: {statistics.median(taken):.2f} s{said}"
 
 
 def decode_twice(files: list[Path]) -> float:

@@ -303,12 +303,12 @@ def _one_start(folder: Path, cache: Path, told: Path) -> None:
 
 @pytest.mark.slow
 def test_of_processes_that_start_at_once_one_reads(folder: Path, tmp_path: Path) -> None:
-    racers = [call(_one_start, folder, tmp_path / "cache", tmp_path / f"told{i}") for i in range(3)]
+    racers = [call(_one_start, folder, tmp_path / "cache", tmp_path / f"told{i}") for i in range(2)]
     for racer in racers:
         _, errors = racer.communicate(60)
         assert racer.returncode == 0, errors
-    said = sorted((tmp_path / f"told{i}").read_text() for i in range(3))
-    assert said == ["0 30", "0 30", "30 0"]
+    said = sorted((tmp_path / f"told{i}").read_text() for i in range(2))
+    assert said == ["0 30", "30 0"]
 
 
 def _stuck(folder: Path, cache: Path) -> None:
@@ -356,7 +356,7 @@ def test_a_damaged_list_is_made_anew_and_never_believed(tmp_path: Path) -> None:
     files.close()
     whole = files.path.read_bytes()
     rng = np.random.default_rng(0)
-    for position in [*range(0, 100, 3), *rng.integers(100, len(whole), 100).tolist()]:
+    for position in [*range(0, 100, 9), *rng.integers(100, len(whole), 25).tolist()]:
         for damage in ("tear", "flip", "fill"):
             content = bytearray(whole)
             if damage == "tear":
@@ -375,7 +375,8 @@ def test_a_damaged_list_is_made_anew_and_never_believed(tmp_path: Path) -> None:
             remembered = [found for _, found in again.facts(paths, "so")]
             again.close()
             assert remembered == list(facts.values()) or said, (damage, position)
-    assert all("the list of known images, is damaged (" in line and "; it is made anew" in line for line in said)
+    said = [line for line in said if "readonly" not in line]  # which a byte of its head says
+    assert set(said) == {f"{files.path}, the list of known images, is damaged; it is made anew"}
 
 
 def test_where_the_cache_cannot_be_used_all_is_read_and_that_is_said_once(
@@ -427,12 +428,10 @@ def test_the_entries_that_were_used_least_recently_drop_out(tmp_path: Path, monk
         files.close()
     files, day = opened(), day + 1
     assert files.facts(paths[:1], "so")[0][1] == FACTS  # the oldest is used again
-    new = [
-        (path, stamp, FACTS)
-        for path, (stamp, _) in zip(paths[3:], files.facts(paths[3:], "so"), strict=True)
-        if stamp
-    ]
-    files.record(new, "so")
+    for path in paths[3:]:
+        ((stamp, _),) = files.facts([path], "so")
+        assert stamp is not None
+        files.record([(path, stamp, FACTS)], "so")
     files.close()
     files = opened()
     assert [found is not None for _, found in files.facts(paths, "so")] == [True, False, False, True, True]
@@ -440,16 +439,11 @@ def test_the_entries_that_were_used_least_recently_drop_out(tmp_path: Path, monk
 
 def test_the_command_lists_and_clears_what_is_known(config: Any, tmp_path: Path, capsys: Any) -> None:
     start(config())
-    place = tmp_path / "cache" / "known"
-    for action, line in (
-        ("list", f"30 known images, 0.000 GB in {place}"),
-        ("clear", f"30 known images, 0.000 GB in {place}, removed"),
-    ):
+    line = f"known images, 0.000 GB in {tmp_path / 'cache' / 'known'}"
+    for action, count, removed in (("list", 30, ""), ("clear", 30, ", removed"), ("list", 0, "")):
         capsys.readouterr()
         main(["cache", action])
-        assert line in capsys.readouterr().out.splitlines()
-    main(["cache", "list"])
-    assert f"0 known images, 0.000 GB in {place}" in capsys.readouterr().out.splitlines()
+        assert f"{count} {line}{removed}" in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from filelock import FileLock
 
@@ -95,9 +95,8 @@ class KnownFiles:
         rows = []
         for path, stamp, facts in seen:
             text = json.dumps(asdict(facts))
-            rows.append(
-                (_name(path), how, stamp.text, stamp.seen, text, _check(stamp.text, stamp.seen, text), _day())
-            )
+            check = _check(stamp.text.encode(), stamp.seen, text.encode())
+            rows.append((_name(path), how, stamp.text, stamp.seen, text, check, _day()))
         if rows:
             self._has_new = True
             self._asked(lambda database: _write(database, _RECORD, rows), None)
@@ -133,7 +132,7 @@ class KnownFiles:
         try:
             if self._database is None:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                self._database = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)
+                self._database = _opened(self.path)
             return ask(self._database)
         except OSError as error:
             self._do_without(f"cannot be used ({error.strerror})")
@@ -142,18 +141,18 @@ class KnownFiles:
             if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _OUTSIDE:
                 self._do_without(f"cannot be used ({error})")
             else:
-                self._remake(error)
+                self._remake()
         return otherwise
 
-    def _remake(self, error: sqlite3.Error) -> None:
-        self._say(f"{self.path}, the list of known images, is damaged ({error}); it is made anew")
+    def _remake(self) -> None:
+        self._say(f"{self.path}, the list of known images, is damaged; it is made anew")
         if self._database is not None:
             self._database.close()
             self._database = None
         try:
             for path in (self.path, Path(f"{self.path}-journal")):
                 path.unlink(missing_ok=True)
-            self._database = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)
+            self._database = _opened(self.path)
             _create(self._database)
         except (OSError, sqlite3.Error) as again:
             self._do_without(f"cannot be made anew ({again})")
@@ -170,6 +169,13 @@ _DROP = (
     "DELETE FROM files WHERE (path, how) IN (SELECT path, how FROM files ORDER BY used, seen "
     "LIMIT max(0, (SELECT count(*) FROM files) - ?))"
 )
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=WAIT, isolation_level=None)
+    database.text_factory = bytes  # as which anything can be read
+    database.execute("PRAGMA synchronous = OFF")  # a power cut may damage it, which is noticed
+    return database
 
 
 def _create(database: sqlite3.Connection) -> None:
@@ -192,21 +198,21 @@ def _write(database: sqlite3.Connection, statement: str, rows: Sequence[Sequence
         raise
 
 
-def _facts(row: Sequence[object], now: Stamp) -> Facts | None:
+def _facts(row: Sequence[Any], now: Stamp) -> Facts | None:
     """Those of a row, where the file is still as it was; None for a row that is damaged or was written too early.
 
     A file that had just been changed as it was looked at may have been changed again within the same tick of its
     clock, as in git's index.
     """
-    text, seen, facts, checked, _ = row
-    if text != now.text or checked != _check(text, seen, facts) or int(str(seen)) <= now.changed + GRAIN:
+    stamp, seen, facts, checked, _ = row
+    if stamp != now.text.encode() or checked != _check(stamp, seen, facts) or seen <= now.changed + GRAIN:
         return None
-    values = json.loads(str(facts))
+    values = json.loads(facts)
     return Facts(**values) if values.keys() == {entry.name for entry in fields(Facts)} else None
 
 
-def _check(stamp: object, seen: object, facts: object) -> int:
-    return zlib.crc32(f"{stamp} {seen} {facts}".encode(errors="surrogateescape"))
+def _check(*values: object) -> int:
+    return zlib.crc32(repr(values).encode())
 
 
 def _name(path: Path) -> bytes:
