@@ -90,10 +90,10 @@ def timed(what: str, rounds: int, twice: Callable[[], float] | None, ours: Calla
     for name, taken in seconds.items():
         if taken:
             shares = [one / other for one, other in zip(taken, seconds["decoded twice"], strict=False)]
-            said = (
-                f"; {statistics.median(shares):.4f} ({min(shares):.4f} to {max(shares):.4f}) of it" if shares else ""
-            )
-            yield f"{what}, {name}: {statistics.median(taken):.2f} s{said}"
+            said = f"{what}, {name}: {statistics.median(taken):.2f} s"
+            if shares and name != "decoded twice":
+                said += f", {statistics.median(shares):.4f} of that ({min(shares):.4f} to {max(shares):.4f})"
+            yield said
 
 
 def decode_twice(files: list[Path]) -> float:

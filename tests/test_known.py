@@ -209,17 +209,16 @@ def test_a_file_that_is_another_now_is_read_again_and_no_other(
 
 
 def test_a_file_that_moved_is_read_again_and_the_table_is_found_by_its_contents(
-    folder: Path, config: Any, decoded: Counter[str]
+    folder: Path, config: Any, decoded: Counter[str], tmp_path: Path
 ) -> None:
     start(config())
     decoded.clear()
-    (folder / "red").rename(folder / "a red one")  # in the same place of the alphabet's order, but for its name
-    (folder / "a red one").rename(folder / "red")
     folder.rename(folder.with_name("elsewhere"))
     data, how = start(config(f"data.root={folder.with_name('elsewhere')}"))
     assert set(decoded.values()) == {1}
     assert how.known_before == 0
     assert data.parts["train"].decoded is not None
+    assert len(list((tmp_path / "cache" / "tables").glob("*.bin"))) == 1
 
 
 def test_a_file_as_young_as_its_entry_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,6 +348,7 @@ def test_a_damaged_list_is_made_anew_and_never_believed(tmp_path: Path) -> None:
         path.write_bytes(b"an image")
     facts = {path: Facts(f"{i:032}", "PNG", "RGB", i, 20) for i, path in enumerate(paths)}
     said: list[str] = []
+    said_all: set[str] = set()
     files = KnownFiles(tmp_path / "known", say=said.append)
     stamps = [stamp for stamp, _ in files.facts(paths, "so")]
     rows = [(path, stamp, facts[path]) for path, stamp in zip(paths, stamps, strict=True) if stamp]
@@ -366,6 +366,7 @@ def test_a_damaged_list_is_made_anew_and_never_believed(tmp_path: Path) -> None:
             else:
                 content[position : position + 200] = rng.bytes(len(content[position : position + 200]))
             files.path.write_bytes(content)
+            said.clear()
             damaged = KnownFiles(tmp_path / "known", say=said.append)
             for path, (_, found) in zip(paths, damaged.facts(paths, "so"), strict=True):
                 assert found in (None, facts[path]), (damage, position)
@@ -374,9 +375,12 @@ def test_a_damaged_list_is_made_anew_and_never_believed(tmp_path: Path) -> None:
             again = KnownFiles(tmp_path / "known", say=said.append)
             remembered = [found for _, found in again.facts(paths, "so")]
             again.close()
-            assert remembered == list(facts.values()) or said, (damage, position)
-    said = [line for line in said if "readonly" not in line]  # which a byte of its head says
-    assert set(said) == {f"{files.path}, the list of known images, is damaged; it is made anew"}
+            said_all.update(line.replace(str(files.path), "it") for line in said)
+            is_for_reading = any("readonly" in line for line in said)  # which a byte of its head says
+            assert is_for_reading or remembered == list(facts.values()), (damage, position)
+    assert said_all - {next((line for line in said_all if "readonly" in line), "")} == {
+        "it, the list of known images, is damaged; it is made anew"
+    }
 
 
 def test_where_the_cache_cannot_be_used_all_is_read_and_that_is_said_once(

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from stagetune.artifacts import CheckpointMetadata, RunDir, new_run_dir, write_text
+from stagetune.cache.store import Store
 from stagetune.config.compose import compose
 from stagetune.config.monitor import monitor_mode, watched
 from stagetune.config.resume import check_run
@@ -148,8 +149,8 @@ def _build_fit_test(run: Run, last: Mapping[str, Any] | None) -> None:
     if last:
         check_same(CheckpointMetadata.of(last).config, asdict(config))
 
-    data = _data(run)
     store = build_store(config, lambda text: line("cache", text), writes=run.writes)
+    data = _data(run, store)
     weights = None if last else _weights(run)  # a checkpoint has all of them
 
     with products(result.precision):
@@ -194,9 +195,10 @@ def _build_fit_test(run: Run, last: Mapping[str, Any] | None) -> None:
         draw_run(task, data, callbacks.recorder, reports, config.task.monitor, predictions, run.dir.figures)
 
 
-def _data(run: Run) -> StagedData:
-    """The run's data, described; of several processes one decodes them, and the others wait."""
+def _data(run: Run, store: Store) -> StagedData:
+    """The run's data, described; of several processes whichever comes first decodes them, and the others wait."""
     config, result, line = run.config, run.result, run.screen.line
+    store = store if run.writes else build_store(config, lambda text: line("cache", text), writes=True)
     start = time.monotonic()
     with reading_of(config, run.screen, decodes_once=config.cache.images == "auto") as reading:
         data = build_data(config, reading=reading, rank=run.rank, world_size=run.world_size)
@@ -204,7 +206,7 @@ def _data(run: Run) -> StagedData:
         result.data["notes"] = data.source.notes
         line("data", data_words(config, data))
         if config.cache.images == "auto":
-            decode_once(data, build_store(config, lambda text: line("cache", text), writes=True), reading)
+            decode_once(data, store, reading)
     result.timing["data_seconds"] = round(time.monotonic() - start, 3)
     result.timing["reading_seconds"] = round(reading.seconds, 3)
     if words := reading_words(reading):
