@@ -133,8 +133,9 @@ def _steps(text: str) -> int:
 
 
 def show_cache(*, clear: bool) -> None:
-    """Print size and age of each stored table; with `clear` remove them all."""
+    """Print size and age of each stored table, and how many images are known; with `clear` remove them all."""
     from stagetune.cache.store import GB, Store
+    from stagetune.run.data import known_files
     from stagetune.run.pretrained import cache_folder
 
     store = Store(cache_folder() / "tables", memory_gb=0, disk_gb=0, say=print)
@@ -145,8 +146,14 @@ def show_cache(*, clear: bool) -> None:
             store.remove(key)
     if clear:
         store.remove_abandoned()
+    known, removed = known_files(print), ", removed" if clear else ""
+    count, size = known.count()
+    if clear:
+        known.clear()
+    known.close()
+    print(f"{count} known images, {size / GB:.3f} GB in {known.folder}{removed}")
     total = sum(size for _, size, _ in files) / GB
-    print(f"{len(files)} tables, {total:.3f} GB in {store.folder}{', removed' if clear else ''}")
+    print(f"{len(files)} tables, {total:.3f} GB in {store.folder}{removed}")
 
 
 def show_oneshot(given: argparse.Namespace, parser: argparse.ArgumentParser) -> None:

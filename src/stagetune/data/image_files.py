@@ -1,8 +1,6 @@
 """Images of one class each that a folder, a table or a library lists, decoded once at the start."""
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -13,16 +11,15 @@ from PIL import Image
 from stagetune.data.decoding import look, look_at, read_image, rgb
 from stagetune.data.facts import Facts, Range
 from stagetune.data.groups import class_groups
+from stagetune.data.reading import Lookable, applied_reading
 from stagetune.data.source import IntArray
 from stagetune.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_known: dict[tuple[str, int, int], Facts] = {}  # the runs of a sweep decode a file of one path, size and time once
 
-
-class Listed(Protocol):
+class Listed(Lookable, Protocol):
     """One image and what it shows; as text it says where it was listed."""
 
     @property
@@ -38,11 +35,8 @@ class Listed(Protocol):
     def name(self) -> str:
         """Which image this is, for a message."""
 
-    def read(self, scale: Range | None) -> "Tensor":
+    def read(self, *, scale: Range | None, needed: int | None, max_megapixels: float) -> "Tensor":
         """The decoded image, uint8 [3, height, width]; see `read_image`."""
-
-    def facts(self) -> Facts:
-        """What it is."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +56,15 @@ class Entry:
     def name(self) -> str:
         return str(self.path)
 
-    def read(self, scale: Range | None) -> "Tensor":
-        return read_image(self.path, scale=scale)
+    @property
+    def file(self) -> Path:
+        return self.path
 
-    def facts(self) -> Facts:
-        stat = self.path.stat()
-        file = (str(self.path.absolute()), stat.st_size, stat.st_mtime_ns)
-        if file not in _known:
-            _known[file] = look(self.path)[0]
-        return _known[file]
+    def look(self, *, needed: int | None, max_megapixels: float) -> "tuple[Facts, Tensor | None]":
+        return look(self.path, needed=needed, max_megapixels=max_megapixels)
+
+    def read(self, *, scale: Range | None, needed: int | None, max_megapixels: float) -> "Tensor":
+        return read_image(self.path, scale=scale, needed=needed, max_megapixels=max_megapixels)
 
 
 @dataclass(frozen=True)
@@ -91,15 +85,21 @@ class Row:
     def name(self) -> str:
         return str(self)
 
-    def read(self, scale: Range | None) -> "Tensor":
-        return rgb(self.opened(self.index), scale)
+    @property
+    def file(self) -> None:
+        return None
 
-    def facts(self) -> Facts:
-        return look_at(self.opened(self.index))[0]
+    def look(self, *, needed: int | None, max_megapixels: float) -> "tuple[Facts, Tensor | None]":
+        return look_at(self.opened(self.index))
+
+    def read(self, *, scale: Range | None, needed: int | None, max_megapixels: float) -> "Tensor":
+        return rgb(self.opened(self.index), scale)
 
 
 class ImageFiles:
     """A source of what is listed; what cannot be read raises `DataError`, or is left out with `on_error="skip"`.
+
+    The `Reading` that applies says how its images are looked at and decoded. `facts` has what was found of each.
 
     Args:
         classes: in their order; where they are not given, in alphabetical order.
@@ -116,12 +116,13 @@ class ImageFiles:
         classes: Sequence[str] | None = None,
     ) -> None:
         self.name, self.origin, self.notes = name, origin, list(notes)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            looked = list(pool.map(_facts, entries))
-        broken = [f"{entry} ({f})" for entry, f in zip(entries, looked, strict=True) if isinstance(f, Exception)]
+        reading = applied_reading()
+        self._needed, self._max_megapixels = reading.needed, reading.max_megapixels
+        looked = list(zip(entries, reading.look_at(entries), strict=True))
+        broken = [f"{entry} ({found})" for entry, found in looked if isinstance(found, Exception)]
         if broken:
             self._report(broken, len(entries), on_error)
-        usable = [(entry, f) for entry, f in zip(entries, looked, strict=True) if isinstance(f, Facts)]
+        usable = [(entry, found) for entry, found in looked if isinstance(found, Facts)]
         self._entries = [entry for entry, _ in usable]
         self.facts = [facts for _, facts in usable]
         self.scale: Range | None = None  # of the deep ones among them
@@ -139,7 +140,7 @@ class ImageFiles:
         return len(self._entries)
 
     def image(self, index: int) -> "Tensor":
-        return self._entries[index].read(self.scale)
+        return self._entries[index].read(scale=self.scale, needed=self._needed, max_megapixels=self._max_megapixels)
 
     def describe(self, index: int) -> str:
         return self._entries[index].name
@@ -152,11 +153,3 @@ class ImageFiles:
         if len(broken) == total:
             raise DataError(f"{some}; none is left")
         self.notes.append(f"left out, {summary}{', '.join(broken)}")
-
-
-def _facts(entry: Listed) -> Facts | Exception:
-    """What an image is, or why it cannot be read as one."""
-    try:
-        return entry.facts()
-    except Exception as error:  # Pillow's decoders raise many types for a damaged file
-        return error

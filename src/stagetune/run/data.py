@@ -2,8 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,7 +13,7 @@ import torch
 from stagetune.artifacts import CheckpointMetadata
 from stagetune.cache.features import decode
 from stagetune.cache.key import images_key
-from stagetune.cache.store import Store
+from stagetune.cache.store import GB, Store
 from stagetune.config.parts import wrappers_of
 from stagetune.config.schema import Config
 from stagetune.config.settings import DataSettings, LossSettings
@@ -19,17 +21,52 @@ from stagetune.data.augmentation import Augmentation
 from stagetune.data.datamodule import StagedData
 from stagetune.data.facts import Range, notes_of, range_of
 from stagetune.data.image_files import ImageFiles
+from stagetune.data.known import KnownFiles
 from stagetune.data.own_transform import own_transform
+from stagetune.data.reading import Reading
 from stagetune.data.source import Source
 from stagetune.data.sources.own import OwnImages
 from stagetune.data.splits import Split, check_explicit_pairs, copies_across, make_split, split_notes
+from stagetune.data.transforms import prepare
 from stagetune.errors import DataError
 from stagetune.models.weights import Weights
 from stagetune.run.pretrained import cache_folder
+from stagetune.run.screen import Screen
+
+
+def known_files(say: Callable[[str], None]) -> KnownFiles:
+    """The images that this machine's user has had read; `say` is told where they cannot be kept."""
+    return KnownFiles(cache_folder() / "known", say=say)
+
+
+@contextmanager
+def reading_of(config: Config, screen: Screen, *, decodes_once: bool) -> Iterator[Reading]:
+    """How a run reads its images: within, `build_data` and, with `decodes_once`, `decode_once` are to be called."""
+    cache, wanted = config.cache, config.input()
+    square = partial(prepare, size=wanted.size, interpolation=wanted.interpolation, resize=config.data.resize)
+    reading = Reading(
+        needed=wanted.size,
+        max_megapixels=config.data.max_megapixels,
+        known=known_files(lambda text: screen.line("cache", text)),
+        square=square if decodes_once else None,
+        keep_bytes=cache.memory_gb * GB,
+        table_bytes=max(cache.memory_gb, cache.disk_gb) * GB,
+        counting=screen.counting,
+        say=lambda text: screen.line("read", text),
+    )
+    try:
+        yield reading
+    finally:
+        reading.close()
 
 
 def build_data(
-    config: Config, *, rank: int = 0, world_size: int = 1, trained: CheckpointMetadata | None = None
+    config: Config,
+    *,
+    reading: Reading | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    trained: CheckpointMetadata | None = None,
 ) -> StagedData:
     """The loaders over source and split; raises `DataError` for images that cannot be trained on so.
 
@@ -37,7 +74,10 @@ def build_data(
     checkpoint that `trained` describes, if there is one.
     """
     data, task, wanted = config.data, config.task, config.input()
-    source, pairs = data.build(wanted.size)
+    with ExitStack() as stack:
+        reading = reading or stack.enter_context(reading_of(config, Screen(quiet=True), decodes_once=False))
+        stack.enter_context(reading.applied())
+        source, pairs = data.build(wanted.size)
     scale = _scaled(source, data, trained)
     division = data.division()
     split = make_split(source, **division, published=data.published)
@@ -119,8 +159,11 @@ def build_store(config: Config, say: Callable[[str], None], *, writes: bool) -> 
     return Store(folder, memory_gb=cache.memory_gb, disk_gb=cache.disk_gb, say=say, writes=writes)
 
 
-def decode_once(data: StagedData, store: Store) -> None:
-    """Decode all images now, or take what an earlier run has decoded, if they fit into the cache's budget."""
+def decode_once(data: StagedData, store: Store, reading: Reading) -> None:
+    """Decode all images now, or take what an earlier run has decoded, if they fit into the cache's budget.
+
+    What the `reading` that the data were built by has decoded is taken from it.
+    """
     key = images_key(data.source.contents, data.image_size, data.interpolation, data.resize, str(data.scale))
     with store.lock(key):
         table = store.get(key)
@@ -128,7 +171,10 @@ def decode_once(data: StagedData, store: Store) -> None:
             table = store.new(key, [len(data.source), 3, data.image_size, data.image_size], torch.uint8)
             if table is None:
                 return
-            decode(data.parts["plain"], table)
+            with reading.timed(), reading.counting("preparing images", len(table)) as advance:
+                for is_read in decode(data.parts["plain"], table, take=reading.take):
+                    reading.read += is_read
+                    advance()
             store.put(key, table)
     for images in data.parts.values():
         images.decoded = table

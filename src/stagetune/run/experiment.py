@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from stagetune.artifacts import CheckpointMetadata, RunDir, new_run_dir, write_text
+from stagetune.cache.store import Store
 from stagetune.config.compose import compose
 from stagetune.config.monitor import monitor_mode, watched
 from stagetune.config.resume import check_run
@@ -31,7 +32,16 @@ from stagetune.run.callbacks import Callbacks
 from stagetune.run.checkpoints import read_last
 from stagetune.run.compiled import check_compiler
 from stagetune.run.compress import blocks_text, compress, pruning_words, quality_words
-from stagetune.run.data import build_data, build_store, check_unseen, decode_once, loss_of, metadata_of, part_sizes
+from stagetune.run.data import (
+    build_data,
+    build_store,
+    check_unseen,
+    decode_once,
+    loss_of,
+    metadata_of,
+    part_sizes,
+    reading_of,
+)
 from stagetune.run.environment import environment
 from stagetune.run.pictures import draw_run
 from stagetune.run.precision import device_type, products, resolve_precision
@@ -43,7 +53,15 @@ from stagetune.run.repeatable import seeds_unsaid
 from stagetune.run.resume import check_same, check_unfinished, resume_words
 from stagetune.run.screen import quiet_libraries
 from stagetune.run.verdict import judge
-from stagetune.run.words import SPLIT_WORDS, cache_words, data_words, model_words, next_words, training_words
+from stagetune.run.words import (
+    SPLIT_WORDS,
+    cache_words,
+    data_words,
+    model_words,
+    next_words,
+    reading_words,
+    training_words,
+)
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.network import describe
 from stagetune.schedule.plan import check_resumable
@@ -131,14 +149,8 @@ def _build_fit_test(run: Run, last: Mapping[str, Any] | None) -> None:
     if last:
         check_same(CheckpointMetadata.of(last).config, asdict(config))
 
-    trained = CheckpointMetadata.of(last) if last else None
-    data = build_data(config, rank=run.rank, world_size=run.world_size, trained=trained)
-    result.data = {"name": data.source.name, "split": config.data.split, **part_sizes(data.split)}
-    result.data["notes"] = data.source.notes
-    line("data", data_words(config, data))
     store = build_store(config, lambda text: line("cache", text), writes=run.writes)
-    if config.cache.images == "auto":
-        decode_once(data, store)
+    data = _data(run, store, CheckpointMetadata.of(last) if last else None)
     weights = None if last else _weights(run)  # a checkpoint has all of them
 
     with products(result.precision):
@@ -181,6 +193,25 @@ def _build_fit_test(run: Run, last: Mapping[str, Any] | None) -> None:
     if run.writes:
         reports = callbacks.reports.reports
         draw_run(task, data, callbacks.recorder, reports, config.task.monitor, predictions, run.dir.figures)
+
+
+def _data(run: Run, store: Store, trained: CheckpointMetadata | None) -> StagedData:
+    """The run's data, described; of several processes whichever comes first decodes them, and the others wait."""
+    config, result, line = run.config, run.result, run.screen.line
+    store = store if run.writes else build_store(config, lambda text: line("cache", text), writes=True)
+    start = time.monotonic()
+    with reading_of(config, run.screen, decodes_once=config.cache.images == "auto") as reading:
+        data = build_data(config, reading=reading, rank=run.rank, world_size=run.world_size, trained=trained)
+        result.data = {"name": data.source.name, "split": config.data.split, **part_sizes(data.split)}
+        result.data["notes"] = data.source.notes
+        line("data", data_words(config, data))
+        if config.cache.images == "auto":
+            decode_once(data, store, reading)
+    result.timing["data_seconds"] = round(time.monotonic() - start, 3)
+    result.timing["reading_seconds"] = round(reading.seconds, 3)
+    if words := reading_words(reading):
+        line("read", words)
+    return data
 
 
 def _weights(run: Run) -> Weights:
