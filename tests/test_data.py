@@ -13,7 +13,6 @@ from PIL import Image
 from stagetune.config.settings import DataSettings
 from stagetune.data.augmentation import KINDS, Augmentation
 from stagetune.data.datamodule import StagedData
-from stagetune.data.decoding import read_image
 from stagetune.data.samplers import balanced_batches, batch_shape, grouped_batches, identity_batches, shuffled_batches
 from stagetune.data.sources.digits import Digits
 from stagetune.data.sources.image_folder import image_folder
@@ -26,41 +25,6 @@ from stagetune.data.wrappers.turned import turned
 from stagetune.errors import DataError
 
 SHARES = {"val": 0.2, "test": 0.2, "seed": 0}
-
-
-def test_gray_palette_bit_and_alpha_images_become_rgb(tmp_path: Path) -> None:
-    rgb = Image.new("RGB", (6, 4), (255, 0, 0))
-    pictures = {
-        "L": rgb.convert("L"),
-        "1": Image.new("1", (6, 4), 1),
-        "P": rgb.convert("P"),
-        "RGBA": Image.new("RGBA", (6, 4), (255, 0, 0, 0)),  # wholly transparent: the white beneath shows
-        "LA": Image.new("LA", (6, 4), (0, 255)),
-        "I;16": Image.fromarray(np.full((4, 6), 65535, dtype=np.uint16)),
-    }
-    first = {}
-    for mode, picture in pictures.items():
-        path = tmp_path / f"{mode.replace(';', '')}.png"
-        picture.save(path)
-        pixels = read_image(path)
-        assert (pixels.dtype, tuple(pixels.shape)) == (torch.uint8, (3, 4, 6)), mode
-        first[mode] = pixels[:, 0, 0].tolist()
-    assert first == {
-        "L": [76, 76, 76],
-        "1": [255, 255, 255],
-        "P": first["P"],
-        "RGBA": [255, 255, 255],
-        "LA": [0, 0, 0],
-        "I;16": [255, 255, 255],
-    }
-    assert first["P"][0] > 200 > 60 > first["P"][1]
-
-
-def test_exif_rotation_is_honoured(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was held upright: turn by 90 degrees
-    Image.new("RGB", (8, 4)).save(tmp_path / "a.jpg", exif=exif)
-    assert tuple(read_image(tmp_path / "a.jpg").shape) == (3, 8, 4)
 
 
 def test_prepare_gives_a_square_that_is_the_centre_or_all_of_the_image_padded_or_squashed() -> None:

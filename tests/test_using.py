@@ -443,7 +443,7 @@ def test_what_cannot_be_read_is_listed_and_ends_nothing(
     files[1].write_text("no image")
     code, out, err = command("predict", checkpoints["classifier"], *files[:3])
     assert (code, len(out.splitlines())) == (3, 2)
-    why = f"{files[1]}: cannot be read as an image (cannot identify image file {str(files[1])!r})"
+    why = f"{files[1]}: cannot be read as an image (is no image in a format that Pillow reads)"
     assert err == f"1 of 3 images could not be read:\n  {why}\n"
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{files[0]}\n\n{files[1]}\r\n"))
     code, out, _ = command("predict", checkpoints["classifier"], "-", files[2], "--json")
@@ -583,7 +583,8 @@ def test_info_says_what_a_model_is(command: Run, checkpoints: dict[str, Path]) -
     _, out, _ = command("info", checkpoints["classifier"], "--json")
     found = json.loads(out)
     assert found["preprocessing"] == {
-        "image_size": 32, "interpolation": "bilinear", "resize": "crop", "wrappers": {}
+        "image_size": 32, "interpolation": "bilinear", "resize": "crop", "wrappers": {},
+        "range": None, "max_megapixels": 200.0,
     }  # fmt: skip
     assert found["calibration"] == asdict(CONFIDENCE)
     assert found["runtime"]["name"] == "pytorch"

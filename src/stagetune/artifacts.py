@@ -17,6 +17,7 @@ METADATA = "stagetune"  # the key of a checkpoint under which its metadata stand
 METADATA_VERSION = 1
 RENAMED = {"data": {"crossed": "spliced", "identity_depth": "depth"}}  # settings by their older name
 OF_TRACKERS = ("hparams.yaml", "lightning_logs", "wandb")  # what Lightning's loggers write into a run's directory
+SIXTEEN_BITS = [0.0, 65535.0]  # what deep images were scaled by before checkpoints and exported files said it
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML was built with it
 
 
@@ -160,6 +161,7 @@ class CheckpointMetadata:
         pruning: of each time that its backbone was pruned, oldest first: ratio, removed (by layer its outputs and
             inputs that were left out, from which its shapes are built again) and figures, see `RunResult.pruning`.
         data: what the run's images are, part by part, see `data/contents`; empty in those of versions before.
+        range: the values of images of more than 8 bits that become black and white; None where there were none.
         version: of these entries.
     """
 
@@ -171,6 +173,7 @@ class CheckpointMetadata:
     calibration: dict[str, Any] | None = None
     pruning: list[dict[str, Any]] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
+    range: list[float] | None = None
     version: int = METADATA_VERSION
 
     @classmethod
@@ -189,7 +192,7 @@ class CheckpointMetadata:
             raise WeightsError(
                 f"has metadata of version {version}, this stagetune reads up to {METADATA_VERSION}; update stagetune"
             )
-        entries = {name: value for name, value in stored.items() if name in known}
+        entries = {"range": SIXTEEN_BITS} | {name: value for name, value in stored.items() if name in known}
         return cls(**{**entries, "config": renamed(entries.get("config", {})), "version": METADATA_VERSION})
 
     def put_into(self, checkpoint: dict[str, Any]) -> None:

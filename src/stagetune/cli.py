@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -45,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         train(given[1:])
         return
     chosen, code = understood(given), 0
-    with shown("interrupted"):
+    with shown("interrupted"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")  # of files, of which what matters is said by name
         try:
             code = chosen.run(chosen) or 0
             sys.stdout.flush()
@@ -145,8 +147,9 @@ def _steps(text: str) -> int:
 
 
 def show_cache(*, clear: bool) -> None:
-    """Print size and age of each stored table; with `clear` remove them all."""
+    """Print size and age of each stored table, and how many images are known; with `clear` remove them all."""
     from stagetune.cache.store import GB, Store
+    from stagetune.run.data import known_files
     from stagetune.run.pretrained import cache_folder
 
     store = Store(cache_folder() / "tables", memory_gb=0, disk_gb=0, say=print)
@@ -157,8 +160,14 @@ def show_cache(*, clear: bool) -> None:
             store.remove(key)
     if clear:
         store.remove_abandoned()
+    known, removed = known_files(print), ", removed" if clear else ""
+    count, size = known.count()
+    if clear:
+        known.clear()
+    known.close()
+    print(f"{count} known images, {size / GB:.3f} GB in {known.folder}{removed}")
     total = sum(size for _, size, _ in files) / GB
-    print(f"{len(files)} tables, {total:.3f} GB in {store.folder}{', removed' if clear else ''}")
+    print(f"{len(files)} tables, {total:.3f} GB in {store.folder}{removed}")
 
 
 def show_check(overrides: Sequence[str], page: Path | None, *, as_json: bool) -> int:

@@ -1,5 +1,6 @@
 """What is stored: what the frozen prefix of a backbone gives for each image, and images, decoded."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -91,17 +92,23 @@ def rows_of_rank(total: int, batch_size: int, rank: int, world_size: int) -> Ite
         yield rows, [min(first + rank * own + i, total - 1) for i in range(own)]
 
 
-def decode(images: Images, table: Tensor) -> None:
+def decode(images: Images, table: Tensor, *, take: Callable[[str], Tensor | None]) -> Iterator[bool]:
     """Fill `table`, uint8 [images, 3, size, size], with all images of their source, decoded and resized.
 
-    Files are read in parallel.
+    Files are read in parallel. `take` gives a row by the content of its image where it is there already; what is
+    yielded is, row by row, whether it was not.
     """
 
-    def fill(i: int) -> None:
-        table[i] = images.prepared(i)
+    def fill(i: int) -> bool:
+        row = take(images.source.contents[i])
+        table[i] = images.prepared(i) if row is None else row
+        return row is None
 
-    with ThreadPoolExecutor() as threads:
-        list(threads.map(fill, range(len(images.source))))
+    threads = ThreadPoolExecutor(os.cpu_count())
+    try:
+        yield from threads.map(fill, range(len(images.source)))
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 def to_rows(hidden: Tensor) -> Tensor:

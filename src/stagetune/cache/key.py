@@ -7,12 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-VERSION = "1"  # of the format and of the way that images are prepared
+VERSION = "2"  # of the format and of the way that images are prepared
 
 
-def images_key(contents: Iterable[str], size: int, interpolation: str = "bilinear", resize: str = "crop") -> str:
-    """The key of decoded images: their files' contents in order, and to which size in pixels they come, and how."""
-    return _digest(VERSION, "images", str(size), interpolation, resize, *contents)
+def images_key(
+    contents: Iterable[str], size: int, interpolation: str = "bilinear", resize: str = "crop", scale: str = ""
+) -> str:
+    """The key of decoded images: their files' contents in order, and to which size in pixels they come, and how.
+
+    `scale` says which values of deep images are black and white, in words.
+    """
+    return _digest(VERSION, "images", str(size), interpolation, resize, scale, *contents)
 
 
 def prefix_key(images: str, prefix: str, *, how: str) -> str:

@@ -125,7 +125,7 @@ class Tables:
         if depth not in self._prefixes:
             self._prefixes[depth] = weights_key(_prefix(self.backbone, depth))
         contents = (images.source.contents[i] for i in images.indices.tolist())
-        source = images_key(contents, images.size, images.interpolation, images.resize)
+        source = images_key(contents, images.size, images.interpolation, images.resize, str(images.scale))
         how = {
             "augmentation": images.views_key,
             "views": images.distinct_views,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from stagetune.models.weights import Weights
     from stagetune.tasks.staged_task import StagedTask
 
+MAX_MEGAPIXELS = 200.0  # by default an image of more is refused
 BLOCKS = ("stem", "layer1", "layer2", "layer3", "layer4")
 
 
@@ -227,6 +229,8 @@ class DataSettings(Part):
     name: str = "digits"
     image_size: int | None = number(None, 16)
     resize: str = choice("crop", "pad", "squash")
+    range: list[float] | None = None
+    max_megapixels: float = number(MAX_MEGAPIXELS, 0.001)
     split: str = choice("images", "identities", "groups")
     sampler: str = choice("shuffled", "balanced")
     augment: str = choice(
@@ -263,6 +267,8 @@ class DataSettings(Part):
                 yield f"data.{entry.name}: is missing; give the {kind}, data.{entry.name}={example}"
             elif kind and not _is_there(value, kind):
                 yield f"data.{entry.name}={value}: is not there, seen from {Path.cwd()}; give the {kind}"
+        if self.range is not None and not (len(self.range) == 2 and -inf < self.range[0] < self.range[1] < inf):
+            yield f"data.range={self.range}: expects two rising numbers, the value of black and that of white"
 
     def build(self, image_size: int) -> "tuple[Source, Pairs | None]":
         """The images, and the pairs where a table gives them; `image_size` is for images that are drawn."""

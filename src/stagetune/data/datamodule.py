@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from stagetune.data.augmentation import Augmentation
+from stagetune.data.facts import Range
 from stagetune.data.samplers import (
     EpochBatches,
     Key,
@@ -71,8 +72,9 @@ class Images(Dataset[Batch]):
         resize: str = "crop",
         augmentation: Augmentation,
         views: int = 0,
+        scale: Range | None = None,
     ) -> None:
-        self.source, self.indices = source, indices
+        self.source, self.indices, self.scale = source, indices, scale
         self.size, self.interpolation, self.resize = size, interpolation, resize
         self.augmentation, self.views = augmentation, views
         self.decoded: Tensor | None = None
@@ -140,7 +142,7 @@ class StagedData(LightningDataModule):
     `by_group` means of one group each. With `pairs` a training batch has the images of some of them, with `balanced`
     each class as often. It is `chunks` times as large as `batch_size`. `augmentation` is of training images; which
     of their `views` an epoch sees follows from `seed`. A transform of the user's own is tried on one image here.
-    `mixes` says that the task mixes the images of a training batch.
+    `mixes` says that the task mixes the images of a training batch, `scale` how the source scales its deep images.
     """
 
     def __init__(
@@ -164,17 +166,23 @@ class StagedData(LightningDataModule):
         by_group: bool = False,
         balanced: bool = False,
         mixes: bool = False,
+        scale: Range | None = None,
     ) -> None:
         super().__init__()
         smallest = min(map(len, split.parts().values()))
         if world_size > 1 and smallest < 2 * world_size:
             raise DataError(f"{smallest} images in a part of the split are too few for {world_size} processes")
         self.source, self.split, self.seed = source, split, seed
-        self.image_size, self.interpolation, self.resize = image_size, interpolation, resize
+        self.image_size, self.interpolation, self.resize, self.scale = image_size, interpolation, resize, scale
         self.batch_size, self.balanced, self.mixes = batch_size, balanced, mixes
         self.train_batch_size = batch_size * chunks
         self.num_workers, self.rank, self.world_size = num_workers, rank, world_size
-        square: dict[str, Any] = {"size": image_size, "interpolation": interpolation, "resize": resize}
+        square: dict[str, Any] = {
+            "size": image_size,
+            "interpolation": interpolation,
+            "resize": resize,
+            "scale": scale,
+        }
         self.parts = {
             part: Images(source, indices, **square, augmentation=Augmentation())
             for part, indices in split.parts().items()

@@ -1,8 +1,6 @@
 """Images of one class each that a folder, a table or a library lists, decoded once at the start."""
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -10,18 +8,18 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from PIL import Image
 
-from stagetune.data.decoding import Facts, digest, facts_of, read_image, rgb
+from stagetune.data.decoding import look, look_at, read_image, rgb
+from stagetune.data.facts import Facts, Range
 from stagetune.data.groups import class_groups
+from stagetune.data.reading import Lookable, applied_reading
 from stagetune.data.source import IntArray
 from stagetune.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_known: dict[tuple[str, int, int], Facts] = {}  # the runs of a sweep decode a file of one path, size and time once
 
-
-class Listed(Protocol):
+class Listed(Lookable, Protocol):
     """One image and what it shows; as text it says where it was listed."""
 
     @property
@@ -37,11 +35,8 @@ class Listed(Protocol):
     def name(self) -> str:
         """Which image this is, for a message."""
 
-    def read(self) -> "Tensor":
-        """The decoded image, uint8 [3, height, width]."""
-
-    def facts(self) -> Facts:
-        """What is known of that image."""
+    def read(self, *, scale: Range | None, needed: int | None, max_megapixels: float) -> "Tensor":
+        """The decoded image, uint8 [3, height, width]; see `read_image`."""
 
 
 @dataclass(frozen=True)
@@ -61,15 +56,15 @@ class Entry:
     def name(self) -> str:
         return str(self.path)
 
-    def read(self) -> "Tensor":
-        return read_image(self.path)
+    @property
+    def file(self) -> Path:
+        return self.path
 
-    def facts(self) -> Facts:
-        stat = self.path.stat()
-        file = (str(self.path.absolute()), stat.st_size, stat.st_mtime_ns)
-        if file not in _known:
-            _known[file] = facts_of(self.path)
-        return _known[file]
+    def look(self, *, needed: int | None, max_megapixels: float) -> "tuple[Facts, Tensor | None]":
+        return look(self.path, needed=needed, max_megapixels=max_megapixels)
+
+    def read(self, *, scale: Range | None, needed: int | None, max_megapixels: float) -> "Tensor":
+        return read_image(self.path, scale=scale, needed=needed, max_megapixels=max_megapixels)
 
 
 @dataclass(frozen=True)
@@ -90,18 +85,21 @@ class Row:
     def name(self) -> str:
         return str(self)
 
-    def read(self) -> "Tensor":
-        return rgb(self.opened(self.index))
+    @property
+    def file(self) -> None:
+        return None
 
-    def facts(self) -> Facts:
-        image = self.opened(self.index)
-        pixels = rgb(image)
-        flat = bool((pixels == pixels[:, :1, :1]).all())
-        return Facts(digest(pixels), str(image.format or ""), image.mode, *image.size, is_flat=flat)
+    def look(self, *, needed: int | None, max_megapixels: float) -> "tuple[Facts, Tensor | None]":
+        return look_at(self.opened(self.index))
+
+    def read(self, *, scale: Range | None, needed: int | None, max_megapixels: float) -> "Tensor":
+        return rgb(self.opened(self.index), scale)
 
 
 class ImageFiles:
     """A source of what is listed; what cannot be read raises `DataError`, or is left out with `on_error="skip"`.
+
+    The `Reading` that applies says how its images are looked at and decoded. `facts` has what was found of each.
 
     Args:
         classes: in their order; where they are not given, in alphabetical order.
@@ -118,14 +116,16 @@ class ImageFiles:
         classes: Sequence[str] | None = None,
     ) -> None:
         self.name, self.origin, self.notes = name, origin, list(notes)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            found = list(zip(entries, pool.map(_facts, entries), strict=True))
-        self.unreadable = [f"{entry} ({facts})" for entry, facts in found if isinstance(facts, Exception)]
+        reading = applied_reading()
+        self._needed, self._max_megapixels = reading.needed, reading.max_megapixels
+        looked = list(zip(entries, reading.look_at(entries), strict=True))
+        self.unreadable = [f"{entry} ({found})" for entry, found in looked if isinstance(found, Exception)]
         if self.unreadable:
             self._report(self.unreadable, len(entries), on_error)
-        usable = [(entry, facts) for entry, facts in found if isinstance(facts, Facts)]
+        usable = [(entry, found) for entry, found in looked if isinstance(found, Facts)]
         self._entries = [entry for entry, _ in usable]
         self.facts = [facts for _, facts in usable]
+        self.scale: Range | None = None  # of the deep ones among them
         self.contents = [facts.content for facts in self.facts]
         self.split = [entry.split for entry in self._entries if entry.split] or None
         present = {entry.identity for entry in self._entries}
@@ -140,7 +140,7 @@ class ImageFiles:
         return len(self._entries)
 
     def image(self, index: int) -> "Tensor":
-        return self._entries[index].read()
+        return self._entries[index].read(scale=self.scale, needed=self._needed, max_megapixels=self._max_megapixels)
 
     def describe(self, index: int) -> str:
         return self._entries[index].name
@@ -153,11 +153,3 @@ class ImageFiles:
         if len(broken) == total:
             raise DataError(f"{some}; none is left")
         self.notes.append(f"left out, {summary}{', '.join(broken)}")
-
-
-def _facts(entry: Listed) -> Facts | Exception:
-    """What is known of an image, or why it cannot be read as one."""
-    try:
-        return entry.facts()
-    except Exception as error:  # Pillow's decoders raise many types for a damaged file
-        return error

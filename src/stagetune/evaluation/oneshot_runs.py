@@ -24,6 +24,7 @@ Distances = Callable[
     [Sequence[Path], Sequence[Path]], FloatArray
 ]  # of test images and training images, [test, training]
 DRAWS = 10_000
+DRAWN = ("PNG", "GIF", "BMP", "TIFF", "JPEG", "WEBP")  # formats of drawings
 
 
 @dataclass(frozen=True)
@@ -125,13 +126,26 @@ def interval_over_drawers(values: dict[str, float], *, seed: int = 0) -> tuple[f
 def on_white(path: Path) -> npt.NDArray[np.uint8]:
     """A drawing as dark ink on light paper, gray [height, width], in whichever polarity, and mode, it is stored.
 
-    Paper is what most pixels are. Raises `DataError` for an empty sheet.
+    Paper is what most pixels are. Raises `DataError` for an empty sheet, and for what cannot be read.
     """
-    with Image.open(path) as image:
-        gray = np.array(image.convert("L"))
+    if not path.is_file():  # nor is a pipe waited for
+        raise DataError(f"{path}: is no file")
+    try:
+        with Image.open(path, formats=DRAWN) as image:
+            gray = np.array(_over_white(image).convert("L"))
+    except Exception as error:  # Pillow's decoders raise many types for a damaged file
+        why = " ".join(f"{error}".split())[:120] or type(error).__name__
+        raise DataError(f"{path}: cannot be read as a drawing ({why})") from error
     if gray.min() == gray.max():
         raise DataError(f"{path}: is an empty sheet")
     return gray if (gray < _middle(gray)).mean() <= 0.5 else 255 - gray
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    if image.mode not in ("LA", "PA", "RGBA") and "transparency" not in image.info:
+        return image
+    drawn = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", drawn.size, "white"), drawn)
 
 
 def ink(path: Path) -> BoolArray:

@@ -3,13 +3,15 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from math import inf
 from pathlib import PurePath
 from typing import Any
 
-from stagetune.artifacts import CheckpointMetadata
+from stagetune.artifacts import SIXTEEN_BITS, CheckpointMetadata
 from stagetune.config.parts import WRAPPERS, names, settings_in
 from stagetune.config.schema import Config
-from stagetune.config.settings import WrapperSettings
+from stagetune.config.settings import MAX_MEGAPIXELS, WrapperSettings
+from stagetune.data.facts import Range
 from stagetune.errors import WeightsError
 from stagetune.evaluation.calibration import Calibration
 from stagetune.evaluation.confidence import Confidence
@@ -28,16 +30,21 @@ class Preprocessing:
         interpolation: bilinear, bicubic or nearest.
         resize: crop, pad or squash, see `data/transforms`.
         wrappers: settings of the wrappers that change every image before, by name.
+        range: the values of images of more than 8 bits that become black and white; None where it saw none: they are
+            then those that fit each image.
+        max_megapixels: a file with more pixels is not decoded.
     """
 
     image_size: int = number(224, 1)
     interpolation: str = choice("bilinear", "bicubic", "nearest")
     resize: str = choice("crop", "pad", "squash")
     wrappers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    range: list[float] | None = None
+    max_megapixels: float = number(MAX_MEGAPIXELS, 0.001)
 
     @classmethod
-    def of(cls, config: Config) -> "Preprocessing":
-        """That of a run."""
+    def of(cls, config: Config, range: list[float] | None = None) -> "Preprocessing":
+        """That of a run, with the range that its checkpoints say."""
         wrappers = {}
         for name in names(WRAPPERS):
             kind = settings_in(WRAPPERS, name)
@@ -46,10 +53,27 @@ class Preprocessing:
             if changes.prepare is not WrapperSettings.prepare and kind(**given) != kind():
                 wrappers[name] = given
         wanted = config.input()
-        return cls(wanted.size, wanted.interpolation, config.data.resize, wrappers)
+        return cls(wanted.size, wanted.interpolation, config.data.resize, wrappers, range, config.data.max_megapixels)
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
+    def key(self) -> str:
+        """What decides the pixels; of models from before `range` was said, what it was then."""
+        left_out = {"max_megapixels", *(["range"] if self.range == SIXTEEN_BITS else [])}
+        return json.dumps(
+            {name: value for name, value in asdict(self).items() if name not in left_out}, sort_keys=True
+        )
+
+    def scale(self) -> Range | None:
+        """The `range`, as images are read by it.
+
+        Raises:
+            WeightsError: where it is none.
+        """
+        match self.range:
+            case None:
+                return None
+            case [float() | int() as low, float() | int() as high] if -inf < low < high < inf:
+                return Range(low, high)
+        raise WeightsError(f"preprocessing.range={self.range}: expects two rising numbers; export it again")
 
     def applied(self) -> list[WrapperSettings]:
         """The wrappers, in the order in which they change an image.
@@ -133,6 +157,9 @@ class Description:
                 f"has a description of version {given}, this stagetune reads up to {VERSION}; update it"
             )
         problems: list[str] = []
+        preprocessing = values.get("preprocessing")
+        if isinstance(preprocessing, dict):
+            preprocessing.setdefault("range", SIXTEEN_BITS)  # of a file from before it was said
         found: Description = typed(cls, values, "", problems)
         if not problems:
             fitted, wanted = found.calibration, Confidence if found.task == "classifier" else Calibration
@@ -157,7 +184,7 @@ def description_of(config: Config, metadata: CheckpointMetadata, distance: str |
     return Description(
         task=config.task.name,
         classes=list(metadata.classes),
-        preprocessing=Preprocessing.of(config),
+        preprocessing=Preprocessing.of(config, metadata.range),
         distance=distance,
         calibration=metadata.calibration,
         provenance={

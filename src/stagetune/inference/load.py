@@ -82,7 +82,7 @@ def used(task: StagedTask, config: Config, metadata: CheckpointMetadata) -> tupl
     distance = task.distance if isinstance(task, SiameseTask) else None
     described = description_of(config, metadata, distance)
     network = Network(task.backbone, task.head, described.outputs)
-    what = (described.preprocessing.to_json(), distance or "", config.model.title(), str(task.backbone.normal))
+    what = (described.preprocessing.key(), distance or "", config.model.title(), str(task.backbone.normal))
     described.provenance["parameters"] = sum(parameter.numel() for parameter in network.parameters())
     return network, replace(described, key=model_key(network, *what, task.backbone.extra_repr()))
 

@@ -31,16 +31,17 @@ def distances_of(checkpoint: Path, *, views: int = 1, trust: bool = False) -> Di
 
     Raises `WeightsError` if it is not of a siamese run.
     """
-    task, config, _ = load_task(checkpoint, trust=trust)
+    task, config, metadata = load_task(checkpoint, trust=trust)
     if not isinstance(task, SiameseTask):
         raise WeightsError(f"{checkpoint}: is of a {config.task.name}; distances need a run with task=siamese")
 
+    transform = Transform(Preprocessing.of(config, metadata.range))
     known: dict[Path, Tensor] = {}  # runs share drawings
 
     def between(test: Sequence[Path], training: Sequence[Path]) -> FloatArray:
         fresh = [path for path in dict.fromkeys([*test, *training]) if path not in known]
         if fresh:
-            known.update(zip(fresh, _embed(task, fresh, Transform(Preprocessing.of(config)), views), strict=True))
+            known.update(zip(fresh, _embed(task, fresh, transform, views), strict=True))
         asked, shown = (torch.stack([known[path] for path in paths]) for paths in (test, training))
         found: FloatArray = measure(asked[:, None] - shown[None, :], task.distance).double().numpy()
         return found

@@ -137,7 +137,8 @@ def info_lines(model: "TrainedModel") -> Iterator[tuple[str, str]]:
     yield "model", f"{where.get('model')} under task={described.task}, {many} parameters"
     yield "from", f"{where.get('experiment')}, seed {where.get('seed')}, schedule {where.get('schedule')}"
     yield "weights", f"began with {where.get('weights')}"
-    yield "takes", f"{size} x {size} pixels ({', '.join([*how.wrappers, how.resize, how.interpolation])})"
+    deep = [f"deep images by {scale}"] if (scale := how.scale()) else []
+    yield "takes", f"{size} x {size} pixels ({', '.join([*how.wrappers, how.resize, how.interpolation, *deep])})"
     classes = ", ".join(model.classes[:10]) + (
         f" and {len(model.classes) - 10} more" if len(model.classes) > 10 else ""
     )

@@ -10,6 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from stagetune.data.decoding import read_image, rgb
+from stagetune.data.deep import Deep
+from stagetune.data.formats import reason
 from stagetune.data.transforms import prepare
 from stagetune.errors import DataError
 from stagetune.inference.description import Preprocessing
@@ -30,13 +32,14 @@ class Transform:
     def __init__(self, preprocessing: Preprocessing) -> None:
         self.preprocessing = preprocessing
         self._wrappers = preprocessing.applied()
+        self._scale = preprocessing.scale()
 
     def __call__(self, image: OneImage) -> Tensor:
         """Prepare one image.
 
         Args:
-            image: a path, a PIL image, a uint8 array [height, width, 3] or [height, width], or a uint8 tensor
-                [3, height, width].
+            image: a path, a PIL image, a uint8 or uint16 array [height, width, 3] or [height, width], or such a
+                tensor [3, height, width]. Of a model with a range (see `Preprocessing`) their numbers may be any.
 
         Returns:
             uint8 [3, image_size, image_size], RGB; the network normalises it itself.
@@ -44,42 +47,51 @@ class Transform:
         Raises:
             DataError: for anything else.
         """
-        pixels = _pixels(image)
+        pixels = self._pixels(image)
         for wrapper in self._wrappers:
             pixels = wrapper.prepare(pixels)
         wanted = self.preprocessing
         return prepare(pixels, wanted.image_size, wanted.interpolation, wanted.resize)
 
+    def _pixels(self, image: Any) -> Tensor:
+        """The image as uint8 [3, height, width]."""
+        wanted = self.preprocessing
+        if isinstance(image, str | os.PathLike):
+            path = Path(image).expanduser()
+            try:
+                return read_image(
+                    path, scale=self._scale, needed=wanted.image_size, max_megapixels=wanted.max_megapixels
+                )
+            except DataError as error:
+                raise DataError(f"{image}: cannot be read as an image ({error})") from error
+        if isinstance(image, Image.Image):
+            try:
+                return rgb(image, self._scale)
+            except Exception as error:  # opened, but not yet decoded
+                raise DataError(f"{type(image).__name__}: cannot be decoded ({reason(error)})") from error
+        values = self._values(image)
+        if values is None:
+            shape = f" of shape {list(image.shape)} and {image.dtype}" if hasattr(image, "shape") else ""
+            raise DataError(
+                f"{type(image).__name__}{shape}: is no image; give a path, a PIL image, a uint8 array "
+                "[height, width, 3] or a uint8 tensor [3, height, width]"
+            )
+        if values.dtype != np.uint8:
+            values = Deep(values).scaled(self._scale)
+        elif values.ndim == 2:
+            values = np.repeat(values[..., None], 3, axis=2)
+        return torch.from_numpy(values).permute(2, 0, 1).contiguous()
 
-def _pixels(image: Any) -> Tensor:
-    """The image as uint8 [3, height, width]."""
-    if isinstance(image, str | os.PathLike):
-        try:
-            return read_image(Path(image).expanduser())
-        except OSError as error:
-            why = error.strerror or str(error)
-            raise DataError(f"{image}: cannot be read as an image ({why})") from error
-        except Exception as error:  # Pillow's decoders raise many types for a damaged file
-            raise DataError(f"{image}: cannot be read as an image ({error})") from error
-    if isinstance(image, Image.Image):
-        try:
-            return rgb(image)
-        except Exception as error:  # opened, but not yet decoded
-            raise DataError(f"{type(image).__name__}: cannot be decoded ({error})") from error
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8:
-        gray_or_colour = image if image.ndim == 2 or image.shape[-1:] == (3,) else None
-        if gray_or_colour is not None and gray_or_colour.ndim in (2, 3) and image.size:
-            return rgb(Image.fromarray(gray_or_colour))
-    if (
-        isinstance(image, Tensor)
-        and image.dtype == torch.uint8
-        and image.ndim == 3
-        and image.shape[0] == 3
-        and image.numel()
-    ):
-        return image.cpu()
-    shape = f" of shape {list(image.shape)} and {image.dtype}" if hasattr(image, "shape") else ""
-    raise DataError(
-        f"{type(image).__name__}{shape}: is no image; give a path, a PIL image, a uint8 array [height, width, 3] "
-        "or a uint8 tensor [3, height, width]"
-    )
+    def _values(self, image: Any) -> np.ndarray[Any, Any] | None:
+        """Those of an array or a tensor as [height, width] or [height, width, 3]; None of what is no image."""
+        if isinstance(image, Tensor):
+            if image.ndim != 3 or image.shape[0] != 3 or image.dtype == torch.bfloat16:
+                return None
+            image = image.detach().cpu().permute(1, 2, 0).numpy()
+        if not isinstance(image, np.ndarray) or not image.size:
+            return None
+        if image.ndim != 2 and (image.ndim != 3 or image.shape[2] != 3):
+            return None
+        # of other numbers nobody has said which are black and white, and they may be normalised
+        may_be = image.dtype in (np.uint8, np.uint16) or (self._scale is not None and image.dtype.kind in "iuf")
+        return np.array(image) if may_be else None

@@ -25,6 +25,7 @@ from stagetune.inspection.labels import Probed, alike, cross_validated, doubts
 from stagetune.inspection.looks import Looks, looks_of
 from stagetune.inspection.oddities import blurred, dark, long, small
 from stagetune.run.build import check_targets
+from stagetune.run.data import build_source, reading_of
 from stagetune.run.screen import Screen
 
 KINDS = {  # worst first; on the screen the first word
@@ -119,7 +120,8 @@ def check(config: Config, screen: Screen) -> Checked:
     """
     check_targets(config)
     size, data = config.input().size, config.data
-    source, pairs = _tolerant(data).build(size)
+    with reading_of(config, screen, decodes_once=False) as reading:
+        source, pairs, scale = build_source(replace(config, data=_tolerant(data)), reading)
     split, refused = _divided(config, source, pairs)
     with _bar(len(source), "looking at images") as done:
         looks = looks_of(source, size, done)
@@ -127,7 +129,7 @@ def check(config: Config, screen: Screen) -> Checked:
         features, words = None, "the feature cache is off (cache=auto)"
     else:
         with _waiting(f"computing the features of {len(source):,} images"):
-            features, words = untouched_features(config, source, split, screen)
+            features, words = untouched_features(config, source, split, scale, screen)
     probed, probe = None, ""
     if features is None:
         words = f"none: {words}"

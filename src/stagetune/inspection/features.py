@@ -13,6 +13,7 @@ from stagetune.artifacts import RunDir
 from stagetune.cache.tables import Tables
 from stagetune.config.schema import Config, LoggerConfig
 from stagetune.data.datamodule import StagedData
+from stagetune.data.facts import Range
 from stagetune.data.source import Source
 from stagetune.data.splits import Split
 from stagetune.errors import StagetuneError, WeightsError
@@ -21,7 +22,7 @@ from stagetune.models.cut import rebuild
 from stagetune.models.imagenet import at_hand_only
 from stagetune.models.weights import Weights, load_into
 from stagetune.run.build import build_trainer
-from stagetune.run.data import build_store, decode_once, loader_workers
+from stagetune.run.data import build_store, decode_once, loader_workers, reading_of
 from stagetune.run.precision import device_type, products, resolve_precision
 from stagetune.run.pretrained import find_weights
 from stagetune.run.screen import Screen, quiet_libraries
@@ -34,7 +35,7 @@ class _Untouched(LightningModule):
 
 
 def untouched_features(
-    config: Config, source: Source, split: Split, screen: Screen
+    config: Config, source: Source, split: Split, scale: Range | None, screen: Screen
 ) -> tuple[npt.NDArray[np.floating[Any]] | None, str]:
     """The features [n, d] that a run would begin with, and of which weights they are; None, and why there are none.
 
@@ -44,7 +45,7 @@ def untouched_features(
         weights = _at_hand(config)
         if weights.state is None:
             return None, "the weights are random (model.weights), and features of such say little"
-        return _computed(config, source, split, weights, screen), weights.used
+        return _computed(config, source, split, scale, weights, screen), weights.used
     except StagetuneError as error:
         return None, " ".join(str(error).split())
 
@@ -59,7 +60,7 @@ def _at_hand(config: Config) -> Weights:
 
 
 def _computed(
-    config: Config, source: Source, split: Split, weights: Weights, screen: Screen
+    config: Config, source: Source, split: Split, scale: Range | None, weights: Weights, screen: Screen
 ) -> npt.NDArray[np.floating[Any]]:
     wanted, accelerator = config.input(), str(config.trainer.get("accelerator", "auto"))
     precision = resolve_precision(config.precision, device_type(accelerator))
@@ -74,12 +75,14 @@ def _computed(
         resize=config.data.resize,
         batch_size=config.data.batch_size,
         num_workers=loader_workers(config.data) if config.data.num_workers is None else config.data.num_workers,
+        scale=scale,
     )
     alone = replace(config, trainer={"accelerator": accelerator, "devices": 1}, logger=LoggerConfig(csv=False))
     with quiet_libraries(), isolate_rng(include_cuda=False), products(precision):
         store = build_store(config, lambda text: screen.line("cache", text), writes=True)
         if config.cache.images == "auto":
-            decode_once(data, store)
+            with reading_of(config, screen, decodes_once=False) as reading:
+                decode_once(data, store, reading)
         trainer = build_trainer(alone, precision=precision, callbacks=[], run_dir=RunDir(Path("outputs")))
         network = _Untouched(backbone).eval()
         trainer.strategy.connect(network)

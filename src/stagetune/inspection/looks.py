@@ -4,20 +4,17 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from stagetune.data.decoding import Facts
-from stagetune.data.formats import is_regular
+from stagetune.data.facts import Facts
 from stagetune.data.image_files import ImageFiles
 from stagetune.data.source import Source
 
 SMALL = 32  # pixels a side of the small gray picture
 STEEPEST = 99.5  # the percentile of all pixels that says how steep the strongest edges are
-MAY_HAVE_FRAMES = frozenset({"GIF", "TIFF", "WEBP", "PNG", "AVIF"})
 
 FloatArray = npt.NDArray[np.float32]
 GrayArray = npt.NDArray[np.uint8]
@@ -33,19 +30,22 @@ class Looks:
         light: [n], the mean of its gray values, 0 to 255.
         sharp: [n], how steep its strongest edges are (a high percentile of the absolute Laplacian over the range of
             the gray values), at the size that the network sees.
-        frames: [n], the pictures in its file.
     """
 
     facts: Sequence[Facts]
     small: GrayArray
     light: FloatArray
     sharp: FloatArray
-    frames: npt.NDArray[np.int64]
 
     @property
     def flat(self) -> npt.NDArray[np.bool_]:
         """[n], whether all of it is of one colour."""
         return np.array([facts.is_flat for facts in self.facts], dtype=bool)
+
+    @property
+    def frames(self) -> npt.NDArray[np.int64]:
+        """[n], the pictures in its file."""
+        return np.array([facts.frames for facts in self.facts], dtype=np.int64)
 
     @property
     def sides(self) -> npt.NDArray[np.int64]:
@@ -63,24 +63,22 @@ def looks_of(source: Source, size: int, done: Callable[[], None] = lambda: None)
     """
     known = source.facts if isinstance(source, ImageFiles) else None
 
-    def look(index: int) -> tuple[Facts, GrayArray, float, float, int]:
+    def look(index: int) -> tuple[Facts, GrayArray, float, float]:
         image = picture(source, index)
         gray = image.convert("L")
         small = np.asarray(gray.resize((SMALL, SMALL), Image.Resampling.BOX))
         seen = np.asarray(gray.resize((size, size), Image.Resampling.BILINEAR), dtype=np.float32)
         facts = known[index] if known else _facts(source, index, image)
-        frames = _frames(Path(source.describe(index))) if known and facts.format in MAY_HAVE_FRAMES else 1
         done()
-        return facts, small, float(small.mean()), _sharpness(seen), frames
+        return facts, small, float(small.mean()), _sharpness(seen)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        facts, small, light, sharp, frames = zip(*pool.map(look, range(len(source))), strict=True)
+        facts, small, light, sharp = zip(*pool.map(look, range(len(source))), strict=True)
     return Looks(
         facts,
         np.stack(small),
         np.array(light, dtype=np.float32),
         np.array(sharp, dtype=np.float32),
-        np.array(frames, dtype=np.int64),
     )
 
 
@@ -100,14 +98,3 @@ def _sharpness(gray: FloatArray) -> float:
     laplacian = gray[1:-1, :-2] + gray[1:-1, 2:] + gray[:-2, 1:-1] + gray[2:, 1:-1] - 4 * gray[1:-1, 1:-1]
     low, high = np.percentile(gray, (1, 99))
     return float(np.percentile(np.abs(laplacian), STEEPEST) / (high - low + 1))
-
-
-def _frames(path: Path) -> int:
-    """How many pictures a file has."""
-    if not is_regular(path):
-        return 1
-    try:
-        with Image.open(path) as opened:
-            return int(getattr(opened, "n_frames", 1))
-    except Exception:  # its first picture was decoded, one of the others may be damaged
-        return 1

@@ -49,7 +49,8 @@ class RunResult:
             latency_ms (of an image, by batch size) before and after, with how it was measured; where the head is
             kept quality, the `metric` of validation before, pruned, re-estimated and fine-tuned; blocks, by name
             parameters before and after, and why it keeps channels; batches, from which BatchNorm was re-estimated.
-        timing: total_seconds; in them weights_seconds, probe_seconds, fit_seconds and, in these, cache_seconds.
+        timing: total_seconds; in them data_seconds with reading_seconds (of images that were not known, or not
+            decoded, by an earlier start), weights_seconds, probe_seconds, fit_seconds with cache_seconds.
         peak_memory_mb: the highest of all stages.
         environment: versions, device, git.
         error: type, message.

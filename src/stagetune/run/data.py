@@ -1,8 +1,10 @@
 """The data of a run: its source, the split, what is known of it before, and decoding it once."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,27 +12,71 @@ import torch
 from stagetune.artifacts import CheckpointMetadata
 from stagetune.cache.features import decode
 from stagetune.cache.key import images_key
-from stagetune.cache.store import Store
+from stagetune.cache.store import GB, Store
 from stagetune.config.parts import wrappers_of
 from stagetune.config.schema import Config
 from stagetune.config.settings import DataSettings, LossSettings
 from stagetune.data.augmentation import Augmentation
 from stagetune.data.contents import Kept, contents_of, short
 from stagetune.data.datamodule import StagedData
+from stagetune.data.facts import Range, notes_of, range_of
+from stagetune.data.image_files import ImageFiles
+from stagetune.data.known import KnownFiles
 from stagetune.data.own_transform import own_transform
+from stagetune.data.reading import Reading
+from stagetune.data.source import Pairs, Source
+from stagetune.data.sources.own import OwnImages
 from stagetune.data.splits import Split, check_explicit_pairs, copies_across, make_split, split_notes
+from stagetune.data.transforms import prepare
 from stagetune.errors import DataError
 from stagetune.models.weights import Weights
 from stagetune.run.pretrained import cache_folder
+from stagetune.run.screen import Screen
 
 
-def build_data(config: Config, *, rank: int = 0, world_size: int = 1) -> StagedData:
+def known_files(say: Callable[[str], None]) -> KnownFiles:
+    """The images that this machine's user has had read; `say` is told where they cannot be kept."""
+    return KnownFiles(cache_folder() / "known", say=say)
+
+
+@contextmanager
+def reading_of(config: Config, screen: Screen, *, decodes_once: bool) -> Iterator[Reading]:
+    """How a run reads its images: within, `build_data` and, with `decodes_once`, `decode_once` are to be called."""
+    cache, wanted = config.cache, config.input()
+    square = partial(prepare, size=wanted.size, interpolation=wanted.interpolation, resize=config.data.resize)
+    reading = Reading(
+        needed=wanted.size,
+        max_megapixels=config.data.max_megapixels,
+        known=known_files(lambda text: screen.line("cache", text)),
+        square=square if decodes_once else None,
+        keep_bytes=cache.memory_gb * GB,
+        table_bytes=max(cache.memory_gb, cache.disk_gb) * GB,
+        counting=screen.counting,
+        say=lambda text: screen.line("read", text),
+    )
+    try:
+        yield reading
+    finally:
+        reading.close()
+
+
+def build_data(
+    config: Config,
+    *,
+    reading: Reading | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    trained: CheckpointMetadata | None = None,
+) -> StagedData:
     """The loaders over source and split; raises `DataError` for images that cannot be trained on so.
 
-    And `ConfigError` for a loss that does not fit their classes.
+    And `ConfigError` for a loss that does not fit their classes. Deep images are scaled as in the training of the
+    checkpoint that `trained` describes, if there is one.
     """
     data, task, wanted = config.data, config.task, config.input()
-    source, pairs = data.build(wanted.size)
+    with ExitStack() as stack:
+        reading = reading or stack.enter_context(reading_of(config, Screen(quiet=True), decodes_once=False))
+        source, pairs, scale = build_source(config, reading, trained)
     division = data.division()
     split = make_split(source, **division, published=data.published)
     source.notes.extend(split_notes(source, split, data.split))
@@ -70,9 +116,33 @@ def build_data(config: Config, *, rank: int = 0, world_size: int = 1) -> StagedD
         pairs=pairs,
         balanced=data.sampler == "balanced",
         mixes=data.mixes,
+        scale=scale,
     )
     loss_of(config, built)  # what does not fit the classes is said before anything is computed
     return built
+
+
+def build_source(
+    config: Config, reading: Reading, trained: CheckpointMetadata | None = None
+) -> tuple[Source, Pairs | None, Range | None]:
+    """The images, looked at as `reading` does it; the pairs of a table that gives any; the range of deep images.
+
+    Raises `DataError` for images that cannot be read. For `trained` see `build_data`.
+    """
+    with reading.applied():
+        source, pairs = config.data.build(config.input().size)
+    return source, pairs, _scaled(source, config.data, trained)
+
+
+def _scaled(source: Source, data: DataSettings, trained: CheckpointMetadata | None) -> Range | None:
+    """The range of a source's deep images, by which it gives them from now on; says what its images are."""
+    if not isinstance(source, ImageFiles | OwnImages):
+        return None
+    said = trained.range if trained and trained.range else data.range
+    is_deep = any(facts.low is not None for facts in source.facts)
+    source.scale = (Range(*said) if said else range_of(source.facts)) if is_deep else None
+    source.notes.extend(notes_of(source.facts, source.describe, source.scale))
+    return source.scale
 
 
 def _augmentation(config: Config, seed: int) -> Augmentation:
@@ -103,16 +173,22 @@ def build_store(config: Config, say: Callable[[str], None], *, writes: bool) -> 
     return Store(folder, memory_gb=cache.memory_gb, disk_gb=cache.disk_gb, say=say, writes=writes)
 
 
-def decode_once(data: StagedData, store: Store) -> None:
-    """Decode all images now, or take what an earlier run has decoded, if they fit into the cache's budget."""
-    key = images_key(data.source.contents, data.image_size, data.interpolation, data.resize)
+def decode_once(data: StagedData, store: Store, reading: Reading) -> None:
+    """Decode all images now, or take what an earlier run has decoded, if they fit into the cache's budget.
+
+    What the `reading` that the data were built by has decoded is taken from it.
+    """
+    key = images_key(data.source.contents, data.image_size, data.interpolation, data.resize, str(data.scale))
     with store.lock(key):
         table = store.get(key)
         if table is None:
             table = store.new(key, [len(data.source), 3, data.image_size, data.image_size], torch.uint8)
             if table is None:
                 return
-            decode(data.parts["plain"], table)
+            with reading.timed(), reading.counting("preparing images", len(table)) as advance:
+                for is_read in decode(data.parts["plain"], table, take=reading.take):
+                    reading.read += is_read
+                    advance()
             store.put(key, table)
     for images in data.parts.values():
         images.decoded = table
@@ -165,6 +241,7 @@ def metadata_of(config: Config, data: StagedData, weights: Weights) -> Checkpoin
         images=sorted(weights.images | {short(source.contents[i]) for i in train}),
         pruning=list(weights.pruning),
         data=kept_contents(config, data),
+        range=[data.scale.low, data.scale.high] if data.scale else None,
     )
 
 

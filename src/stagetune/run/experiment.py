@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from stagetune.artifacts import CheckpointMetadata, RunDir, new_run_dir, write_text
+from stagetune.cache.store import Store
 from stagetune.config.compose import compose
 from stagetune.config.monitor import monitor_mode, watched
 from stagetune.config.resume import check_run
@@ -40,6 +41,7 @@ from stagetune.run.data import (
     loss_of,
     metadata_of,
     part_sizes,
+    reading_of,
 )
 from stagetune.run.environment import environment
 from stagetune.run.pictures import draw_run
@@ -52,7 +54,15 @@ from stagetune.run.repeatable import seeds_unsaid
 from stagetune.run.resume import check_data, check_same, check_unfinished, metadata_after, resume_words
 from stagetune.run.screen import quiet_libraries
 from stagetune.run.verdict import judge
-from stagetune.run.words import SPLIT_WORDS, cache_words, data_words, model_words, next_words, training_words
+from stagetune.run.words import (
+    SPLIT_WORDS,
+    cache_words,
+    data_words,
+    model_words,
+    next_words,
+    reading_words,
+    training_words,
+)
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.network import describe
 from stagetune.schedule.resolve import make_plan
@@ -142,15 +152,9 @@ def _build_fit_test(run: Run, last: Mapping[str, Any] | None) -> None:
     if before:
         check_same(before.config, asdict(config))
 
-    data = build_data(config, rank=run.rank, world_size=run.world_size)
-    result.data = {"name": data.source.name, "split": config.data.split, **part_sizes(data.split)}
-    result.data["notes"] = data.source.notes
-    result.data["contents"] = data_key(data.source)
-    line("data", data_words(config, data))
-    goes_on = check_data(before, config, data, run.dir) + resume_words(before.config, config) if before else ""
     store = build_store(config, lambda text: line("cache", text), writes=run.writes)
-    if config.cache.images == "auto":
-        decode_once(data, store)
+    data = _data(run, store, before)
+    goes_on = check_data(before, config, data, run.dir) + resume_words(before.config, config) if before else ""
     weights = None if last else _weights(run)  # a checkpoint has all of them
 
     with products(result.precision):
@@ -194,6 +198,26 @@ def _build_fit_test(run: Run, last: Mapping[str, Any] | None) -> None:
     if run.writes:
         reports = callbacks.reports.reports
         draw_run(task, data, callbacks.recorder, reports, config.task.monitor, predictions, run.dir.figures)
+
+
+def _data(run: Run, store: Store, trained: CheckpointMetadata | None) -> StagedData:
+    """The run's data, described; of several processes whichever comes first decodes them, and the others wait."""
+    config, result, line = run.config, run.result, run.screen.line
+    store = store if run.writes else build_store(config, lambda text: line("cache", text), writes=True)
+    start = time.monotonic()
+    with reading_of(config, run.screen, decodes_once=config.cache.images == "auto") as reading:
+        data = build_data(config, reading=reading, rank=run.rank, world_size=run.world_size, trained=trained)
+        result.data = {"name": data.source.name, "split": config.data.split, **part_sizes(data.split)}
+        result.data["notes"] = data.source.notes
+        result.data["contents"] = data_key(data.source)
+        line("data", data_words(config, data))
+        if config.cache.images == "auto":
+            decode_once(data, store, reading)
+    result.timing["data_seconds"] = round(time.monotonic() - start, 3)
+    result.timing["reading_seconds"] = round(reading.seconds, 3)
+    if words := reading_words(reading):
+        line("read", words)
+    return data
 
 
 def _weights(run: Run) -> Weights:

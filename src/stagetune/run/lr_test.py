@@ -15,7 +15,7 @@ from stagetune.config.schema import Config, LoggerConfig
 from stagetune.errors import TrainingError
 from stagetune.run.build import build_trainer, came_frozen, check_exact, check_targets
 from stagetune.run.compress import compress
-from stagetune.run.data import build_data, build_store, decode_once
+from stagetune.run.data import build_data, build_store, decode_once, reading_of
 from stagetune.run.experiment import first_task, run_experiment
 from stagetune.run.lr_curve import Curve, proposal, range_test
 from stagetune.run.plain_loop import PlainLoop
@@ -80,10 +80,11 @@ def rate_tests(config: Config, steps: int, screen: Screen) -> list[StageTest]:
     precision = resolve_precision(config.precision, device_type(accelerator))
     precision = "fp32" if precision == "fp16" else precision
     with quiet_libraries(), isolate_rng(include_cuda=False), seeds_unsaid(), products(precision):
-        data = build_data(config)
         store = build_store(config, lambda text: screen.line("cache", text), writes=True)
-        if config.cache.images == "auto":
-            decode_once(data, store)
+        with reading_of(config, screen, decodes_once=config.cache.images == "auto") as reading:
+            data = build_data(config, reading=reading)
+            if config.cache.images == "auto":
+                decode_once(data, store, reading)
         weights = find_weights(config, screen, run_experiment)
         seed_everything(config.seed, workers=True, verbose=False)
         task = first_task(config, data, weights, None)

@@ -3,7 +3,7 @@
 import logging
 import time
 import warnings
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,8 @@ from stagetune.schedule.table import count_words
 from stagetune.seams import FitLoop
 from stagetune.visible import visible, visible_name
 
+PATIENCE = 2.0  # seconds without a word
+
 
 class Screen:
     """Lines with a left column that says what they are about."""
@@ -29,6 +31,31 @@ class Screen:
         first, *rest = visible(text).split("\n")
         lines = "\n".join([first, *(f"{'':<10}{more}" for more in rest)])
         self.console.print(Text.assemble((f"{about:<9}", "bold"), " ", lines))  # at once: a notebook shows each apart
+
+    @contextmanager
+    def counting(self, what: str, total: int) -> Iterator[Callable[[], None]]:
+        """Within, whoever calls what is given is one further of `total`.
+
+        What takes longer is shown: by a bar on a terminal, else by one line that says what goes on.
+        """
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        task, start, is_shown = bar.add_task(what, total=total), time.monotonic(), False
+
+        def advance() -> None:
+            nonlocal is_shown
+            bar.advance(task)
+            if not is_shown and time.monotonic() - start > PATIENCE:
+                is_shown = True
+                if bar.disable:
+                    self.line("", f"{what}: {bar.tasks[0].completed:,.0f} of {total:,} so far")
+                else:
+                    bar.start()
+
+        try:
+            yield advance
+        finally:
+            bar.stop()
 
 
 LOUD = ("lightning.pytorch", "lightning.fabric")
@@ -57,6 +84,7 @@ def quiet_libraries() -> Iterator[None]:
             logging.getLogger(name).setLevel(logging.ERROR)
         for message in MEANT_SO:
             warnings.filterwarnings("ignore", message)
+        warnings.filterwarnings("ignore", module="PIL")  # of files, of which what matters is said by name
         try:
             yield
         finally:

@@ -7,6 +7,7 @@ import numpy as np
 
 from stagetune.config.schema import Config
 from stagetune.data.datamodule import StagedData
+from stagetune.data.reading import Reading
 from stagetune.losses.shared.classes import ClassLossSettings
 from stagetune.run.data import loss_of, part_sizes
 from stagetune.shipped import stagetune_command
@@ -45,6 +46,13 @@ def data_words(config: Config, data: StagedData) -> str:
     text += f"\n{class_words(config, data)}" if config.data.has_identities else ""
     notes = [textwrap.shorten(note, 300, placeholder=" ... (result.json lists all)") for note in source.notes]
     return "\n".join([text, *notes])
+
+
+def reading_words(reading: Reading) -> str:
+    """How many images were read and how long that took; empty for data that are no listed images."""
+    if not reading.looked:
+        return ""
+    return f"{reading.read:,} images in {reading.seconds:.1f} s ({reading.known_before:,} known)"
 
 
 def class_words(config: Config, data: StagedData) -> str:

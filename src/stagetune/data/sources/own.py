@@ -9,7 +9,9 @@ from PIL import Image
 
 from stagetune.config.schema import Config
 from stagetune.config.settings import GroupSettings
-from stagetune.data.decoding import digest, rgb
+from stagetune.data.decoding import facts_from, look_at, rgb
+from stagetune.data.facts import Facts, Range
+from stagetune.data.formats import reason
 from stagetune.data.groups import class_groups
 from stagetune.data.source import IntArray
 from stagetune.errors import DataError
@@ -59,12 +61,15 @@ class OwnImages:
         self.name = name.rpartition(".")[2]
         if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
             raise DataError(f"data._target_={name}: is no map-style dataset; it needs __len__ and __getitem__")
-        labels, groups, self.contents = [], [], []
+        labels, groups = [], []
+        self.facts: list[Facts] = []
+        self.scale: Range | None = None  # of the deep ones among them
         for index in range(len(dataset)):
-            image, label, group = self._item(index)
+            picture, label, group = self._item(index)
             labels.append(self._named(label, index, "label"))
             groups.append(None if group is None else str(self._named(group, index, "group")))
-            self.contents.append(digest(image))
+            self.facts.append(self._facts(picture, index))
+        self.contents = [facts.content for facts in self.facts]
         if not labels:
             raise DataError(f"data._target_={name}: is empty")
         known = sorted(set(labels), key=lambda label: (isinstance(label, str), label))
@@ -78,7 +83,8 @@ class OwnImages:
         self.image_groups = [group for group in groups if group is not None] or None
         self.groups = class_groups(self.labels, self.image_groups)
         self.notes: list[str] = []
-        if any(digest(self.image(i % len(labels))) != self.contents[i % len(labels)] for i in range(TRIES)):
+        again = [i % len(labels) for i in range(TRIES)]
+        if any(self._facts(self._item(i)[0], i).content != self.contents[i] for i in again):
             raise DataError(
                 f"data._target_={name}: gives another image when it is asked for one again; leave augmentation to "
                 "data.augment and data.transform"
@@ -88,12 +94,13 @@ class OwnImages:
         return len(self.labels)
 
     def image(self, index: int) -> "Tensor":
-        return self._item(index)[0]
+        picture = self._item(index)[0]
+        return rgb(picture, self.scale) if isinstance(picture, Image.Image) else picture
 
     def describe(self, index: int) -> str:
         return f"{self.name}[{index}]"
 
-    def _item(self, index: int) -> "tuple[Tensor, Any, Any]":
+    def _item(self, index: int) -> "tuple[Image.Image | Tensor, Any, Any]":
         try:
             item = self.dataset[index]
             is_named = isinstance(item, Mapping)
@@ -101,16 +108,25 @@ class OwnImages:
             group = item.get("group") if is_named else None
         except Exception as error:  # somebody's code
             raise DataError(f"data._target_={self.origin}: item {index}: {type(error).__name__}: {error}") from error
-        return self._pixels(image, index), label, group
+        return self._picture(image, index), label, group
 
-    def _pixels(self, image: Any, index: int) -> "Tensor":
+    def _facts(self, picture: "Image.Image | Tensor", index: int) -> Facts:
+        try:
+            if isinstance(picture, Image.Image):
+                return look_at(picture)[0]
+            return facts_from(picture, "", "RGB", picture.shape[2], picture.shape[1])
+        except Exception as error:  # opened, but not yet decoded
+            raise DataError(f"data._target_={self.origin}: item {index}: {reason(error)}") from error
+
+    def _picture(self, image: Any, index: int) -> "Image.Image | Tensor":
+        """An image of which the pixels are known, or can be had."""
         import torch
 
         if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
             image = image[..., 0] if image.shape[2:] == (1,) else image
             image = Image.fromarray(image) if image.ndim == 2 or image.shape[2:] == (3,) else image
         if isinstance(image, Image.Image):
-            return rgb(image)
+            return image
         if (
             isinstance(image, torch.Tensor)
             and image.dtype == torch.uint8

@@ -51,7 +51,7 @@ def data_of(metadata: CheckpointMetadata, words: Sequence[str], *, trust: Trust)
     try:
         if missing:
             raise DataError("; ".join(missing))
-        return build_data(_unaugmented(config))
+        return build_data(_unaugmented(config), trained=metadata)
     except StagetuneError as error:
         raise DataError(
             f"an export is checked on the run's own images, and they cannot be had: {error}; say where they are, "
