@@ -394,7 +394,7 @@ def test_what_a_run_writes_goes_through_no_link(tmp_path: Path) -> None:
     for file in (run_dir.config, run_dir.path / "hparams.yaml"):
         file.symlink_to(outside / "kept")
     with pytest.raises(StagetuneError, match=r"run/checkpoints is a link, and nothing is written through one; put "):
-        check_unfinished(run_dir)
+        check_unfinished(run_dir, compose([]))
     Run(compose(["model=resnet18"]), run_dir).accept()
     assert not any(folder.is_symlink() for folder in folders)
     assert not run_dir.config.is_symlink()
