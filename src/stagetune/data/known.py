@@ -153,6 +153,8 @@ class KnownFiles:
                 self._do_without(f"cannot be used ({error})")
             else:
                 self._remake()
+                with suppress(sqlite3.Error):
+                    return ask(self._database) if self._database is not None else otherwise
         return otherwise
 
     def _remake(self) -> None:
