@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
+from stagetune.report.saved import save
+
 FloatArray = npt.NDArray[np.floating[Any]]
 COLUMNS = 4  # of pictures
 
@@ -33,7 +35,7 @@ def draw_confusion(counts: npt.NDArray[np.int64], classes: Sequence[str], path: 
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(f"test: {np.trace(counts)} of {counts.sum()} right")
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def draw_reliability(
@@ -62,7 +64,7 @@ def draw_reliability(
     lower.yaxis.get_major_locator().set_params(integer=True)
     lower.set_xlabel("probability of the answer")
     lower.set_xlim(0, 1.02)
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def draw_mistakes(mistakes: Sequence[tuple[Any, str, str, str, float]], path: Path) -> None:
@@ -77,4 +79,4 @@ def draw_mistakes(mistakes: Sequence[tuple[Any, str, str, str, float]], path: Pa
         wrong = f"answered {shorten(answer, 16, placeholder='...')} ({probability:.2f})"
         title = axes.set_title(f"{name[-26:]}\nis {shorten(label, 20, placeholder='...')}\n{wrong}", fontsize=9)
         title.set_parse_math(False)  # a class may be called $5
-    figure.savefig(path, dpi=120, bbox_inches="tight")  # the layout cuts the names above square images
+    save(figure, path, bbox_inches="tight")  # the layout cuts the names above square images

@@ -26,6 +26,7 @@ from stagetune.run.recorder import Recorder
 from stagetune.run.repeatable import SeededBatches
 from stagetune.run.screen import StageLines
 from stagetune.run.stage_reports import StageReports
+from stagetune.run.stopping import Stopping
 from stagetune.run.tracking import Tracking
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.targets import build
@@ -117,6 +118,7 @@ class Callbacks:
         )
         self.best = BestCheckpoint(run.dir.best, monitor, mode, self.unfreezing)
         self.all: list[Callback] = [
+            Stopping(),
             self.unfreezing,
             self.caching,
             self.probe,  # here its time is not the stage's, and the passes over a prefix are made

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from stagetune.artifacts import RunDir
+from stagetune.config.resume import resume_command
 from stagetune.config.schema import Config
 from stagetune.config.validate import completed
 from stagetune.errors import ConfigError, ResultError
@@ -20,6 +21,17 @@ def check_unfinished(run_dir: RunDir) -> None:
     """Raise `ResultError` for a run that is completed."""
     if run_dir.result.exists() and read_result(run_dir).status == "completed":
         raise ResultError(f"{run_dir} is completed, there is nothing to go on with; {run_dir.result} has its numbers")
+
+
+def check_free(run_dir: RunDir) -> None:
+    """Raise `ResultError` where a new run would write over what lies there."""
+    elsewhere = "choose another directory with hydra.run.dir=... (in a program: run_dir)"
+    if run_dir.config.exists() and not run_dir.result.exists():
+        again = resume_command(str(run_dir))
+        raise ResultError(f"{run_dir} holds a run that did not end; go on with {again}, or {elsewhere}")
+    if there := next((path for path in run_dir.written if path.exists()), None):
+        name = there.relative_to(run_dir.path).as_posix()
+        raise ResultError(f"{run_dir} already holds a {name}; {elsewhere}, or remove it")
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -12,10 +12,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from stagetune.errors import StagetuneError, show
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.plan import PlannedStage
 from stagetune.schedule.table import count_words
 from stagetune.seams import FitLoop
+from stagetune.streams import drop_output
 
 
 class Screen:
@@ -27,7 +29,21 @@ class Screen:
     def line(self, about: str, text: str) -> None:
         first, *rest = text.splitlines()
         lines = "\n".join([first, *(f"{'':<10}{more}" for more in rest)])
-        self.console.print(Text.assemble((f"{about:<9}", "bold"), " ", lines))  # at once: a notebook shows each apart
+        try:  # at once: a notebook shows each apart
+            self.console.print(Text.assemble((f"{about:<9}", "bold"), " ", lines))
+        except OSError as error:  # whoever reads it has gone, a disk is full: no reason to lose a run
+            drop_output()
+            if not isinstance(error, BrokenPipeError):
+                show(StagetuneError(f"what the run says cannot be printed ({error.strerror}); it goes on without"))
+
+    @contextmanager
+    def warned(self, what: str) -> Iterator[None]:
+        """Say what fails within, and go on: a run that is trained and tested is not lost by it."""
+        try:
+            yield
+        except Exception as error:
+            reason = " ".join(str(error).split()) or "no reason is given"
+            self.line("warning", f"{what}: {type(error).__name__}: {reason}")
 
 
 LOUD = ("lightning.pytorch", "lightning.fabric")
