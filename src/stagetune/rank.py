@@ -14,6 +14,7 @@ def main() -> None:
 
     from stagetune.config.validate import validate
     from stagetune.errors import StagetuneError
+    from stagetune.interrupts import ignore_signals
     from stagetune.run import run_experiment
 
     @record
@@ -22,6 +23,7 @@ def main() -> None:
         try:
             run_experiment(config, run_dir, resume="--resume" in sys.argv)
         except StagetuneError:
+            ignore_signals()  # the others' end is no news
             sys.excepthook = lambda *_: None
             raise
         distributed.destroy_process_group()

@@ -123,7 +123,8 @@ def _run(run: Run, *, resume: bool) -> RunResult:
         with run.recorded():
             drawn = _build_fit_test(run, last)
         if run.writes:
-            draw_run(*drawn, run.dir.figures, run.screen.warned)
+            with run.screen.warned("pictures"):
+                draw_run(*drawn, run.dir.figures, run.screen.warned)
     run.screen.line("results", str(run.dir))
     if not run.dir.is_job:
         run.screen.line("next", next_words(run.config, str(run.dir)))

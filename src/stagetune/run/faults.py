@@ -19,6 +19,7 @@ MEMORY = (
     "can't start new thread",
 )
 SHARED = ("shared memory", "Bus error", "torch_shm", "unable to write to file </torch_", "unable to mmap")
+PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe [", "remote process exited")
 WORKER = re.compile(r"DataLoader worker \(pid\(?s?\)? ?([\d, ]+)\)")
 SMALLER = "accumulation=x2 of half the data.batch_size trains the same steps"
 
@@ -38,12 +39,10 @@ def explained(error: Exception, config: Config, where: str, run_dir: str | os.Pa
 
 def killed(rank: int, world_size: int, signal_name: str, run_dir: str) -> Killed:
     """What is said where one of several processes did not end by itself."""
-    why = (
-        "often main memory was gone: lower data.batch_size or data.num_workers; " if signal_name == "SIGKILL" else ""
-    )
+    memory = " (often main memory was gone: lower data.batch_size or data.num_workers)"
     return Killed(
-        f"process {rank} of 0 to {world_size - 1} was killed ({signal_name}{why}), and the others were ended; "
-        f"go on with {resume_command(run_dir)}"
+        f"process {rank} of {world_size}, counted from 0, was killed by {signal_name}"
+        f"{memory if signal_name == 'SIGKILL' else ''}, and the others were ended; go on with {resume_command(run_dir)}"
     )
 
 
@@ -56,6 +55,8 @@ def _told(error: Exception, config: Config, where: str, run_dir: str) -> Stagetu
             f"precision={config.precision}; {SMALLER}, precision=bf16 and a smaller data.image_size need less, as do "
             "model.prune.ratio, cache.device_gb=0 and stages that open fewer blocks"
         )
+    if any(words in text for words in PEER):
+        return Killed(f"another of the run's processes ended {where}")
     if worker := WORKER.search(text):
         how = re.search(r"killed by signal: ([A-Za-z ]+)", text)
         shared = any(words in text for words in SHARED)

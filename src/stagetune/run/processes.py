@@ -121,10 +121,13 @@ def _start(config: Config, run_dir: RunDir, *, resume: bool) -> None:
         number = stop.sigval if isinstance(stop, SignalException) else number_of(stop)
         raise Interrupted(f"interrupted; go on with {resume_command(str(run_dir))}", number) from stop
     except ChildFailedError as failed:
-        for rank, failure in failed.failures.items():
-            if failure.exitcode < 0:
+        failures = sorted(failed.failures.items(), key=lambda one: one[1].timestamp)
+        for rank, failure in failures:
+            if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:  # by which the others are ended
                 raise killed(rank, count, failure.signal_name(), str(run_dir)) from failed
-        kind, _, text = _message(failed.get_first_failure()[1].message).partition(": ")
+        found = [_message(failure.message).partition(": ") for _, failure in failures]
+        # what the others say of the one that is missing is the last to be told
+        kind, _, text = min(found, key=lambda one: one[0] == Killed.__name__)
         raise (Interrupted(text) if kind == "Interrupted" else StagetuneError(text or kind)) from failed
 
 
