@@ -143,6 +143,7 @@ class StageRecord(TypedDict):
         cached_depth: blocks of the frozen prefix that were read from the cache in training.
         cache: what decided that, by part.
         verification: of a siamese run, the whole report after the stage.
+        skipped_steps: with on_nan=skip_step, how many of the steps were left out.
         collapsed_in_epoch: where the embeddings fell into one point.
     """
 
@@ -160,6 +161,7 @@ class StageRecord(TypedDict):
     cached_depth: int
     cache: NotRequired[dict[str, Any]]
     verification: NotRequired[dict[str, Any]]
+    skipped_steps: NotRequired[int]
     collapsed_in_epoch: NotRequired[int]
 
 

@@ -42,7 +42,8 @@ def killed(rank: int, world_size: int, signal_name: str, run_dir: str) -> Killed
     memory = " (often main memory was gone: lower data.batch_size or data.num_workers)"
     return Killed(
         f"process {rank} of {world_size}, counted from 0, was killed by {signal_name}"
-        f"{memory if signal_name == 'SIGKILL' else ''}, and the others were ended; go on with {resume_command(run_dir)}"
+        f"{memory if signal_name == 'SIGKILL' else ''}, and the others were "
+        f"ended; go on with {resume_command(run_dir)}"
     )
 
 

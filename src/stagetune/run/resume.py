@@ -12,7 +12,7 @@ from stagetune.report.result import read_result
 
 # the schedule is checked by the callback, against the plan that the checkpoint was trained by
 MAY_CHANGE = (
-    "schedule", "logger", "checkpoint", "sweep", "resume",
+    "schedule", "logger", "checkpoint", "sweep", "resume", "on_nan",
     "data.num_workers", "trainer.profiler", "trainer.accelerator",
 )  # fmt: skip
 

@@ -42,8 +42,9 @@ class Screen:
         try:
             yield
         except Exception as error:
-            reason = " ".join(str(error).split()) or "no reason is given"
-            self.line("warning", f"{what}: {type(error).__name__}: {reason}")
+            said = " ".join(str(error).split())
+            reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {said}"
+            self.line("warning", f"{what}: {reason}")
 
 
 LOUD = ("lightning.pytorch", "lightning.fabric")
