@@ -125,10 +125,13 @@ def interval_over_drawers(values: dict[str, float], *, seed: int = 0) -> tuple[f
 def on_white(path: Path) -> npt.NDArray[np.uint8]:
     """A drawing as dark ink on light paper, gray [height, width], in whichever polarity, and mode, it is stored.
 
-    Paper is what most pixels are. Raises `DataError` for an empty sheet.
+    Paper is what most pixels are. Raises `DataError` for an empty sheet, and for what is no image.
     """
-    with Image.open(path) as image:
-        gray = np.array(image.convert("L"))
+    try:
+        with Image.open(path) as image:
+            gray = np.array(image.convert("L"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: cannot be read as an image ({error})") from error
     if gray.min() == gray.max():
         raise DataError(f"{path}: is an empty sheet")
     return gray if (gray < _middle(gray)).mean() <= 0.5 else 255 - gray

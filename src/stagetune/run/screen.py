@@ -20,21 +20,25 @@ from stagetune.seams import FitLoop
 from stagetune.streams import drop_output
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:  # rich would end the process
+        drop_output()
+
+
 class Screen:
     """Lines with a left column that says what they are about."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(highlight=False, soft_wrap=True, quiet=quiet)
+        self.console = _Console(highlight=False, soft_wrap=True, quiet=quiet)
 
     def line(self, about: str, text: str) -> None:
         first, *rest = text.splitlines()
         lines = "\n".join([first, *(f"{'':<10}{more}" for more in rest)])
         try:  # at once: a notebook shows each apart
             self.console.print(Text.assemble((f"{about:<9}", "bold"), " ", lines))
-        except OSError as error:  # whoever reads it has gone, a disk is full: no reason to lose a run
+        except OSError as error:  # a disk is full: no reason to lose a run
             drop_output()
-            if not isinstance(error, BrokenPipeError):
-                show(StagetuneError(f"what the run says cannot be printed ({error.strerror}); it goes on without"))
+            show(StagetuneError(f"what the run says cannot be printed ({error.strerror}); it goes on without"))
 
     @contextmanager
     def warned(self, what: str) -> Iterator[None]:
