@@ -117,10 +117,10 @@ def _held(directory: RunDir, *, resume: bool) -> Iterator[None]:
 def _run(run: Run, *, resume: bool) -> RunResult:
     """The run in this process: first its result is written, then what is drawn of it and told elsewhere."""
     last = read_last(run.dir) if resume else None
-    if last is None:
-        run.accept()
     with run.tracked():
         with run.recorded():
+            if last is None:
+                run.accept()
             drawn = _build_fit_test(run, last)
         if run.writes:
             with run.screen.warned("pictures"):

@@ -75,9 +75,8 @@ class NonFinite(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._look(trainer)
         if self._skipped and self._skipped == self._steps:
-            raise TrainingError(
-                f"all {self._steps} steps of {self._place(trainer)} were left out (on_nan); {REMEDIES}"
-            )
+            place = f"epoch {trainer.current_epoch}, in stage {self.unfreezing.stage.name}"
+            raise TrainingError(f"all {self._steps} steps of {place}, were left out (on_nan=skip_step); {REMEDIES}")
 
     def on_stage_end(self, trainer: Trainer, pl_module: LightningModule, stage: PlannedStage) -> None:
         if (count := self.skipped.get(stage.name, 0)) > 1:

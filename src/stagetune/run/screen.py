@@ -32,7 +32,8 @@ class Screen:
         self.console = _Console(highlight=False, soft_wrap=True, quiet=quiet)
 
     def line(self, about: str, text: str) -> None:
-        first, *rest = text.splitlines()
+        readable = text.encode(errors="surrogateescape").decode(errors="replace")  # of a file's name that is no UTF-8
+        first, *rest = readable.splitlines()
         lines = "\n".join([first, *(f"{'':<10}{more}" for more in rest)])
         try:  # at once: a notebook shows each apart
             self.console.print(Text.assemble((f"{about:<9}", "bold"), " ", lines))
@@ -47,7 +48,7 @@ class Screen:
             yield
         except Exception as error:
             said = " ".join(str(error).split())
-            reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {said}"
+            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {said}"
             self.line("warning", f"{what}: {reason}")
 
 
