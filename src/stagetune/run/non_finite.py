@@ -52,9 +52,7 @@ class NonFinite(Callback):
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self._losses = []
             if self.skips:
-                self._buffers = {
-                    name: buffer.clone() for name, buffer in pl_module.named_buffers() if buffer.is_floating_point()
-                }
+                self._buffers = {name: buffer.clone() for name, buffer in pl_module.named_buffers()}
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         self._losses.append(loss.detach())
