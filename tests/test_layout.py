@@ -10,11 +10,23 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "stagetune"
 PACKAGES = sorted(path.name for path in SRC.iterdir() if path.is_dir() and (path / "__init__.py").exists())
 
-BASIC = {"errors", "artifacts", "shipped", "seams", "targets"}  # what everything may use
+BASIC = {
+    "errors",
+    "artifacts",
+    "shipped",
+    "seams",
+    "targets",
+    "interrupts",
+    "locks",
+    "streams",
+}  # what everything may use
 MAY_IMPORT = {
     "errors": set(),
     "artifacts": {"errors"},
     "shipped": set(),
+    "interrupts": set(),
+    "locks": {"errors"},
+    "streams": set(),
     "seams": set(),
     "targets": {"errors"},
     "typed": {"errors", "artifacts"},

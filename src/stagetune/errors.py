@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 
-from stagetune.interrupts import number_of
-
 LISTED = 40  # names that a message lists at most
 
 
@@ -96,6 +94,14 @@ def did_you_mean(word: str, valid: Sequence[str], prefix: str = "", otherwise: s
 def near(word: str, valid: Sequence[str]) -> str | None:
     """The valid name that is most like a word; None if none is like it."""
     return next(iter(get_close_matches(word, valid, n=1, cutoff=0.5)), None)
+
+
+def number_of(stop: BaseException) -> int:
+    """The signal that stopped something, or that what stopped it came of; Ctrl-C where it is not known."""
+    found: BaseException | None = stop
+    while found is not None and not hasattr(found, "number"):
+        found = found.__cause__ or found.__context__
+    return int(getattr(found, "number", signal.SIGINT))
 
 
 def show(error: StagetuneError) -> None:

@@ -25,14 +25,6 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 
-def number_of(stop: BaseException) -> int:
-    """The signal that stopped something, or that what stopped it came of; Ctrl-C where it is not known."""
-    found: BaseException | None = stop
-    while found is not None and not hasattr(found, "number"):
-        found = found.__cause__ or found.__context__
-    return int(getattr(found, "number", signal.SIGINT))
-
-
 @contextmanager
 def heard() -> Iterator[None]:
     """Within, SIGINT, SIGTERM and SIGHUP raise `Stopped`, the next ones soon after do nothing; then all is as before.

@@ -28,8 +28,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from stagetune.artifacts import RunDir
 from stagetune.config.resume import resume_command
 from stagetune.config.schema import Config
-from stagetune.errors import ConfigError, Interrupted, Killed, StagetuneError
-from stagetune.interrupts import number_of
+from stagetune.errors import ConfigError, Interrupted, Killed, StagetuneError, number_of
 from stagetune.report.result import RunResult, read_result, write_result
 from stagetune.run.faults import killed
 from stagetune.run.record import Run

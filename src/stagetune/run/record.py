@@ -13,8 +13,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from stagetune.artifacts import RunDir, write_text
 from stagetune.config.resume import resume_command
 from stagetune.config.schema import Config
-from stagetune.errors import Interrupted, Pruned
-from stagetune.interrupts import number_of
+from stagetune.errors import Interrupted, Pruned, number_of
 from stagetune.report.result import RunResult, config_hash, write_result
 from stagetune.run.faults import explained
 from stagetune.run.screen import Screen

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from stagetune.artifacts import RunDir
 from stagetune.config.schema import Config
-from stagetune.errors import Interrupted, Pruned, StagetuneError, show
-from stagetune.interrupts import number_of
+from stagetune.errors import Interrupted, Pruned, StagetuneError, number_of, show
 from stagetune.report.collect import read_sweep
 from stagetune.report.result import read_result
 from stagetune.sweep.gpus import claim_gpu
