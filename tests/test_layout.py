@@ -10,12 +10,26 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "stagetune"
 PACKAGES = sorted(path.name for path in SRC.iterdir() if path.is_dir() and (path / "__init__.py").exists())
 
-BASIC = {"errors", "artifacts", "shipped", "seams", "targets", "trust", "visible"}  # what everything may use
+BASIC = {  # what everything may use
+    "errors",
+    "artifacts",
+    "shipped",
+    "seams",
+    "targets",
+    "trust",
+    "visible",
+    "interrupts",
+    "locks",
+    "streams",
+}
 MAY_IMPORT = {
     "visible": set(),
     "errors": {"visible"},
     "artifacts": {"errors"},
     "shipped": set(),
+    "interrupts": set(),
+    "locks": {"errors"},
+    "streams": set(),
     "seams": set(),
     "targets": {"errors"},
     "trust": {"errors", "shipped", "targets"},

@@ -120,7 +120,7 @@ def test_ctrl_c_ends_a_run_in_one_line(tmp_path: Path) -> None:
         time.sleep(0.2)
     os.kill(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert err.startswith("stagetune: interrupted; ")
     assert err.count("\n") == 1
     (path,) = tmp_path.rglob("result.json")

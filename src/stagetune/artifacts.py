@@ -1,8 +1,9 @@
 """What runs leave on disk: each path once, files that are whole, what a checkpoint says of itself. No torch."""
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
@@ -55,6 +56,14 @@ class RunDir(os.PathLike[str]):
         return str(self.path)
 
     @property
+    def written(self) -> list[Path]:
+        """What a run leaves, and a new one would write over."""
+        return [
+            self.result, self.config, self.last, self.best, self.plan, self.metrics, self.predictions,
+            self.embeddings, self.cache, self.figures, self.earlier,
+        ]  # fmt: skip
+
+    @property
     def is_job(self) -> bool:
         """Whether the run belongs to a sweep."""
         return sweep_file(self.sweep).exists()
@@ -66,6 +75,11 @@ class RunDir(os.PathLike[str]):
         for place in (*places, *(self.path / name for name in OF_TRACKERS)):
             if place.is_symlink():
                 place.unlink()
+
+    def remove_written(self) -> None:
+        """Let a new run begin here; what is not a run's stays."""
+        for path in self.written:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def remove_drafts(self) -> None:
         """Remove what a killed process was about to write; to be called while nobody writes here."""
@@ -88,25 +102,38 @@ def write_whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """A file to write to that gets its name once all is on the disk: a crash leaves the old file or none, never half.
 
     The draft is removed where writing fails. A link of that name is replaced, not followed.
+
+    Raises:
+        OSError: which names the file, whatever a library has made of it.
     """
     path = Path(path).absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with draft.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):  # where there is no such folder, there is no draft
+            draft.unlink(missing_ok=True)
+        if isinstance(error, Exception) and (cause := _of_the_disk(error)):
+            raise OSError(cause.errno, cause.strerror, str(path)) from error
         raise
+
+
+def _of_the_disk(error: BaseException | None) -> OSError | None:
+    """What the system said, where something failed because of it."""
+    while error is not None and not (isinstance(error, OSError) and error.errno):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """A text file, written whole."""
     with write_whole(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="surrogateescape"))  # a file's name that is no UTF-8 keeps its bytes
 
 
 class StageRecord(TypedDict):
@@ -127,6 +154,7 @@ class StageRecord(TypedDict):
         cached_depth: blocks of the frozen prefix that were read from the cache in training.
         cache: what decided that, by part.
         verification: of a siamese run, the whole report after the stage.
+        skipped_steps: with on_nan=skip_step, how many of the steps were left out.
         collapsed_in_epoch: where the embeddings fell into one point.
     """
 
@@ -144,6 +172,7 @@ class StageRecord(TypedDict):
     cached_depth: int
     cache: NotRequired[dict[str, Any]]
     verification: NotRequired[dict[str, Any]]
+    skipped_steps: NotRequired[int]
     collapsed_in_epoch: NotRequired[int]
 
 

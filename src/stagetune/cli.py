@@ -5,9 +5,10 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from stagetune.config.compose import compose
 from stagetune.errors import ConfigError, ResultError, StagetuneError, shown
 from stagetune.inference import commands as using
 from stagetune.inference.export import command as exporting
+from stagetune.interrupts import heard
 from stagetune.streams import drop_output, open_streams
 from stagetune.trust import OUTSIDE, foreign
 from stagetune.visible import visible, visible_name
@@ -40,16 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     open_streams()
     with suppress(OSError):  # a folder that was removed
         sys.path.append(os.getcwd())  # where a network of one's own lies
-    if given[:1] == ["train"] and "--version" not in given:
-        from stagetune.train import train  # Hydra reads these words, and has its own --help
-
-        train(given[1:])
-        return
-    chosen, code = understood(given), 0
-    with shown("interrupted"), warnings.catch_warnings():
+    trains = given[:1] == ["train"] and "--version" not in given  # Hydra reads these words, and has its own --help
+    run = partial(_train, given[1:]) if trains else _chosen(given)
+    code = 0
+    with heard(), shown("interrupted"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # of files, of which what matters is said by name
         try:
-            code = chosen.run(chosen) or 0
+            code = run() or 0
             sys.stdout.flush()
         except BrokenPipeError:  # whoever reads it (head, a pager) has seen enough
             drop_output()
@@ -59,6 +58,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise StagetuneError(f"{where}: {error.strerror or error}") from error
     if code:
         sys.exit(code)
+
+
+def _train(words: Sequence[str]) -> None:
+    from stagetune.train import train
+
+    train(words)
+
+
+def _chosen(given: Sequence[str]) -> Callable[[], int | None]:
+    chosen = understood(given)
+    return partial(chosen.run, chosen)
 
 
 def understood(given: Sequence[str]) -> argparse.Namespace:

@@ -1,6 +1,7 @@
 """User-facing errors: one class tree, each a message that says what, where and what to do."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ LISTED = 40  # names that a message lists at most
 
 class StagetuneError(Exception):
     """An error that a person can mend; it is shown as its message alone, without a traceback."""
+
+    exit_code = 1  # of the process that it ends
 
 
 class ConfigError(StagetuneError):
@@ -55,12 +58,25 @@ class TrainingError(StagetuneError):
     """Training that cannot go on, such as a loss that is not a number."""
 
 
+class Killed(TrainingError):
+    """One of a run's processes was ended from outside, so that the others cannot go on."""
+
+
 class Pruned(StagetuneError):
     """A trial of a search that is not worth going on with."""
 
 
 class Interrupted(StagetuneError):
-    """A person stopped the run."""
+    """A person, or the system, stopped the run by a signal.
+
+    Args:
+        message: what was stopped, and how it goes on.
+        number: of the signal; the process ends with 128 more, as a shell says it: 130 for Ctrl-C, 143 for SIGTERM.
+    """
+
+    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.number, self.exit_code = int(number), 128 + number
 
 
 class ResultError(StagetuneError):
@@ -82,6 +98,14 @@ def near(word: str, valid: Sequence[str]) -> str | None:
     return next(iter(get_close_matches(word, valid, n=1, cutoff=0.5)), None)
 
 
+def number_of(stop: BaseException) -> int:
+    """The signal that stopped something, or that what stopped it came of; Ctrl-C where it is not known."""
+    found: BaseException | None = stop
+    while found is not None and not hasattr(found, "number"):
+        found = found.__cause__ or found.__context__
+    return int(getattr(found, "number", signal.SIGINT))
+
+
 def show(error: StagetuneError) -> None:
     """Print an error's message to stderr; with STAGETUNE_TRACEBACK=1 also where it came from."""
     if os.environ.get("STAGETUNE_TRACEBACK") == "1":
@@ -96,12 +120,13 @@ def show(error: StagetuneError) -> None:
 
 @contextmanager
 def shown(interrupted: str = "interrupted before training began; nothing was written") -> Iterator[None]:
-    """Turn a `StagetuneError` into its message on stderr and exit code 1, and Ctrl-C into `interrupted`."""
+    """Turn a `StagetuneError` into its message on stderr and its exit code, and Ctrl-C into `interrupted`."""
     try:
         yield
     except StagetuneError as error:
         show(error)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        show(Interrupted(interrupted))
-        sys.exit(1)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt as stop:
+        ended = Interrupted(interrupted, number_of(stop))
+        show(ended)
+        sys.exit(ended.exit_code)

@@ -37,7 +37,7 @@ kept_for_resume: list[str] = []  # settings of the command line that are for the
 
 
 def train(arguments: Sequence[str]) -> None:
-    """Run what the words of a command line ask for; ends the process with exit code 1 where it fails."""
+    """Run what the words of a command line ask for; ends the process where it fails."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # hand Hydra's errors to us instead of printing them
     register_schema()
     if has_unread_train():
@@ -65,7 +65,7 @@ def main(composed: DictConfig) -> float | None:
         return _run(composed, run_dir)
     except StagetuneError as error:
         show(error)
-        sys.exit(1)
+        sys.exit(error.exit_code)
 
 
 def _run(composed: DictConfig, run_dir: Path) -> float | None:

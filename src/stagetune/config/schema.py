@@ -59,6 +59,7 @@ class Config:
     came_frozen: str = choice("hold", "open")
     accumulation: int = number(1, 1)
     exact_accumulation: bool = False
+    on_nan: str = choice("stop", "skip_step")
     trainer: dict[str, Any] = field(default_factory=dict)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
+from stagetune.report.saved import save
 from stagetune.visible import visible, visible_name
 
 FloatArray = npt.NDArray[np.floating[Any]]
@@ -36,7 +37,7 @@ def draw_confusion(counts: npt.NDArray[np.int64], classes: Sequence[str], path: 
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(f"test: {np.trace(counts)} of {counts.sum()} right")
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def draw_reliability(
@@ -65,7 +66,7 @@ def draw_reliability(
     lower.yaxis.get_major_locator().set_params(integer=True)
     lower.set_xlabel("probability of the answer")
     lower.set_xlim(0, 1.02)
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def draw_mistakes(mistakes: Sequence[tuple[Any, str, str, str, float]], path: Path) -> None:
@@ -81,4 +82,4 @@ def draw_mistakes(mistakes: Sequence[tuple[Any, str, str, str, float]], path: Pa
         said = f"{visible_name(name)[-26:]}\nis {shorten(label, 20, placeholder='...')}\n{wrong}"
         title = axes.set_title(visible(said), fontsize=9)
         title.set_parse_math(False)  # a class may be called $5
-    figure.savefig(path, dpi=120, bbox_inches="tight")  # the layout cuts the names above square images
+    save(figure, path, bbox_inches="tight")  # the layout cuts the names above square images

@@ -11,6 +11,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from stagetune.report.metrics import Row
+from stagetune.report.saved import save
 from stagetune.visible import visible_name
 
 FloatArray = npt.NDArray[np.floating[Any]]
@@ -36,7 +37,7 @@ def draw_curves(rows: Sequence[Row], stages: Sequence[Mapping[str, Any]], monito
     metric.xaxis.get_major_locator().set_params(integer=True)
     for axes in (losses, metric):
         _shade(axes, stages, named=axes is losses)
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def draw_learning_rates(
@@ -56,7 +57,7 @@ def draw_learning_rates(
     axes.set_ylabel("learning rate")
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     _shade(axes, stages, named=True, offset=0.0)
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def _block(group: str) -> str:
@@ -89,7 +90,7 @@ def draw_plan(blocks: Sequence[str], rates: FloatArray, stages: Sequence[Mapping
             va="bottom",
             fontsize=9,
         )
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def draw_roc(
@@ -112,7 +113,7 @@ def draw_roc(
     axes.set_xlabel("false accept rate (different pairs called same)")
     axes.set_ylabel("true accept rate (same pairs called same)")
     axes.legend(frameon=False, loc="lower right")
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def _shade(axes: Axes, stages: Sequence[Mapping[str, Any]], *, named: bool, offset: float = -0.5) -> None:

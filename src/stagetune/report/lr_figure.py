@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from stagetune.report.saved import save
 from stagetune.visible import visible_name
 
 
@@ -32,4 +33,4 @@ def draw_rate_tests(tests: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.set_title(visible_name(test["name"]))
         axes.legend(frameon=False, fontsize=8)
     figure.axes[0].set_ylabel("loss")
-    figure.savefig(path, dpi=120)
+    save(figure, path)

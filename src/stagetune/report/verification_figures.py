@@ -9,6 +9,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from stagetune.report.saved import save
 from stagetune.visible import visible_name
 
 FloatArray = npt.NDArray[np.floating[Any]]
@@ -32,7 +33,7 @@ def draw_distances(
     axes.set_ylabel("share of pairs")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def draw_det(
@@ -59,7 +60,7 @@ def draw_det(
     axes.set_xlabel("false accept rate (different pairs called same)")
     axes.set_ylabel("false reject rate (same pairs called different)")
     axes.legend(frameon=False, loc="lower left")
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def draw_stages(reports: Mapping[str, Mapping[str, Any]], path: Path) -> None:
@@ -78,7 +79,7 @@ def draw_stages(reports: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         axes.set_xlabel(f"validation {label}, 95% over {over}")
         axes.grid(axis="x", color="#eeeeee")
         axes.set_axisbelow(True)
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def draw_map(points: FloatArray, identity: Sequence[str], path: Path, *, most: int = 10) -> None:
@@ -95,7 +96,7 @@ def draw_map(points: FloatArray, identity: Sequence[str], path: Path, *, most: i
     axes.set_xticks([])
     axes.set_yticks([])
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def draw_hardest(rows: Mapping[str, Sequence[tuple[Any, Any, float]]], path: Path) -> None:
@@ -111,4 +112,4 @@ def draw_hardest(rows: Mapping[str, Sequence[tuple[Any, Any, float]]], path: Pat
             upper.imshow(first)
             lower.imshow(second)
             upper.set_title(f"{distance:.2f}", fontsize=9)
-    figure.savefig(path, dpi=120)
+    save(figure, path)

@@ -20,12 +20,14 @@ from stagetune.run.checkpoints import BestCheckpoint, LastCheckpoint
 from stagetune.run.collapse import CollapseGuard
 from stagetune.run.compiled import CompiledStages
 from stagetune.run.leftover import LeftoverBatches
+from stagetune.run.non_finite import NonFinite
 from stagetune.run.probe import Probe
 from stagetune.run.record import Run
 from stagetune.run.recorder import Recorder
 from stagetune.run.repeatable import SeededBatches
 from stagetune.run.screen import StageLines
 from stagetune.run.stage_reports import StageReports
+from stagetune.run.stopping import Stopping
 from stagetune.run.tracking import Tracking
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.targets import build
@@ -97,7 +99,11 @@ class Callbacks:
             resume_with_new_schedule=config.resume_with_new_schedule,
         )
         metrics = run.dir.metrics if config.logger.csv and run.writes else None
-        self.recorder = Recorder(self.unfreezing, metrics)
+        self.skips = config.on_nan == "skip_step"
+        self.recorder = Recorder(self.unfreezing, metrics, stops_on_nan=not self.skips)
+        self.non_finite = NonFinite(
+            self.unfreezing, skips=self.skips, say=lambda text: run.screen.line("on_nan", text)
+        )
         self.caching = FeatureCaching(self.unfreezing, data, store, config.cache, run.dir.cache)
         self.probe = Probe(
             self.unfreezing,
@@ -117,11 +123,13 @@ class Callbacks:
         )
         self.best = BestCheckpoint(run.dir.best, monitor, mode, self.unfreezing)
         self.all: list[Callback] = [
+            Stopping(),
             self.unfreezing,
             self.caching,
             self.probe,  # here its time is not the stage's, and the passes over a prefix are made
             SeededBatches(config.seed),
             LeftoverBatches(),
+            self.non_finite,
             self.recorder,
             Tracking(asdict(config)),
             StageLines(run.screen, self.unfreezing, monitor),
@@ -148,6 +156,8 @@ class Callbacks:
             record["cache"] = self.caching.of_stage(name)
             training: dict[str, Any] = record["cache"].get("train", {"used": False})
             record["cached_depth"] = training["depth"] if training["used"] else 0
+            if self.skips:
+                record["skipped_steps"] = self.non_finite.skipped.get(name, 0)
             if name in self.guard.collapsed:
                 record["collapsed_in_epoch"] = self.guard.collapsed[name]
             if name in self.reports.reports:

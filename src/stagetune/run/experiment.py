@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, replace
 from typing import Any
@@ -21,7 +22,9 @@ from stagetune.config.schema import Config
 from stagetune.config.validate import validate
 from stagetune.data.contents import data_key
 from stagetune.data.datamodule import StagedData
-from stagetune.errors import ConfigError, ResultError, TrainingError, WeightsError
+from stagetune.errors import ConfigError, TrainingError, WeightsError
+from stagetune.interrupts import Stopped, heard, stopped_by
+from stagetune.locks import held
 from stagetune.models.cut import rebuild
 from stagetune.models.prune import torch_pruning
 from stagetune.models.tensor_files import read_tensors
@@ -44,14 +47,14 @@ from stagetune.run.data import (
     reading_of,
 )
 from stagetune.run.environment import environment
-from stagetune.run.pictures import draw_run
+from stagetune.run.pictures import Drawn, draw_run
 from stagetune.run.precision import device_type, products, resolve_precision
 from stagetune.run.predictions import Predictions, predictions_of, write_predictions
 from stagetune.run.pretrained import check_normalisation, find_weights
 from stagetune.run.record import Run
 from stagetune.run.recorder import Recorder
 from stagetune.run.repeatable import seeds_unsaid
-from stagetune.run.resume import check_data, check_same, check_unfinished, metadata_after, resume_words
+from stagetune.run.resume import check_data, check_free, check_same, check_unfinished, metadata_after, resume_words
 from stagetune.run.screen import quiet_libraries
 from stagetune.run.verdict import judge
 from stagetune.run.words import (
@@ -112,33 +115,44 @@ def run_experiment(
     directory = RunDir(run_dir or new_run_dir(config.name))
     if resume:
         check_run(directory.path)
-        check_unfinished(directory, config)
-    elif directory.result.exists():
-        name = directory.result.name
-        raise ResultError(
-            f"{directory} already holds a {name}; choose another directory with hydra.run.dir=... "
-            "(in a program: run_dir), or remove it"
-        )
-    with quiet_libraries(), isolate_rng(include_cuda=False), seeds_unsaid():
+    with heard(), quiet_libraries(), isolate_rng(include_cuda=False), seeds_unsaid():
         processes.check_asked(config.trainer)
         if processes.wants_several(config.trainer) and not processes.are_started():
-            return processes.run_in_several(Run(config, directory), resume=resume)
+            with _held(directory, config, resume=resume):
+                return processes.run_in_several(Run(config, directory), resume=resume)
         rank, world_size = processes.join(config.trainer)
         directory = RunDir(processes.from_rank_zero(str(directory), world_size))
-        run = Run(config, directory, rank=rank, world_size=world_size)
-        last = read_last(directory) if resume else None
-        if last is None:
-            run.accept()
+        with _held(directory, config, resume=resume) if rank == 0 and not processes.is_held() else nullcontext():
+            return _run(Run(config, directory, rank=rank, world_size=world_size), resume=resume)
+
+
+@contextmanager
+def _held(directory: RunDir, config: Config, *, resume: bool) -> Iterator[None]:
+    """Let no other run write there; raises `ResultError` where one does, or has."""
+    with held(directory.path, "run", "wait for it, or choose another directory with hydra.run.dir=..."):
+        check_unfinished(directory, config) if resume else check_free(directory)
+        yield
+
+
+def _run(run: Run, *, resume: bool) -> RunResult:
+    """The run in this process: first its result is written, then what is drawn of it and told elsewhere."""
+    last = read_last(run.dir) if resume else None
+    with run.tracked():
         with run.recorded():
-            _build_fit_test(run, last)
-        run.screen.line("results", str(directory))
-        if not directory.is_job:
-            run.screen.line("next", next_words(config, str(directory)))
+            if last is None:
+                run.accept()
+            drawn = _build_fit_test(run, last)
+        if run.writes:
+            with run.screen.warned("pictures"):
+                draw_run(*drawn, run.dir.figures, run.screen.warned)
+    run.screen.line("results", str(run.dir))
+    if not run.dir.is_job:
+        run.screen.line("next", next_words(run.config, str(run.dir)))
     return run.result
 
 
-def _build_fit_test(run: Run, last: Mapping[str, Any] | None) -> None:
-    """All of a run; `last` is the checkpoint that it goes on from."""
+def _build_fit_test(run: Run, last: Mapping[str, Any] | None) -> Drawn:
+    """All of a run but its pictures; `last` is the checkpoint that it goes on from."""
     config, result, line = run.config, run.result, run.screen.line
     line("run", f"{config.name}, seed {config.seed}")
     check_targets(config)
@@ -195,9 +209,7 @@ def _build_fit_test(run: Run, last: Mapping[str, Any] | None) -> None:
 
         _fit(run, trainer, task, data, callbacks, resumes=last is not None)
         predictions = _test(run, trainer, task, data)
-    if run.writes:
-        reports = callbacks.reports.reports
-        draw_run(task, data, callbacks.recorder, reports, config.task.monitor, predictions, run.dir.figures)
+    return task, data, callbacks.recorder, callbacks.reports.reports, config.task.monitor, predictions
 
 
 def _data(run: Run, store: Store, trained: CheckpointMetadata | None) -> StagedData:
@@ -270,12 +282,16 @@ def _fit(
 ) -> None:
     """Train by the schedule; however that ends, the result has what was trained so far."""
     result, start = run.result, time.monotonic()
+    unfreezing = callbacks.unfreezing
+    run.where = lambda: f"in stage {unfreezing.stage.name}" if unfreezing.stage_starts else "before the first stage"
     try:
         trainer.fit(task, datamodule=data, ckpt_path=run.dir.last if resumes else None, weights_only=True)
     except MisconfigurationException as error:  # of a callback of somebody's own that this trainer is not made for
         raise ConfigError([f"callbacks: {' '.join(str(error).split())}"]) from error
     except Exception as error:
-        if trainer.received_sigterm:  # which ended the loader's processes, too, and they were missed first
+        if number := stopped_by():  # which ended the loader's processes, too, and they were missed first
+            raise Stopped(number) from error
+        if trainer.received_sigterm:
             raise SIGTERMException from error
         raise
     finally:
@@ -287,7 +303,7 @@ def _fit(
         result.peak_memory_mb = max((stage["peak_memory_mb"] for stage in result.stages), default=0.0)
         if run.dir.best.exists():
             result.best = _best(run, callbacks.recorder)
-    untrained = [stage.name for stage in callbacks.unfreezing.plan.stages[len(callbacks.unfreezing.stage_starts) :]]
+    untrained = [stage.name for stage in unfreezing.plan.stages[len(unfreezing.stage_starts) :]]
     if untrained:
         run.screen.line("stopped", f"by a callback, before stage {', '.join(untrained)}")
     row = result.best
@@ -325,6 +341,7 @@ def _test(run: Run, trainer: Trainer, task: StagedTask, data: StagedData) -> dic
     result = run.result
     best = read_tensors(run.dir.best)
     task.load_state_dict(best["state_dict"])
+    run.where = lambda: "in the test"
     measured, *_ = trainer.test(task, datamodule=data, verbose=False)
     result.test = {name: float(value) for name, value in measured.items()}
     numbers = "  ".join(f"{name.removeprefix('test/')} {value:.4f}" for name, value in result.test.items())

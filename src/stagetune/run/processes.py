@@ -6,6 +6,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import yaml
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
@@ -26,10 +28,13 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from stagetune.artifacts import RunDir
 from stagetune.config.resume import resume_command
 from stagetune.config.schema import Config
-from stagetune.errors import ConfigError, Interrupted, StagetuneError
+from stagetune.errors import ConfigError, Interrupted, Killed, StagetuneError, number_of
 from stagetune.report.result import RunResult, read_result, write_result
+from stagetune.run.faults import killed
 from stagetune.run.record import Run
 
+HELD = "STAGETUNE_HELD"  # in the environment of processes whose run's directory the one that started them holds
+LOOKS = 0.5  # seconds between two looks at whether that one is there
 AGENTS = tuple(f"torch.distributed.elastic.{name}" for name in ("agent.server.api", "multiprocessing.api"))
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
 
@@ -37,6 +42,11 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SI
 def are_started() -> bool:
     """Whether this is one of several processes that torchrun or SLURM has started."""
     return TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
+
+
+def is_held() -> bool:
+    """Whether the process that started this one holds the run's directory for it."""
+    return HELD in os.environ
 
 
 def wants_several(trainer: Mapping[str, Any]) -> bool:
@@ -59,8 +69,12 @@ def run_in_several(run: Run, *, resume: bool) -> RunResult:
             _start(run.config, run.dir, resume=resume)
     except StagetuneError as error:
         is_accepted = not resume or _written(run.dir.config) != before[run.dir.config]
-        if is_accepted and _written(run.dir.result) in (before[run.dir.result], None):
-            run.accept()
+        is_told = _written(run.dir.result) not in (before[run.dir.result], None)
+        if is_accepted and (not is_told or isinstance(error, Killed)):  # the others only know that one is missing
+            if is_told:
+                run.result = read_result(run.dir)
+            else:
+                run.accept()
             run.end_with(error)
             write_result(run.result, run.dir)
         raise
@@ -80,6 +94,7 @@ def _start(config: Config, run_dir: RunDir, *, resume: bool) -> None:
             ["trainer.num_nodes: several machines are started by torchrun or srun; see docs/schedules.md"]
         )
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    os.environ[HELD] = str(os.getpid())
     _let_import_stagetune()
     settings = LaunchConfig(
         min_nodes=1,
@@ -90,6 +105,7 @@ def _start(config: Config, run_dir: RunDir, *, resume: bool) -> None:
         run_id=uuid.uuid4().hex,
         max_restarts=0,
         monitor_interval=0.2,
+        signals_to_handle="SIGQUIT",  # the others are heard already
     )
     for name in AGENTS:  # how the run ended is shown by us
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -98,12 +114,19 @@ def _start(config: Config, run_dir: RunDir, *, resume: bool) -> None:
         with tempfile.TemporaryDirectory() as folder:
             file = RunDir(folder).config
             file.write_text(yaml.safe_dump(asdict(config)))
-            arguments = ["-m", "stagetune.run", str(file), str(run_dir), *(["--resume"] if resume else [])]
+            arguments = ["-m", "stagetune.rank", str(file), str(run_dir), *(["--resume"] if resume else [])]
             elastic_launch(settings, sys.executable)(*arguments)
-    except SignalException as stop:
-        raise Interrupted(f"interrupted; go on with {resume_command(str(run_dir), config)}") from stop
+    except (SignalException, KeyboardInterrupt) as stop:
+        number = stop.sigval if isinstance(stop, SignalException) else number_of(stop)
+        raise Interrupted(f"interrupted; go on with {resume_command(str(run_dir), config)}", number) from stop
     except ChildFailedError as failed:
-        kind, _, text = _message(failed.get_first_failure()[1].message).partition(": ")
+        failures = sorted(failed.failures.items(), key=lambda one: one[1].timestamp)
+        for rank, failure in failures:
+            if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:  # by which the others are ended
+                raise killed(rank, count, failure.signal_name(), str(run_dir)) from failed
+        found = [_message(failure.message).partition(": ") for _, failure in failures]
+        # what the others say of the one that is missing is the last to be told
+        kind, _, text = min(found, key=lambda one: one[0] == Killed.__name__)
         raise (Interrupted(text) if kind == "Interrupted" else StagetuneError(text or kind)) from failed
 
 
@@ -141,6 +164,8 @@ def join(trainer: Mapping[str, Any]) -> tuple[int, int]:
         raise ConfigError(
             [f"trainer: devices x num_nodes is {wanted}, but {environment.world_size()} processes were started"]
         )
+    if not SLURMEnvironment.detect():
+        _end_with(int(os.environ.get(HELD, os.getppid())))
     if not distributed.is_initialized():
         os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = environment.main_address, str(environment.main_port)
         backend = "nccl" if torch.cuda.is_available() and trainer.get("accelerator") != "cpu" else "gloo"
@@ -148,6 +173,17 @@ def join(trainer: Mapping[str, Any]) -> tuple[int, int]:
             torch.cuda.set_device(environment.local_rank())
         distributed.init_process_group(backend, rank=environment.global_rank(), world_size=environment.world_size())
     return distributed.get_rank(), distributed.get_world_size()
+
+
+def _end_with(parent: int) -> None:
+    """Let this process end once the one that started it is no more, also where it could not say so."""
+
+    def watch() -> None:
+        while os.getppid() == parent and psutil.pid_exists(parent):
+            time.sleep(LOOKS)
+        os._exit(1)  # what is half written is a draft
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def from_rank_zero(value: Any, world_size: int) -> Any:

@@ -2,20 +2,21 @@
 
 import os
 import signal
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 
 import yaml
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from stagetune.artifacts import RunDir, write_text
 from stagetune.config.resume import resume_command
 from stagetune.config.schema import Config
-from stagetune.errors import Interrupted, Pruned
+from stagetune.errors import Interrupted, Pruned, number_of
 from stagetune.report.result import RunResult, config_hash, read_result, write_result
+from stagetune.run.faults import explained
 from stagetune.run.screen import Screen
 from stagetune.run.tracking import track_result
 
@@ -35,6 +36,7 @@ class Run:
         self.rank, self.world_size = rank, world_size
         self.screen = Screen(quiet=rank > 0)
         self.loggers: list[Logger] = []  # the trackers that are told the result
+        self.where: Callable[[], str] = lambda: "before training"  # what it is doing, for a message
         self.is_accepted = False  # until then a run that was to go on stays as it was
         self.result = RunResult(
             status="failed",  # until it is not
@@ -74,20 +76,38 @@ class Run:
             yield
             self.result.status = "completed"
         except (KeyboardInterrupt, SystemExit, Interrupted) as stop:  # Lightning turns Ctrl-C into an exit
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored
-            interrupted = Interrupted(f"interrupted; go on with {resume_command(str(self.dir), self.config)}")
+            number = signal.SIGTERM if isinstance(stop, SIGTERMException) else number_of(stop)
+            interrupted = Interrupted(f"interrupted; go on with {resume_command(str(self.dir), self.config)}", number)
             self.end_with(interrupted)
             raise interrupted from stop
         except Exception as error:
-            self.end_with(error)
-            raise
+            told = explained(error, self.config, self.where(), self.dir)
+            self.end_with(told)
+            if told is error:
+                raise
+            raise told from error
         finally:
             self.result.timing["total_seconds"] = round(time.monotonic() - start, 3)
             if self.writes and self.is_accepted:
-                write_result(self.result, self.dir)
-                for logger in self.loggers:
+                self._write()
+
+    @contextmanager
+    def tracked(self) -> Iterator[None]:
+        """Tell the trackers, once all is written, how what runs within has ended."""
+        try:
+            yield
+        finally:
+            for logger in self.loggers if self.writes and self.is_accepted else ():
+                with self.screen.warned(f"{type(logger).__name__} does not know how the run ended"):
                     track_result(logger, self.result, self.dir)
+
+    def _write(self) -> None:
+        try:
+            write_result(self.result, self.dir)
+        except OSError as error:
+            if self.result.status == "completed":
+                raise explained(error, self.config, "after the test", self.dir) from error
+            self.screen.line("warning", f"{self.dir.result} cannot be written: {error.strerror}")
 
     def end_with(self, error: Exception) -> None:
         """Let the result say what the run ended with."""

@@ -26,8 +26,8 @@ LOSS_CHECK_BATCHES = 50  # on a GPU the loss is looked at once in so many batche
 class Recorder(Callback):
     """What it keeps travels in the checkpoint, so that a resumed run reports all of its epochs."""
 
-    def __init__(self, unfreezing: StagedUnfreezing, metrics_file: Path | None) -> None:
-        self.unfreezing, self.metrics_file = unfreezing, metrics_file
+    def __init__(self, unfreezing: StagedUnfreezing, metrics_file: Path | None, *, stops_on_nan: bool = True) -> None:
+        self.unfreezing, self.metrics_file, self.stops_on_nan = unfreezing, metrics_file, stops_on_nan
         self.rows: list[Row] = []
         self._tallies: list[dict[str, Any]] = []  # per stage: steps, samples, seconds, ...
         self._rates: list[dict[str, float]] = []  # learning rates at points of each epoch, for the picture
@@ -135,7 +135,8 @@ class Recorder(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._check(trainer, self._losses)
         stage, epoch = self.unfreezing.stage, trainer.current_epoch
-        loss = torch.stack(self._losses).mean()
+        losses = torch.stack(self._losses)
+        loss = losses[losses.isfinite()].mean()  # the others' steps were left out, or the run has ended
         # those of the last batch: the scheduler has already stepped on
         rates = {f"lr/{name}": rate for name, rate in self._rates[-1].items() if name != "epoch"}
         figures = {f"train/{name}": float(torch.stack(values).nanmean()) for name, values in self._figures.items()}
@@ -158,7 +159,7 @@ class Recorder(Callback):
 
     def _check(self, trainer: Trainer, losses: list[Tensor]) -> None:
         bad = (~torch.isfinite(torch.stack(losses))).nonzero()
-        if len(bad):
+        if len(bad) and self.stops_on_nan:
             batch = len(self._losses) - len(losses) + int(bad[0]) + 1
             stage = self.unfreezing.stage
             latest = self._rates[-1] if self._rates else _rates(trainer)  # the scheduler has stepped on, maybe to 0
@@ -166,7 +167,8 @@ class Recorder(Callback):
             raise TrainingError(
                 f"the loss is {float(losses[int(bad[0])])} in stage {stage.name}, epoch {trainer.current_epoch}, "
                 f"batch {batch} of {int(trainer.num_training_batches)}, at learning rates {rates or 0}; "
-                "lower the stage's lr, add +trainer.gradient_clip_val=1.0, or use precision=fp32"
+                "lower the stage's lr, add +trainer.gradient_clip_val=1.0, or use precision=fp32; "
+                "on_nan=skip_step leaves out single steps"
             )
 
 

@@ -21,7 +21,7 @@ from stagetune.schedule.spec import Stage
 # what data are is checked by their contents, wherever they lie, also those of a class of one's own;
 # the schedule is checked by the callback, against the plan that the checkpoint was trained by
 MAY_CHANGE = (
-    "schedule", "logger", "checkpoint", "sweep", "resume", "trust",
+    "schedule", "logger", "checkpoint", "sweep", "resume", "trust", "on_nan",
     "data.num_workers", "data.root", "data.csv", "data.pairs", "data.target.",
     "trainer.profiler", "trainer.accelerator",
 )  # fmt: skip
@@ -61,6 +61,17 @@ def _more(stages: Sequence[Stage]) -> str:
         longer = f"{key}.steps={2 * last.steps}" if last.steps else f"{key}.epochs={2 * (last.epochs or 1)}"
     is_free = last.lr_scheduler in EVEN and not last.steps
     return longer if is_free else f"{longer} resume_with_new_schedule=true"
+
+
+def check_free(run_dir: RunDir) -> None:
+    """Raise `ResultError` where a new run would write over what lies there."""
+    elsewhere = "choose another directory with hydra.run.dir=... (in a program: run_dir)"
+    if run_dir.config.exists() and not run_dir.result.exists():
+        again = resume_command(str(run_dir))
+        raise ResultError(f"{run_dir} holds a run that did not end; go on with {again}, or {elsewhere}")
+    if there := next((path for path in run_dir.written if path.exists()), None):
+        name = there.relative_to(run_dir.path).as_posix()
+        raise ResultError(f"{run_dir} already holds a {name}; {elsewhere}, or remove it")
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -12,11 +12,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from stagetune.errors import StagetuneError, show
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.plan import PlannedStage
 from stagetune.schedule.table import count_words
 from stagetune.seams import FitLoop
+from stagetune.streams import drop_output
 from stagetune.visible import visible, visible_name
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:  # rich would end the process
+        drop_output()
+
 
 PATIENCE = 2.0  # seconds without a word
 
@@ -25,12 +33,26 @@ class Screen:
     """Lines with a left column that says what they are about."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(highlight=False, soft_wrap=True, quiet=quiet)
+        self.console = _Console(highlight=False, soft_wrap=True, quiet=quiet)
 
     def line(self, about: str, text: str) -> None:
         first, *rest = visible(text).split("\n")
         lines = "\n".join([first, *(f"{'':<10}{more}" for more in rest)])
-        self.console.print(Text.assemble((f"{about:<9}", "bold"), " ", lines))  # at once: a notebook shows each apart
+        try:  # at once: a notebook shows each apart
+            self.console.print(Text.assemble((f"{about:<9}", "bold"), " ", lines))
+        except OSError as error:  # a disk is full: no reason to lose a run
+            drop_output()
+            show(StagetuneError(f"what the run says cannot be printed ({error.strerror}); it goes on without"))
+
+    @contextmanager
+    def warned(self, what: str) -> Iterator[None]:
+        """Say what fails within, and go on: a run that is trained and tested is not lost by it."""
+        try:
+            yield
+        except Exception as error:
+            said = " ".join(str(error).split())
+            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {said}"
+            self.line("warning", f"{what}: {reason}")
 
     @contextmanager
     def counting(self, what: str, total: int) -> Iterator[Callable[[], None]]:

@@ -6,12 +6,13 @@ from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 
+from stagetune.artifacts import RunDir
 from stagetune.config.schema import Config
-from stagetune.errors import Interrupted, Pruned, StagetuneError, show
+from stagetune.errors import Interrupted, Pruned, StagetuneError, number_of, show
 from stagetune.report.collect import read_sweep
 from stagetune.report.result import read_result
 from stagetune.sweep.gpus import claim_gpu
-from stagetune.sweep.jobs import result_of, state_of
+from stagetune.sweep.jobs import Job, make_ready, result_of, state_of
 from stagetune.trust import targets_in
 from stagetune.visible import visible_name
 
@@ -37,13 +38,16 @@ def run_job(config: Config, run_dir: Path, *, screen: Path | None = None) -> flo
             screen.unlink()  # it would be written elsewhere
         with redirect_stdout(screen.open("a", buffering=1)) if screen else nullcontext():
             trained = state == "export"
+            if state == "repeat":  # also where the launcher begins a job once more by itself
+                make_ready(Job((), config, run_dir))
+                RunDir(run_dir).remove_written()
             result = read_result(run_dir) if trained else run_experiment(config, run_dir, resume=state == "go on")
             if result.pruning:
                 _export_int8(run_dir, config)
             return result.score
-    except (Interrupted, KeyboardInterrupt):
+    except (Interrupted, KeyboardInterrupt) as stop:
         show(Interrupted(f"interrupted; the same command again goes on with {run_dir} and the jobs after it"))
-        sys.exit(1)
+        sys.exit(128 + number_of(stop))
     except Pruned:
         return None
     except StagetuneError as error:

@@ -5,18 +5,17 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from stagetune.artifacts import RunDir, stored_config, sweep_file, write_text
 from stagetune.config.schema import Config
 from stagetune.config.validate import completed
 from stagetune.errors import ResultError
+from stagetune.locks import held
 from stagetune.report.collect import read_sweep
 from stagetune.report.result import RunResult, config_hash, read_result
 
@@ -64,16 +63,26 @@ def state_of(folder: Path, config: Config) -> str:
     return "go on" if is_same else "other"
 
 
+def alone_in(folder: Path) -> AbstractContextManager[None]:
+    """Hold a sweep's directory; raises `ResultError` if another process does."""
+    return held(folder, "sweep", "wait for it, or say sweep.name=...")
+
+
 def make_ready(job: Job) -> None:
-    """Prepare the directory of a job that is not done; an attempt's result is kept as failed.json."""
-    state = state_of(job.folder, job.config)
+    """Prepare the directory of a job that is not done; an attempt's result is kept as failed.json.
+
+    Raises:
+        ResultError: where a process is at it, such as one that outlived its sweep.
+    """
     run_dir = RunDir(job.folder)
-    if state == "export":
-        return
-    if run_dir.result.exists():
-        os.replace(run_dir.result, run_dir.failed)
-    if state == "repeat":
-        shutil.rmtree(run_dir.checkpoints, ignore_errors=True)
+    with held(job.folder, "run", "wait for it, or end it"):
+        state = state_of(job.folder, job.config)
+        if state in ("done", "export"):
+            return
+        if run_dir.result.exists():
+            os.replace(run_dir.result, run_dir.failed)
+        if state == "repeat":
+            shutil.rmtree(run_dir.checkpoints, ignore_errors=True)
 
 
 def _lacks_export(folder: Path) -> bool:
@@ -94,21 +103,6 @@ def result_of(folder: Path) -> RunResult | None:
         return read_result(folder)
     except ResultError:
         return None
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Hold a sweep's directory; raises `ResultError` if another process does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", blocking=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ResultError(f"{folder}: another process is at this sweep; wait for it, or say sweep.name=...") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def write_sweep(folder: Path, jobs: Sequence[Job]) -> None:
