@@ -578,5 +578,5 @@ def test_a_damaged_drawing_is_one_line(tmp_path: Path) -> None:
 
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
-    with pytest.raises(DataError, match=r"a\.png: cannot be read as an image"):
+    with pytest.raises(DataError, match=r"a\.png: cannot be read as a drawing"):
         on_white(tmp_path / "a.png")

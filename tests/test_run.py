@@ -384,7 +384,8 @@ def test_a_loss_that_is_not_a_number_stops_with_stage_step_and_rates(
         run_experiment(tiny(CLASSIFIER), tmp_path)
     assert str(caught.value) == (
         "the loss is nan in stage layer4, epoch 1, batch 3 of 4, at learning rates backbone.layer4 5.0e-03, "
-        "head 1.0e-02; lower the stage's lr, add +trainer.gradient_clip_val=1.0, or use precision=fp32"
+        "head 1.0e-02; lower the stage's lr, add +trainer.gradient_clip_val=1.0, or use precision=fp32; "
+        "on_nan=skip_step leaves out single steps"
     )
     result = read_result(tmp_path)
     assert result.status == "failed"
