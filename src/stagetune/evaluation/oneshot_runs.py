@@ -8,6 +8,7 @@ the share that is wrong.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
+from os.path import isfile
 from pathlib import Path
 
 import numpy as np
@@ -47,13 +48,17 @@ def read_runs(folder: str | Path) -> list[Run]:
 
 def _read_run(root: Path, labels: Path) -> Run:
     pairs = []
-    for line, text in enumerate(labels.read_text().splitlines(), start=1):
+    try:
+        lines = labels.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{labels}: cannot be read ({error}); take it as its authors publish it") from error
+    for line, text in enumerate(lines, start=1):
         words = text.split()
         if not words:
             continue
         files = [root / word for word in words]
-        if len(files) != 2 or not all(file.is_file() for file in files):
-            gone = ", ".join(str(file) for file in files if not file.is_file()) or "two files are needed"
+        if len(files) != 2 or not all(map(isfile, files)):
+            gone = ", ".join(str(file) for file in files if not isfile(file)) or "two files are needed"
             raise DataError(f"{labels}: line {line}: expected a test image and its training image ({gone})")
         pairs.append(files)
     if len(pairs) < 2:
@@ -125,10 +130,13 @@ def interval_over_drawers(values: dict[str, float], *, seed: int = 0) -> tuple[f
 def on_white(path: Path) -> npt.NDArray[np.uint8]:
     """A drawing as dark ink on light paper, gray [height, width], in whichever polarity, and mode, it is stored.
 
-    Paper is what most pixels are. Raises `DataError` for an empty sheet.
+    Paper is what most pixels are. Raises `DataError` for an empty sheet, and for what is no image.
     """
-    with Image.open(path) as image:
-        gray = np.array(image.convert("L"))
+    try:
+        with Image.open(path) as image:
+            gray = np.array(image.convert("L"))
+    except Exception as error:  # Pillow's decoders raise many types for a damaged file
+        raise DataError(f"{path}: cannot be read as an image ({error}); mend or replace it") from error
     if gray.min() == gray.max():
         raise DataError(f"{path}: is an empty sheet")
     return gray if (gray < _middle(gray)).mean() <= 0.5 else 255 - gray

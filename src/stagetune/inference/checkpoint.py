@@ -13,6 +13,7 @@ from stagetune.config.schema import Config
 from stagetune.config.settings import NoLoss
 from stagetune.config.validate import read_config
 from stagetune.errors import ConfigError, WeightsError
+from stagetune.inference.description import calibration_problems
 from stagetune.models.cut import rebuild
 from stagetune.run.build import build_task
 from stagetune.targets import foreign_targets
@@ -67,6 +68,8 @@ def task_of(content: Any, file: Path, *, trust: bool) -> tuple[StagedTask, Confi
     try:
         config = read_config(metadata.config)
         check_trusted(config, trust=trust)
+        if problems := calibration_problems(config.task.name, metadata.calibration):
+            raise ConfigError(problems)
         with torch.random.fork_rng(devices=[]):  # first weights are drawn, and replaced by those of the file
             backbone = config.model.build(config.input().size)
             rebuild(backbone, metadata.pruning, config.input().size)

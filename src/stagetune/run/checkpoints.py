@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import lightning
 import torch
@@ -13,18 +13,47 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from stagetune.artifacts import RunDir, write_whole
 from stagetune.config.schema import CheckpointConfig
-from stagetune.errors import TrainingError
+from stagetune.errors import ResultError, TrainingError
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.plan import PlannedStage
 from stagetune.schedule.progress import is_best
+from stagetune.typed import typed
+
+
+_Callbacks = TypedDict("_Callbacks", {StagedUnfreezing.__name__: dict[str, Any]})
+
+
+class _Last(TypedDict):
+    """What of a checkpoint is needed to go on, as far as it is ours to read."""
+
+    epoch: int
+    global_step: int
+    state_dict: dict[str, torch.Tensor]
+    optimizer_states: list[Any]
+    callbacks: _Callbacks
+    loops: dict[str, Any]
 
 
 def read_last(run_dir: RunDir) -> dict[str, Any] | None:
-    """The last checkpoint of a run, None if it stopped before there was one."""
+    """The last checkpoint of a run, None if it stopped before there was one.
+
+    Raises:
+        ResultError: where it is damaged, or is none of a run.
+    """
     if not run_dir.last.exists():
         return None
-    checkpoint: dict[str, Any] = torch.load(run_dir.last, map_location="cpu", weights_only=True, mmap=True)
-    return checkpoint
+    try:
+        checkpoint = torch.load(run_dir.last, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # a torn file fails in one of many ways inside torch.load
+        raise ResultError(
+            f"{run_dir.last} is damaged and cannot be gone on with; start a new run, or put a copy of it back"
+        ) from error
+    problems: list[str] = []
+    typed(_Last, checkpoint, "", problems)
+    if problems:
+        raise ResultError(f"{run_dir.last} is no checkpoint of a run ({problems[0]}); start a new run")
+    found: dict[str, Any] = checkpoint
+    return found
 
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None))

@@ -3,11 +3,12 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, TypedDict
 
 from stagetune.errors import ScheduleError
 from stagetune.schedule.progress import plateau_factor, shape, stalled
 from stagetune.schedule.spec import Until
+from stagetune.typed import typed
 
 NO_DECAY = "/no_decay"
 _FOLLOWS = ("index", "start_epoch", "open_blocks", "frozen_prefix", "trainable_parameters")  # from other keys
@@ -190,6 +191,32 @@ class Plan:
         return data
 
 
+class _OfGroup(TypedDict):
+    name: str
+    parameters: list[str]
+
+
+class _OfStage(TypedDict):
+    name: str
+    open: list[str]
+    rates: dict[str, float]
+
+
+class _OfPlan(TypedDict):
+    blocks: list[str]
+    total_parameters: int
+    held: list[str]
+    groups: list[_OfGroup]
+    stages: list[_OfStage]
+
+
+class _State(TypedDict):
+    """What a checkpoint says of the plan that it was trained by, as far as it is compared."""
+
+    plan: _OfPlan
+    stage_starts: list[Any]
+
+
 def check_resumable(state: Mapping[str, Any], now: Plan, *, accepts_new: bool) -> bool:
     """Whether a run that was trained by another plan goes on by this one.
 
@@ -206,7 +233,11 @@ def check_resumable(state: Mapping[str, Any], now: Plan, *, accepts_new: bool) -
     """
     if "stage_starts" not in state:
         raise ScheduleError("the checkpoint is of an earlier stagetune; load its weights and start anew")
-    before, begun = state["plan"], len(state["stage_starts"])
+    problems: list[str] = []
+    kept = typed(_State, state, "StagedUnfreezing", problems)
+    if problems:
+        raise ScheduleError(f"the checkpoint was changed ({problems[0]}); take another copy of it, or start a new run")
+    before, begun = kept["plan"], len(kept["stage_starts"])
     lacking = {entry.name: entry.default for entry in fields(PlannedStage) if entry.default is not MISSING}
     before = {**before, "stages": [{**lacking, **stage} for stage in before["stages"]]}  # of a time without them
     if before == now.as_data():
@@ -243,10 +274,12 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
                 was, now_is = (_rates(plan, stage) for plan, stage in ((before, old), (now, new)))
                 for name in [name for name in now_is if now_is[name] != was.get(name)][:1]:
                     yield f"{where} the rate of {name} is {now_is[name]:g}, was {was.get(name, 0.0):g}"
-            elif old[key] != new[key]:
-                yield f"{where} {key} is {new[key]}, was {old[key]}"
+            elif old.get(key) != new[key]:
+                yield f"{where} {key} is {new[key]}, was {old.get(key)}"
 
 
 def _rates(plan: Mapping[str, Any], stage: Mapping[str, Any]) -> dict[str, float]:
     """The rate of each parameter, whatever groups they are divided into."""
-    return {name: stage["rates"][group["name"]] for group in plan["groups"] for name in group["parameters"]}
+    return {
+        name: stage["rates"].get(group["name"], 0.0) for group in plan["groups"] for name in group["parameters"]
+    }

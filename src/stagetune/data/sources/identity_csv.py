@@ -1,6 +1,7 @@
 """A table of images: columns path and identity, and where wanted split (train, val, test) and group of the image."""
 
 import csv
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -88,7 +89,7 @@ def identity_csv(
         first, other = seen.setdefault(image, (line, identity))
         if not row["path"] or not identity:
             problems.append(f"line {line}: {columns.path if not row['path'] else columns.identity} is empty")
-        elif not image.is_file():
+        elif not os.path.isfile(image):  # whatever the name is
             problems.append(f"line {line}: {row['path']} does not exist in {file.parent}")
         elif first != line:
             said = f"is {other} there and {identity} here" if other != identity else "is there already"

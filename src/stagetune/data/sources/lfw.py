@@ -1,7 +1,9 @@
 """Labeled Faces in the Wild as torchvision's LFWPairs finds it: root/lfw-py/pairs.txt beside a folder of images."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from stagetune.config.schema import Config
 from stagetune.config.settings import DataSettings, place
 from stagetune.data.image_files import Entry, ImageFiles
 from stagetune.data.source import Pairs
+from stagetune.data.sources.cub import read_list
 from stagetune.data.sources.identity_csv import refuse
 from stagetune.data.sources.pairs import pair_problems
 from stagetune.errors import DataError
@@ -47,8 +50,8 @@ def lfw(root: str | Path, *, on_error: str = "raise") -> tuple[ImageFiles, Pairs
     listed = folder / "pairs.txt"
     if images is None or not listed.is_file():
         raise DataError(f"data.root={root}: expected {listed} and one of {', '.join(IMAGES)} beside it")
-    head, *lines = (line.split() for line in listed.read_text().splitlines() if line.strip())
-    if len(head) != 2 or not all(word.isdigit() for word in head) or int(head[0]) < 3:
+    (_, head), *lines = read_list(listed)
+    if len(head) != 2 or not all(re.fullmatch("[0-9]{1,9}", word) for word in head) or int(head[0]) < 3:
         raise DataError(
             f"{listed}: line 1 is {' '.join(head)}; expected the number of folds (3 or more) and of pairs"
         )
@@ -58,17 +61,17 @@ def lfw(root: str | Path, *, on_error: str = "raise") -> tuple[ImageFiles, Pairs
     entries: dict[Path, Entry] = {}
     pairs: list[tuple[Path, Path, int, int]] = []
     problems = []
-    for number, words in enumerate(lines):
-        fold = number // each
+    for place, (number, words) in enumerate(lines):
+        fold = place // each
         split = "test" if fold == folds - 1 else "val" if fold == folds - 2 else "train"
         if len(words) not in (3, 4):
-            problems.append(f"line {number + 2}: expected a name and two numbers, or a name and a number twice")
+            problems.append(f"line {number}: expected a name and two numbers, or a name and a number twice")
             continue
         people = (words[0], words[-2] if len(words) == 4 else words[0])
         files = [
             images / name / f"{name}_{word:0>4}.jpg" for name, word in zip(people, (words[1], words[-1]), strict=True)
         ]
-        problems += [f"line {number + 2}: {file} does not exist" for file in files if not file.is_file()]
+        problems += [f"line {number}: {file} does not exist" for file in files if not isfile(file)]
         for file, name in zip(files, people, strict=True):
             entries.setdefault(file, Entry(file, name, split))
         pairs.append((files[0], files[1], int(len(words) == 3), fold))

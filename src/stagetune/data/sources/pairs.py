@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from os.path import normpath
+from os.path import isfile, normpath
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +119,7 @@ def _wrong(lines: Sequence[_Line], folder: Path, has_split: bool) -> list[str]:
         where = f"line {line.number}: "
         for name in (line.a, line.b):
             if name not in exists:
-                exists[name] = bool(name) and (folder / name).is_file()
+                exists[name] = bool(name) and isfile(folder / name)
                 if not exists[name]:
                     problems.append(f"{where}{name or 'an empty name'} does not exist in {folder}")
         if line.is_same not in ("0", "1"):
