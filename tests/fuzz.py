@@ -19,7 +19,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +34,7 @@ from stagetune.errors import StagetuneError
 
 SECONDS = 5  # of computing
 WAITING = 60  # seconds in all, on a busy machine
-GROWTH = 2**30  # bytes
+GROWTH, MOST = 2**30, 2**33  # bytes
 NO_MEMORY = ("can't allocate memory", "bad alloc", "std::bad_alloc", "bad allocation", "Failed to allocate")
 
 
@@ -102,7 +102,7 @@ def try_case(kind: str, number: int, seeds: list[Any], folder: Path, *, seed: in
 
 def work(kind: str, cases: range, runs: Path, *, seed: int) -> None:
     """Try cases in this process, and print a line as each begins and ends."""
-    from fuzz_kinds import KINDS, Refused
+    from fuzz_kinds import KINDS
 
     os.cpu_count = lambda: 2  # the threads of a large machine would take memory of their own
     warnings.simplefilter("ignore")
@@ -114,22 +114,36 @@ def work(kind: str, cases: range, runs: Path, *, seed: int) -> None:
                 (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
                 (Path(folder) / name).write_bytes(content)
             tried.read(Path(folder) / one.file)
-    limit_memory()
     for number in cases:
         print(f"{number} begun", flush=True)
         with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             path = try_case(kind, number, seeds, Path(folder), seed=seed)
-            try:
-                with watched():
-                    tried.read(path)
-                outcome = "accepted"
-            except (StagetuneError, Refused) as error:
-                outcome = "refused" if not lacked_memory(error) else f"memory {place(error)}"
-            except Hang as error:
-                outcome = f"hang {place(error)}"
-            except BaseException as error:
-                outcome = f"memory {place(error)}" if lacked_memory(error) else place(error)
+            outcome = outcome_of(lambda: tried.read(path), GROWTH)
+            if outcome.startswith("memory") and kept_below(GROWTH, lambda: outcome_of(lambda: tried.read(path), MOST)):
+                outcome = "refused"  # it was asked for, as a file claims a length, and not used
         print(f"{number} {outcome}", flush=True)
+
+
+def outcome_of(read: Callable[[], object], growth: int) -> str:
+    """What comes of reading a case, with so many bytes to be had: accepted, refused, or what is wrong and where."""
+    limit_memory(growth)
+    try:
+        with watched():
+            read()
+    except StagetuneError as error:
+        return "refused" if not lacked_memory(error) else f"memory {place(error)}"
+    except Hang as error:
+        return f"hang {place(error)}"
+    except BaseException as error:
+        return f"memory {place(error)}" if lacked_memory(error) else place(error)
+    return "accepted"
+
+
+def kept_below(growth: int, read: Callable[[], str]) -> bool:
+    """Whether reading a case ends well and never fills so many bytes."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = memory("VmHWM")
+    return read() == "refused" and memory("VmHWM") - before < growth
 
 
 @contextmanager
@@ -152,12 +166,16 @@ def watched() -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
 
 
-def limit_memory() -> None:
-    """From now on no more than `GROWTH` can be had, where the system can say how much there is."""
+def limit_memory(growth: int) -> None:
+    """From now on no more than so many bytes can be had, where the system can say how many there are."""
     with suppress(OSError):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        taken = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData"))
-        resource.setrlimit(resource.RLIMIT_DATA, (taken + GROWTH, taken + GROWTH))
+        resource.setrlimit(resource.RLIMIT_DATA, (memory("VmData") + growth, resource.RLIM_INFINITY))
+
+
+def memory(name: str) -> int:
+    """Bytes that the kernel counts for this process under a name."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def lacked_memory(error: BaseException | None) -> bool:

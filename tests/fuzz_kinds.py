@@ -260,7 +260,7 @@ def _phases(_: Path) -> list[Seed]:
 
 
 def _read_schedule(path: Path) -> None:
-    schedule = load_schedule(path, blocks=["stem", "layer1", "layer2"], metrics=["val/loss"])
+    schedule = load_schedule(path, monitor="val/loss", blocks=["stem", "layer1", "layer2"], metrics=["val/loss"])
     plan_text(make_plan(schedule, _model()))
     json.dumps(asdict(schedule))  # as it is stored and hashed
 
@@ -345,12 +345,8 @@ def _read_cache(path: Path) -> None:
     cache_store.forget()
     store = cache_store.Store(path.parent, memory_gb=1, disk_gb=1, say=said.append)
     store.remove_abandoned()
-    if store.get("key") is None:
-        raise Refused("; ".join(said))
-
-
-class Refused(Exception):
-    """What is read as if it were not there, with a word on it."""
+    if store.get("key") is None:  # it is computed anew
+        raise DataError("; ".join(said))
 
 
 def _sweeps(file: str, form: Format) -> Callable[[Path], list[Seed]]:
