@@ -9,10 +9,8 @@ that ends it is noticed, too.
 
 import argparse
 import faulthandler
-import json
 import os
 import resource
-import shutil
 import signal
 import sys
 import time
@@ -118,18 +116,18 @@ def work(kind: str, cases: range, runs: Path, *, seed: int) -> None:
         print(f"{number} begun", flush=True)
         with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             path = try_case(kind, number, seeds, Path(folder), seed=seed)
-            outcome = outcome_of(lambda: tried.read(path), GROWTH)
-            if outcome.startswith("memory") and kept_below(GROWTH, lambda: outcome_of(lambda: tried.read(path), MOST)):
+            outcome = outcome_of(tried.read, path, GROWTH)
+            if outcome.startswith("memory") and kept_below(GROWTH, tried.read, path):
                 outcome = "refused"  # it was asked for, as a file claims a length, and not used
         print(f"{number} {outcome}", flush=True)
 
 
-def outcome_of(read: Callable[[], object], growth: int) -> str:
+def outcome_of(read: Callable[[Path], object], path: Path, growth: int) -> str:
     """What comes of reading a case, with so many bytes to be had: accepted, refused, or what is wrong and where."""
     limit_memory(growth)
     try:
         with watched():
-            read()
+            read(path)
     except StagetuneError as error:
         return "refused" if not lacked_memory(error) else f"memory {place(error)}"
     except Hang as error:
@@ -139,11 +137,11 @@ def outcome_of(read: Callable[[], object], growth: int) -> str:
     return "accepted"
 
 
-def kept_below(growth: int, read: Callable[[], str]) -> bool:
+def kept_below(growth: int, read: Callable[[Path], object], path: Path) -> bool:
     """Whether reading a case ends well and never fills so many bytes."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = memory("VmHWM")
-    return read() == "refused" and memory("VmHWM") - before < growth
+    return outcome_of(read, path, MOST) == "refused" and memory("VmHWM") - before < growth
 
 
 @contextmanager
@@ -233,8 +231,11 @@ def main(arguments: list[str] | None = None) -> int:
             wrong += sum(map(len, report.wrong.values()))
             counts = report.counts
             all_counts.append(f"{kind} {counts['tried']}/{counts['accepted']}/{counts['refused']}")
-            print(f"{kind}: {counts['tried']} tried, {counts['accepted']} accepted, {counts['refused']} refused, "
-                  f"{time.monotonic() - begun:.0f} s", flush=True)
+            print(
+                f"{kind}: {counts['tried']} tried, {counts['accepted']} accepted, {counts['refused']} refused, "
+                f"{time.monotonic() - begun:.0f} s",
+                flush=True,
+            )
         print(f"tried/accepted/refused: {', '.join(all_counts)}; {wrong} wrong")
     return 1 if wrong else 0
 

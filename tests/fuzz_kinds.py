@@ -3,9 +3,8 @@
 import csv
 import io
 import json
-import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -17,7 +16,6 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image
-from safetensors.torch import save_file
 from torch import nn
 
 from mutations import BINARY, CHECKPOINT, JSON, ONNX, SAFETENSORS, TEXT, YAML, Format
@@ -34,11 +32,11 @@ from stagetune.data.sources.pairs import pairs_csv
 from stagetune.data.sources.sop import sop
 from stagetune.errors import DataError
 from stagetune.evaluation.oneshot_runs import errors, hausdorff, read_runs
-from stagetune.inference.gallery import Gallery
-from stagetune.inference.load import load, used
 from stagetune.inference.checkpoint import load_task
 from stagetune.inference.description import Preprocessing
 from stagetune.inference.export.safetensors import NETWORK, network_text
+from stagetune.inference.gallery import Gallery
+from stagetune.inference.load import load, used
 from stagetune.inference.transform import Transform
 from stagetune.models.own import own_backbone
 from stagetune.models.weights import file_weights, load_into
@@ -142,7 +140,10 @@ def _images(_: Path) -> list[Seed]:
     Image.init()
     found = []
     for form in sorted(Image.SAVE.keys() & Image.OPEN.keys()):
-        for mode in ("RGB", *(("P", "L", "1", "RGBA", "I;16", "F", "CMYK", "LA") if form in ("PNG", "TIFF") else "L")):
+        for mode in (
+            "RGB",
+            *(("P", "L", "1", "RGBA", "I;16", "F", "CMYK", "LA") if form in ("PNG", "TIFF") else "L"),
+        ):
             try:
                 data = _picture(0, form, mode, 32 if form in ("ICO", "ICNS") else 12)
                 Image.open(io.BytesIO(data)).load()
@@ -151,7 +152,11 @@ def _images(_: Path) -> list[Seed]:
             found.append(Seed(f"x.{form.lower()}", {f"x.{form.lower()}": data}, BINARY))
     exif = Image.Exif()
     exif[0x0112] = 6
-    more = [_picture(1, "JPEG", exif=exif), _picture(1, "JPEG", progressive=True, side=40), _picture(1, "PNG", "RGBA")]
+    more = [
+        _picture(1, "JPEG", exif=exif),
+        _picture(1, "JPEG", progressive=True, side=40),
+        _picture(1, "PNG", "RGBA"),
+    ]
     more += [_picture(2, "GIF", "P", save_all=True, append_images=[Image.new("P", (9, 9))], transparency=0)]
     more += [_picture(2, "TIFF", compression="tiff_lzw"), _picture(2, "TIFF", compression="tiff_adobe_deflate")]
     return [one for one in [*found, *(Seed("x.png", {"x.png": data}, BINARY) for data in more)] if _is_read(one)]
@@ -196,7 +201,10 @@ def _tables(_: Path) -> list[Seed]:
 
 def _pairs(_: Path) -> list[Seed]:
     lines = [("0.png", "1.png", 1, "train", 0), ("2.png", "3.png", 0, "val", 1), ("4.png", "5.png", 1, "test", 2)]
-    tables = [_table(("a", "b", "is_same", "split", "fold"), *lines), _table(("a", "b", "is_same"), *(x[:3] for x in lines))]
+    tables = [
+        _table(("a", "b", "is_same", "split", "fold"), *lines),
+        _table(("a", "b", "is_same"), *(x[:3] for x in lines)),
+    ]
     return [Seed("pairs.csv", {"pairs.csv": data, **_pictures(6)}, TEXT) for data in tables]
 
 
@@ -239,10 +247,13 @@ def _sop(_: Path) -> list[Seed]:
 
 
 def _model() -> Model:
-    names = {"stem": ("stem.conv.weight", "stem.bn.weight"), "layer1": ("layer1.0.conv1.weight", "layer1.0.bn1.weight"),
+    names = {"stem": ("stem.conv.weight", "stem.bn.weight"),
+             "layer1": ("layer1.0.conv1.weight", "layer1.0.bn1.weight"),
              "layer2": ("layer2.0.conv1.weight", "layer2.0.conv2.weight")}  # fmt: skip
     parameters = [
-        Parameter(f"backbone.{name}", block, 9, 4, norm="bn" in name) for block, inner in names.items() for name in inner
+        Parameter(f"backbone.{name}", block, 9, 4, norm="bn" in name)
+        for block, inner in names.items()
+        for name in inner
     ]
     head = [Parameter("head.weight", "head", 6, 2), Parameter("head.bias", "head", 3, 1)]
     return Model(tuple(names), (*parameters, *head))
@@ -251,7 +262,10 @@ def _model() -> Model:
 def _schedules(_: Path) -> list[Seed]:
     named = {"name": "mine", "monitor": "val/loss", "mode": "min", "leave_frozen": True, "stages": SCHEDULE}
     recipe = {"backbone_finetuning": {"unfreeze_backbone_at_epoch": 2, "epochs": 5, "lr": 1e-3}}
-    files = [yaml.safe_dump(one, sort_keys=False).encode() for one in (named, {"leave_frozen": True, "stages": SCHEDULE[:1]}, recipe)]
+    files = [
+        yaml.safe_dump(one, sort_keys=False).encode()
+        for one in (named, {"leave_frozen": True, "stages": SCHEDULE[:1]}, recipe)
+    ]
     return [Seed("mine.yaml", {"mine.yaml": data}, YAML) for data in files]
 
 
@@ -317,9 +331,17 @@ def _backbone() -> Any:
 def _weights(_: Path) -> list[Seed]:
     state = {name.removeprefix("network."): value for name, value in _backbone().state_dict().items()}
     wrapped = {"epoch": 3, "model": {f"module.{name}": value for name, value in state.items()}, "args": {"lr": 0.1}}
-    found = [Seed("x.pth", {"x.pth": _bytes(lambda file: torch.save(one, file))}, CHECKPOINT) for one in (state, wrapped)]
-    old = _bytes(lambda file: torch.save(state, file, _use_new_zipfile_serialization=False))
-    return [*found, Seed("x.pt", {"x.pt": old}, BINARY), Seed("x.safetensors", {"x.safetensors": _tensors(state, {})}, SAFETENSORS)]
+    found = [Seed("x.pth", {"x.pth": _saved(one)}, CHECKPOINT) for one in (state, wrapped)]
+    old = _saved(state, _use_new_zipfile_serialization=False)
+    return [
+        *found,
+        Seed("x.pt", {"x.pt": old}, BINARY),
+        Seed("x.safetensors", {"x.safetensors": _tensors(state, {})}, SAFETENSORS),
+    ]
+
+
+def _saved(content: Any, **more: Any) -> bytes:
+    return _bytes(lambda file: torch.save(content, file, **more))
 
 
 def _tensors(state: dict[str, Any], said: dict[str, str]) -> bytes:
@@ -419,7 +441,9 @@ def _exports(runs: Path) -> list[Seed]:
         network, described = used(task, config, metadata)
         said = {METADATA: described.to_json(), NETWORK: network_text(config, metadata, described)}
         found.append(Seed("x.safetensors", {"x.safetensors": _tensors(task.state_dict(), said)}, SAFETENSORS))
-        found.append(Seed("x.onnx", {"x.onnx": _onnx(network.outputs, len(metadata.classes), described.to_json())}, ONNX))
+        found.append(
+            Seed("x.onnx", {"x.onnx": _onnx(network.outputs, len(metadata.classes), described.to_json())}, ONNX)
+        )
     return found
 
 
@@ -434,7 +458,10 @@ def _onnx(outputs: tuple[str, ...], classes: int, said: str) -> bytes:
         helper.make_node("Identity", ["mean"], ["features"]),
     ]  # fmt: skip
     matrix = np.random.default_rng(0).normal(size=(3, classes)).astype(np.float32)
-    values = [numpy_helper.from_array(np.array([2, 3], dtype=np.int64), "sides"), numpy_helper.from_array(matrix, "matrix")]
+    values = [
+        numpy_helper.from_array(np.array([2, 3], dtype=np.int64), "sides"),
+        numpy_helper.from_array(matrix, "matrix"),
+    ]
     graph = helper.make_graph(
         nodes[: 2 + len(outputs)],
         "network",

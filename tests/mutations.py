@@ -1,4 +1,4 @@
-"""Changes to the bytes of a file, and to what it holds, for `fuzz`: what a disk, an editor or a stranger may do to it."""
+"""Changes to the bytes of a file, and to what it holds, for `fuzz`: what a disk, an editor or a stranger may do."""
 
 import copy
 import io
@@ -23,9 +23,10 @@ WORDS = (b"", b"\0", b"\n", b"\r", b"\t", b",", b";", b'"', b"'", b":", b"- ", b
          b"{'a':" * 3000, b"null", b"~", b"?", b"&a", b"*a", b"<<: ", b"#", b"!", b"%", b"\xff", b"\xef\xbb\xbf",
          "\u2028".encode(), "ä".encode("latin-1"), b"../../x", b"/dev/null", b"a" * 70_000)  # fmt: skip
 VALUES: tuple[Any, ...] = (
-    None, True, False, 0, 1, -1, 3, 2**31, 2**63, -(2**70), 10**400, 0.5, -0.0, 1e308, math.nan, math.inf, "", "x", "0",
-    "nan", "head", "..", "../../x", "/", "a\0b", "\ud800", "\x1b[2J", "x" * 70_000, [], [[]], [0], ["x"], [None, True],
-    list(range(3000)), {}, {"x": 1}, {"": None}, {"value": "x"}, {"_target_": "torch.nn.Identity"}, [{"name": "x"}],
+    None, True, False, 0, 1, -1, 3, 2**31, 2**63, -(2**70), 10**400, 0.5, -0.0, 1e308, math.nan, math.inf, "",
+    "x", "0", "nan", "head", "..", "../../x", "/", "a\0b", "\ud800", "\x1b[2J", "x" * 70_000, [], [[]], [0],
+    ["x"], [None, True], list(range(3000)), {}, {"x": 1}, {"": None}, {"value": "x"},
+    {"_target_": "torch.nn.Identity"}, [{"name": "x"}],
 )  # fmt: skip
 
 
@@ -124,7 +125,9 @@ def _entry(rng: Random, data: bytes) -> bytes:
         + [(f"{name}x", content), ("/".join(["..", name]), content), entries[0]]
     )
     written = io.BytesIO()
-    with zipfile.ZipFile(written, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as to:
+    with zipfile.ZipFile(
+        written, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+    ) as to:
         for name, content in dict(entries).items():
             to.writestr(zipfile.ZipInfo(name), content)
     return written.getvalue()
@@ -154,7 +157,8 @@ def _structure(rng: Random, data: bytes, form: Format) -> bytes:
     elif isinstance(value, Tensor):
         holder[key] = rng.choice(
             (value.flatten(), value[..., :0], value.double(), value.int(), torch.zeros(()), value.float() * math.nan,
-             value.float() + 1e38, value.bool(), value.half(), value.to(torch.complex64), torch.zeros(3, 0, 2), value[None])
+             value.float() + 1e38, value.bool(), value.half(), value.to(torch.complex64), torch.zeros(3, 0),
+             value[None])
         )  # fmt: skip
     else:
         holder[key] = copy.deepcopy(rng.choice(VALUES))

@@ -95,7 +95,7 @@ def write_whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """A text file, written whole; what is no character, as in a file name of other bytes, is written as its number."""
+    """A text file, written whole; what is no character, as in a name of other bytes, is written as its number."""
     with write_whole(path) as file:
         file.write(text.encode(errors="backslashreplace"))
 
@@ -193,8 +193,8 @@ class CheckpointMetadata:
         """Those of a loaded checkpoint, of this version or an older one.
 
         Raises:
-            WeightsError: where there are none, where a newer version has written them, or where they were changed into
-                what no run writes.
+            WeightsError: where there are none, where a newer version has written them, or where they are what no run
+                writes.
         """
         stored = checkpoint.get(METADATA)
         version = stored.get("version", 0) if isinstance(stored, Mapping) else None  # those of 0.1.0 do not say one
@@ -207,7 +207,7 @@ class CheckpointMetadata:
             )
         entries = {name: value for name, value in stored.items() if name in known - {"pruning", "version"}}
         problems: list[str] = []
-        found = typed(cls, entries, METADATA, problems)
+        found: CheckpointMetadata = typed(cls, entries, METADATA, problems)
         if problems:
             raise WeightsError(f"has metadata that no run writes ({problems[0]}); take another copy of it")
         # how it was pruned is read where its layers are known

@@ -88,7 +88,8 @@ class Collection:
 def collect(folder: Path) -> Collection:
     """Read all results below `folder`; raises `ResultError` if there is none at all."""
     asked = _asked(folder)
-    runs, unreadable = [], []
+    runs: list[Run] = []
+    unreadable: list[str] = []
     for path in sorted(folder.rglob(RESULT)):
         try:
             result = read_result(path.parent)

@@ -128,7 +128,9 @@ def command(run: Run) -> str:
 
 def _course(rows: list[Row], stages: Sequence[StageRecord], metric: str) -> str:
     """The metric by epoch as a small picture, every other stage shaded."""
-    points = [(row["epoch"], value) for row in rows if isinstance(value := row.get(metric), float) and isfinite(value)]
+    points = [
+        (row["epoch"], value) for row in rows if isinstance(value := row.get(metric), float) and isfinite(value)
+    ]
     if len(points) < 2:
         return ""
     last = max(epoch for epoch, _ in points) or 1

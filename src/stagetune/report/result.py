@@ -10,7 +10,7 @@ from typing import Any
 
 from stagetune.artifacts import RunDir, StageRecord, stored_json, write_text
 from stagetune.errors import ResultError
-from stagetune.report.shapes import Best, Classification, Environment, Failure, Pruning
+from stagetune.report.shapes import Inner
 from stagetune.typed import typed
 
 SCHEMA_VERSION = 1
@@ -75,17 +75,17 @@ class RunResult:
     weights: dict[str, str] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     stages: list[StageRecord] = field(default_factory=list)
-    best: Best | None = None
+    best: dict[str, Any] | None = None
     test: dict[str, float] = field(default_factory=dict)
     probe: dict[str, Any] = field(default_factory=dict)
-    classification: Classification | dict[str, Any] = field(default_factory=dict)
+    classification: dict[str, Any] = field(default_factory=dict)
     verification: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Any] = field(default_factory=dict)
-    pruning: Pruning | dict[str, Any] = field(default_factory=dict)
+    pruning: dict[str, Any] = field(default_factory=dict)
     timing: dict[str, float] = field(default_factory=dict)
     peak_memory_mb: float = 0.0
-    environment: Environment | dict[str, Any] = field(default_factory=dict)
-    error: Failure | None = None
+    environment: dict[str, Any] = field(default_factory=dict)
+    error: dict[str, str] | None = None
     schema_version: int = SCHEMA_VERSION
 
     def probed(self, metric: str) -> float | None:
@@ -122,6 +122,7 @@ def read_result(run_dir: str | os.PathLike[str]) -> RunResult:
     given = {key: value for key, value in values.items() if value != {} or key not in MAY_LACK}
     problems: list[str] = []
     found = typed(RunResult, given, "", problems)
+    typed(Inner, given, "", problems)
     problems += [f"{place}: is no finite number" for key in FINITE for place in _not_finite(given.get(key), key)]
     if problems:
         raise ResultError(f"{path} is damaged ({'; '.join(problems[:SHOWN])}); run it again")

@@ -104,3 +104,13 @@ class Environment(TypedDict, total=False):
 
     versions: dict[str, Any]
     device: dict[str, Any]
+
+
+class Inner(TypedDict, total=False):
+    """What lies below the keys of a result."""
+
+    best: Best | None
+    classification: Classification
+    pruning: Pruning
+    environment: Environment
+    error: Failure | None

@@ -20,7 +20,8 @@ from stagetune.schedule.progress import is_best
 from stagetune.typed import typed
 
 
-_Callbacks = TypedDict("_Callbacks", {StagedUnfreezing.__name__: dict[str, Any]})
+class _Callbacks(TypedDict):
+    StagedUnfreezing: dict[str, Any]
 
 
 class _Last(TypedDict):

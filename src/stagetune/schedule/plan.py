@@ -236,7 +236,9 @@ def check_resumable(state: Mapping[str, Any], now: Plan, *, accepts_new: bool) -
     problems: list[str] = []
     kept = typed(_State, state, "StagedUnfreezing", problems)
     if problems:
-        raise ScheduleError(f"the checkpoint was changed ({problems[0]}); take another copy of it, or start a new run")
+        raise ScheduleError(
+            f"the checkpoint was changed ({problems[0]}); take another copy of it, or start a new run"
+        )
     before, begun = kept["plan"], len(kept["stage_starts"])
     lacking = {entry.name: entry.default for entry in fields(PlannedStage) if entry.default is not MISSING}
     before = {**before, "stages": [{**lacking, **stage} for stage in before["stages"]]}  # of a time without them
@@ -280,6 +282,4 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
 
 def _rates(plan: Mapping[str, Any], stage: Mapping[str, Any]) -> dict[str, float]:
     """The rate of each parameter, whatever groups they are divided into."""
-    return {
-        name: stage["rates"].get(group["name"], 0.0) for group in plan["groups"] for name in group["parameters"]
-    }
+    return {name: stage["rates"].get(group["name"], 0.0) for group in plan["groups"] for name in group["parameters"]}

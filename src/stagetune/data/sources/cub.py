@@ -54,7 +54,7 @@ def cub(root: str | Path, *, by: str) -> list[Entry]:
 
 
 def read_list(file: Path, columns: Sequence[str] = ()) -> list[tuple[int, list[str]]]:
-    """The lines of a list of words that blanks part, with their numbers from 1; the last of `columns` may have blanks.
+    """The lines of a list of words that blanks part, with their numbers from 1; the last of `columns` may have some.
 
     Raises `DataError` where there is no such file or nothing in it, and for lines with fewer words than `columns`.
     """

@@ -61,8 +61,8 @@ def lfw(root: str | Path, *, on_error: str = "raise") -> tuple[ImageFiles, Pairs
     entries: dict[Path, Entry] = {}
     pairs: list[tuple[Path, Path, int, int]] = []
     problems = []
-    for place, (number, words) in enumerate(lines):
-        fold = place // each
+    for at, (number, words) in enumerate(lines):
+        fold = at // each
         split = "test" if fold == folds - 1 else "val" if fold == folds - 2 else "train"
         if len(words) not in (3, 4):
             problems.append(f"line {number}: expected a name and two numbers, or a name and a number twice")
