@@ -1,6 +1,8 @@
 """Of damaged and edited files only the project's own errors come, and one of them does not end a report."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -12,10 +14,10 @@ CASES = 100  # of each kind; python -m tests.fuzz tries as many as are wanted
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
-    make_runs(folder)
-    return folder
+def runs() -> Iterator[Path]:
+    with TemporaryDirectory() as folder:
+        make_runs(Path(folder))
+        yield Path(folder)
 
 
 @pytest.mark.slow

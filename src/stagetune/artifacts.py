@@ -209,7 +209,8 @@ class CheckpointMetadata:
         problems: list[str] = []
         found: CheckpointMetadata = typed(cls, entries, METADATA, problems)
         if problems:
-            raise WeightsError(f"has metadata that no run writes ({problems[0]}); take another copy of it")
+            said = problems[0]
+            raise WeightsError(f"what it says of itself does not fit this version of the project: {said}")
         # how it was pruned is read where its layers are known
         return replace(found, config=renamed(found.config), pruning=stored.get("pruning", []))
 
