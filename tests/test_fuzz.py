@@ -51,7 +51,7 @@ def report_of(seed: Seed, folder: Path, capsys: pytest.CaptureFixture[str], **ch
     ("file", "before", "after", "said"),
     [
         ("result.json", b'"units":', b'"unit":', "result.json is damaged (classification.units: is missing)"),
-        ("result.json", b'"f1":', b'"f1": "x", "f":', "(classification.classes[0].f1: expects a number, got 'x'"),
+        ("result.json", b'"recall":', b'"recall": "x", "r":', "classes[0].recall: expects a number, got 'x'"),
         ("result.json", b'"stages": [', b'"stages": [5, ', "damaged (stages[0]: expects keys and values, got 5"),
         ("result.json", b'"value":', b'"value": NaN, "v":', "is no finite number"),
         ("result.json", b"{", b"", "result.json is not readable JSON"),
