@@ -1,10 +1,11 @@
 """What runs leave on disk: each path once, files that are whole, what a checkpoint says of itself. No torch."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, NotRequired, TypedDict
@@ -13,12 +14,13 @@ from uuid import uuid4
 import yaml
 
 from stagetune.errors import ResultError, WeightsError
+from stagetune.typed import RENAMED, typed
 
 METADATA = "stagetune"  # the key of a checkpoint under which its metadata stands
 METADATA_VERSION = 1
-RENAMED = {"data": {"crossed": "spliced", "identity_depth": "depth"}}  # settings by their older name
 OF_TRACKERS = ("hparams.yaml", "lightning_logs", "wandb")  # what Lightning's loggers write into a run's directory
 SIXTEEN_BITS = [0.0, 65535.0]  # what deep images were scaled by before checkpoints and exported files said it
+LARGEST = 1_000_000  # values of a file
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML was built with it
 
 
@@ -131,9 +133,37 @@ def _of_the_disk(error: BaseException | None) -> OSError | None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """A text file, written whole."""
+    """A text file, written whole; what is no character, as in a name of other bytes, is written as its number."""
     with write_whole(path) as file:
-        file.write(text.encode(errors="surrogateescape"))  # a file's name that is no UTF-8 keeps its bytes
+        try:
+            file.write(text.encode(errors="surrogateescape"))  # a file's name that is no UTF-8 keeps its bytes
+        except UnicodeEncodeError:
+            file.write(text.encode(errors="backslashreplace"))
+
+
+def stored_json(path: Path) -> Any:
+    """What a file of JSON holds, which may be anybody's.
+
+    Raises:
+        FileNotFoundError: where there is none.
+        OSError: where it cannot be read.
+        ValueError: where it is not JSON in UTF-8.
+    """
+    try:
+        return _writable(json.loads(path.read_bytes().decode()))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _writable(value: Any) -> Any:
+    """Plain values without what is no character: JSON can name halves of characters, which no file can hold."""
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, list):
+        return [_writable(item) for item in value]
+    if isinstance(value, dict):
+        return {_writable(key): _writable(item) for key, item in value.items()}
+    return value
 
 
 class StageRecord(TypedDict):
@@ -210,7 +240,8 @@ class CheckpointMetadata:
         """Those of a loaded checkpoint, of this version or an older one.
 
         Raises:
-            WeightsError: where there are none, or where a newer version has written them.
+            WeightsError: where there are none, where a newer version has written them, or where they are what no run
+                writes.
         """
         stored = checkpoint.get(METADATA)
         version = stored.get("version", 0) if isinstance(stored, Mapping) else None  # those of 0.1.0 do not say one
@@ -221,12 +252,49 @@ class CheckpointMetadata:
             raise WeightsError(
                 f"has metadata of version {version}, this stagetune reads up to {METADATA_VERSION}; update stagetune"
             )
-        entries = {"range": SIXTEEN_BITS} | {name: value for name, value in stored.items() if name in known}
-        return cls(**{**entries, "config": renamed(entries.get("config", {})), "version": METADATA_VERSION})
+        entries = {"range": SIXTEEN_BITS} | {
+            name: value for name, value in stored.items() if name in known - {"pruning", "version"}
+        }
+        problems: list[str] = []
+        found: CheckpointMetadata = typed(cls, entries, METADATA, problems)
+        if problems:
+            said = problems[0]
+            raise WeightsError(f"what it says of itself does not fit this version of the project: {said}")
+        # how it was pruned is read where its layers are known
+        return replace(found, config=renamed(found.config), pruning=stored.get("pruning", []))
 
     def put_into(self, checkpoint: dict[str, Any]) -> None:
         """Let a checkpoint that is about to be written say this of itself."""
         checkpoint[METADATA] = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+
+
+def stored_yaml(path: Path) -> Any:
+    """What a file of YAML holds, which may be anybody's.
+
+    Raises:
+        FileNotFoundError: where there is none.
+        OSError: where it cannot be read.
+        ValueError: where it is not YAML in UTF-8, or is larger than it looks.
+    """
+    try:
+        text = path.read_bytes().decode()
+        if _size(yaml.compose(text, _Loader)) > LARGEST:
+            raise ValueError("its anchors (&) stand for too much; write it out")
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        raise ValueError("it is nested too deeply, or contains itself") from None
+    except (yaml.YAMLError, TypeError, AttributeError, OverflowError) as error:  # of keys and dates that are none
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+def _size(node: yaml.Node | None, known: dict[int, int] | None = None) -> int:
+    """How many values stand in a node, with what its anchors stand for each time."""
+    known = {} if known is None else known
+    if id(node) not in known:
+        inner = node.value if isinstance(node, yaml.CollectionNode) else []
+        parts = [part for entry in inner for part in (entry if isinstance(entry, tuple) else (entry,))]
+        known[id(node)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(node)]
 
 
 def stored_config(run_dir: RunDir) -> dict[str, Any]:
@@ -236,8 +304,8 @@ def stored_config(run_dir: RunDir) -> dict[str, Any]:
         ResultError: where there is none that can be read.
     """
     try:
-        config = yaml.load(run_dir.config.read_text(), _Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        config = stored_yaml(run_dir.config)
+    except (OSError, ValueError) as error:
         raise ResultError(f"{run_dir.config} cannot be read ({error}); run it again") from error
     if not isinstance(config, dict):
         raise ResultError(f"{run_dir.config} holds no configuration; run it again")

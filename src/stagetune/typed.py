@@ -2,12 +2,18 @@
 
 import types
 from collections.abc import Mapping
-from dataclasses import field, fields, is_dataclass
+from dataclasses import MISSING, field, fields, is_dataclass
 from math import isfinite
 from numbers import Integral, Real
-from typing import Any, Protocol, Union, get_args, get_origin, get_type_hints
+from reprlib import Repr
+from typing import Any, Protocol, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from stagetune.errors import did_you_mean
+
+RENAMED = {"data": {"crossed": "spliced", "identity_depth": "depth"}}  # settings by their older name
+_REPR = Repr()  # of what is deep or endless, a part
+_REPR.maxlist = _REPR.maxdict = _REPR.maxtuple = 20
+_REPR.maxstring = _REPR.maxother = 200
 
 
 def choice(default: str | None, *others: str, otherwise: str = "") -> Any:
@@ -87,16 +93,18 @@ def key_problem(key: str, kind: Any, path: str = "", chosen: Chosen = ANNOTATED)
 
 def typed(kind: Any, value: Any, path: str, problems: list[str], chosen: Chosen = ANNOTATED) -> Any:
     """`value` as the annotated type `kind`, or as what is `chosen`; what does not fit is added to `problems`."""
-    if value is None and kind is not _given(kind):
+    if value is None and types.NoneType in get_args(kind):
         return None
     kind = chosen(path) or _given(kind)
     if kind is Any:
         return value
     if is_dataclass(kind):
         return _typed_mapping(kind, value, path, problems, chosen)
+    if is_typeddict(kind):
+        return _typed_keys(kind, value, path, problems)
     if get_origin(kind) is list:
         if not isinstance(value, list | tuple):
-            problems.append(f"{path}: expects a list, got {value!r}")
+            problems.append(f"{path}: expects a list, got {_REPR.repr(value)}")
             return value
         (item,) = get_args(kind)
         if item is Any:
@@ -108,19 +116,19 @@ def typed(kind: Any, value: Any, path: str, problems: list[str], chosen: Chosen 
         return [typed(item, entry, f"{path}[{i}]", problems, chosen) for i, entry in enumerate(value)]
     if get_origin(kind) is dict:
         if not isinstance(value, Mapping):
-            problems.append(f"{path}: expects keys and values, got {value!r}")
+            problems.append(f"{path}: expects keys and values, got {_REPR.repr(value)}")
             return value
         inner = get_args(kind)[1]
         return {str(key): typed(inner, item, _join(path, str(key)), problems, chosen) for key, item in value.items()}
     if not isinstance(value, bool):
         number: Any = value  # of numpy, too: what is stored is plain
-        if kind is int and isinstance(value, Integral):
+        if kind is int and isinstance(value, Integral) and -(2**63) <= number < 2**64:
             return int(number)
         if kind is float and (isinstance(value, float) or (isinstance(value, Real) and abs(number) < 2**63)):
             return float(number)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+    if kind is int or not isinstance(value, kind):
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-        problems.append(f"{path}: expects {words[kind]}, got {value!r}")
+        problems.append(f"{path}: expects {words[kind]}, got {_REPR.repr(value)}")
     return value
 
 
@@ -133,7 +141,7 @@ def _given(kind: Any) -> Any:
 
 def _typed_mapping(kind: Any, value: Any, path: str, problems: list[str], chosen: Chosen) -> Any:
     if not isinstance(value, Mapping):
-        problems.append(f"{path or 'configuration'}: expects keys and values, got {value!r}")
+        problems.append(f"{path or 'configuration'}: expects keys and values, got {_REPR.repr(value)}")
         return value
     hints = get_type_hints(kind)
     for key in value:
@@ -162,7 +170,22 @@ def _typed_mapping(kind: Any, value: Any, path: str, problems: list[str], chosen
         elif allowed and not allowed[0] <= item <= allowed[1]:
             upper = "" if allowed[1] == float("inf") else f" and at most {allowed[1]}"
             problems.append(f"{where}={item}: must be at least {allowed[0]}{upper}")
+    required = [entry for entry in fields(kind) if entry.default is MISSING and entry.default_factory is MISSING]
+    if missing := [entry.name for entry in required if entry.name not in value]:
+        problems += [f"{_join(path, name)}: is missing" for name in missing]
+        return value
     return kind(**converted)
+
+
+def _typed_keys(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
+    """A mapping of which some keys are known: others stay as they are, as those of a later version."""
+    if not isinstance(value, Mapping):
+        problems.append(f"{path}: expects keys and values, got {_REPR.repr(value)}")
+        return value
+    problems += [f"{_join(path, name)}: is missing" for name in sorted(kind.__required_keys__ - value.keys())]
+    known = {name: of for name, of in get_type_hints(kind).items() if name in value}
+    found = {name: typed(of, value[name], _join(path, name), problems) for name, of in known.items()}
+    return {**value, **found}
 
 
 def _dot(path: str) -> str:

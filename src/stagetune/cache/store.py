@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from stagetune.artifacts import write_text
+from stagetune.artifacts import stored_json, write_text
 
 GB = 1e9
 _memory: OrderedDict[str, Tensor] = OrderedDict()  # shared by the runs of this process, the oldest first
@@ -42,7 +42,7 @@ class Store:
             return _memory[key]
         path = self._path(key)
         try:
-            head = json.loads(path.with_suffix(".json").read_text())
+            head = stored_json(path.with_suffix(".json"))
             dtype = getattr(torch, head["dtype"])
             table = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
             table = table.view(dtype).view(head["shape"])

@@ -8,6 +8,7 @@ the share that is wrong.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
+from os.path import isfile
 from pathlib import Path
 
 import numpy as np
@@ -48,13 +49,17 @@ def read_runs(folder: str | Path) -> list[Run]:
 
 def _read_run(root: Path, labels: Path) -> Run:
     pairs = []
-    for line, text in enumerate(labels.read_text().splitlines(), start=1):
+    try:
+        lines = labels.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{labels}: cannot be read ({error}); take it as its authors publish it") from error
+    for line, text in enumerate(lines, start=1):
         words = text.split()
         if not words:
             continue
         files = [root / word for word in words]
-        if len(files) != 2 or not all(file.is_file() for file in files):
-            gone = ", ".join(str(file) for file in files if not file.is_file()) or "two files are needed"
+        if len(files) != 2 or not all(map(isfile, files)):
+            gone = ", ".join(str(file) for file in files if not isfile(file)) or "two files are needed"
             raise DataError(f"{labels}: line {line}: expected a test image and its training image ({gone})")
         pairs.append(files)
     if len(pairs) < 2:

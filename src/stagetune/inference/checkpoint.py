@@ -12,6 +12,7 @@ from stagetune.config.schema import Config
 from stagetune.config.settings import NoLoss
 from stagetune.config.validate import read_config
 from stagetune.errors import ConfigError, WeightsError
+from stagetune.inference.description import calibration_problems
 from stagetune.models.cut import rebuild
 from stagetune.models.tensor_files import read_checkpoint
 from stagetune.run.build import build_task
@@ -56,6 +57,8 @@ def task_of(content: Any, file: Path, *, trust: Trust) -> tuple[StagedTask, Conf
     try:
         config = read_config(metadata.config)
         check_trusted(config, trust=trust)
+        if problems := calibration_problems(config.task.name, metadata.calibration):
+            raise ConfigError(problems)
         with torch.random.fork_rng(devices=[]):  # first weights are drawn, and replaced by those of the file
             backbone = config.model.build(config.input().size)
             rebuild(backbone, metadata.pruning, config.input().size)

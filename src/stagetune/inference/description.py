@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from math import inf
+from math import inf, isfinite
 from pathlib import PurePath
 from typing import Any
 
@@ -147,7 +147,7 @@ class Description:
         """
         try:
             values = json.loads(text, parse_constant=_no_number)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise WeightsError(f"describes itself by what is no JSON ({error})") from error
         given = values.get("version") if isinstance(values, Mapping) else None
         if not isinstance(given, int):
@@ -162,20 +162,33 @@ class Description:
             preprocessing.setdefault("range", SIXTEEN_BITS)  # of a file from before it was said
         found: Description = typed(cls, values, "", problems)
         if not problems:
-            fitted, wanted = found.calibration, Confidence if found.task == "classifier" else Calibration
-            if fitted is not None or found.task == "siamese":
-                missing = [entry.name for entry in fields(wanted) if entry.name not in (fitted or {})]
-                if missing:
-                    problems.append(f"calibration: lacks {', '.join(missing)}")
-                else:
-                    typed(wanted, fitted, "calibration", problems)
+            problems += calibration_problems(found.task, found.calibration)
+            if found.task == "siamese" and found.calibration is None:
+                problems.append("calibration: is missing")
             if found.task == "siamese" and found.distance is None:
                 problems.append("distance: is missing")
-            elif not problems and fitted and wanted is Confidence and not fitted["temperature"] > 0:
-                problems.append(f"calibration.temperature={fitted['temperature']}: must be above 0")
         if problems:
             raise WeightsError(f"describes itself wrongly: {'; '.join(problems)}; export it again")
         return found
+
+
+def calibration_problems(task: str, fitted: Mapping[str, Any] | None) -> list[str]:
+    """What is wrong with what was fitted in validation, as far as it was."""
+    if fitted is None:
+        return []
+    wanted = Confidence if task == "classifier" else Calibration
+    if missing := [entry.name for entry in fields(wanted) if entry.name not in fitted]:
+        return [f"calibration: lacks {', '.join(missing)}"]
+    problems: list[str] = []
+    typed(wanted, fitted, "calibration", problems)
+    problems += [
+        f"calibration.{name}={value}: must be a finite number"
+        for name, value in fitted.items()
+        if isinstance(value, float) and not isfinite(value)
+    ]
+    if not problems and wanted is Confidence and not fitted["temperature"] > 0:
+        problems.append(f"calibration.temperature={fitted['temperature']}: must be above 0")
+    return problems
 
 
 def description_of(config: Config, metadata: CheckpointMetadata, distance: str | None) -> Description:

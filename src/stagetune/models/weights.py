@@ -162,7 +162,9 @@ def _of_checkpoint(path: str, content: Mapping[str, Any]) -> Weights:
         metadata = CheckpointMetadata.of(content)
     except WeightsError as error:
         raise WeightsError(f"model.weights={path}: {error}") from error
-    state = content["state_dict"]
+    state = content.get("state_dict")
+    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+        raise WeightsError(f"model.weights={path}: holds no state dict; give a run's checkpoints/best.ckpt")
     return Weights(
         path,
         _below("backbone.", state),
@@ -176,7 +178,8 @@ def _of_checkpoint(path: str, content: Mapping[str, Any]) -> Weights:
 
 
 def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    found = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
 
 def _words(used: str, where: str) -> str:

@@ -163,8 +163,8 @@ def section(tested: Tested) -> str:
                 one["name"],
                 str(one["images"]),
                 str(round((one["recall"] or 0) * one["images"])),
-                f"{one['recall']:.2f} ({one['recall_low']:.2f} to {one['recall_high']:.2f})" if one["images"] else "",
-                f"{one['precision']:.2f}" if one["answered"] else "",
+                _recall(one),
+                f"{one['precision']:.2f}" if one["precision"] is not None else "",
                 f"{one['f1']:.2f}",
             )
             for one in found["classes"]
@@ -187,6 +187,12 @@ def section(tested: Tested) -> str:
             data = b64encode(picture.read_bytes()).decode()
             parts.append(f'<figure><img alt="the worst mistakes" src="data:image/png;base64,{data}"></figure>')
     return "".join(parts)
+
+
+def _recall(one: Mapping[str, Any]) -> str:
+    """With its interval; empty of a class without images."""
+    found = [one[key] for key in ("recall", "recall_low", "recall_high")]
+    return "" if None in found else "{:.2f} ({:.2f} to {:.2f})".format(*found)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

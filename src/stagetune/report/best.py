@@ -41,11 +41,11 @@ def experiment_yaml(summary: Summary) -> str:
         elif path[0] in OF_THE_SWEEP or key == FOLD:
             continue
         elif key in SETTINGS:
-            settings[key] = config[key]
+            settings[key] = _get(config, [key])
         elif len(path) == 1:
             groups[key] = value
         elif is_for_stages(word):
-            settings["schedule"] = config["schedule"]  # the stages that they came to
+            settings["schedule"] = _get(config, ["schedule"])  # the stages that they came to
         else:
             # a file cannot change one entry of a list: it has the whole of it
             whole = path[: next((i for i, part in enumerate(path) if part.isdigit()), len(path))]
@@ -95,6 +95,10 @@ def _stored(config: dict[str, Any], path: list[str]) -> list[str]:
 
 def _get(values: Any, path: list[str]) -> Any:
     for part in path:
+        if not isinstance(values, dict) or part not in values:
+            raise ResultError(
+                f"the best run's config.yaml has no {'.'.join(path)}, which its sweep set; run it again"
+            )
         values = values[part]
     return values
 

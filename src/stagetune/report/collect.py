@@ -1,13 +1,15 @@
 """Every run below a folder with its configuration, read without torch."""
 
 import csv
-import json
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from stagetune.artifacts import RunDir, stored_config, sweep_file
+from stagetune.artifacts import RunDir, stored_config, stored_json, sweep_file
 from stagetune.config.validate import completed
 from stagetune.errors import ResultError
 from stagetune.report.metrics import Row
@@ -18,6 +20,7 @@ ANSWER = ("path", "split", "group", "label", "answer", "probability")
 # a word that sets what a run is, and no more
 SETTING = re.compile(r"[+~]{0,2}(?!hydra\b|trust\b|resume)[A-Za-z_][\w./@-]*(=[^\n]*)?")
 RESULT = RunDir("").result.name
+MOST_EPOCHS = 10**9  # of a run
 FOR_STAGES = ("schedule.file", "schedule.backbone_finetuning")  # said in their place, and not stored
 
 
@@ -50,22 +53,25 @@ class Run:
         return others | {key: value for key, _, value in words}
 
     def rows(self) -> list[Row]:
-        """metrics.csv with numbers for numbers; empty where it is missing or torn."""
-        try:
-            with RunDir(self.folder).metrics.open(newline="") as file:
-                return [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
-        except (OSError, UnicodeDecodeError, csv.Error):
-            return []
+        """metrics.csv with numbers for numbers; empty where it is missing or damaged."""
+        with suppress(ResultError):
+            return _metrics(RunDir(self.folder).metrics)
+        return []
 
     def answers(self) -> list[dict[str, str]]:
-        """predictions.csv; empty where it is missing or torn."""
-        try:
-            with RunDir(self.folder).predictions.open(newline="") as file:
-                rows = list(csv.DictReader(file))
-        except (OSError, UnicodeDecodeError, csv.Error):
-            return []
-        is_whole = all(key in row and row[key] is not None for row in rows for key in ANSWER)
-        return rows if is_whole and all(_number(row["probability"]) is not None for row in rows) else []
+        """predictions.csv; empty where it is missing or damaged."""
+        with suppress(ResultError):
+            return _predictions(RunDir(self.folder).predictions)
+        return []
+
+    def damaged(self) -> Iterator[str]:
+        """What of it cannot be read beside its result, in a sentence each."""
+        run_dir = RunDir(self.folder)
+        for read, path in ((_metrics, run_dir.metrics), (_predictions, run_dir.predictions)):
+            try:
+                read(path)
+            except ResultError as error:
+                yield str(error)
 
 
 def is_for_stages(word: str) -> bool:
@@ -86,12 +92,15 @@ class Collection:
 def collect(folder: Path) -> Collection:
     """Read all results below `folder`; raises `ResultError` if there is none at all."""
     asked = _asked(folder)
-    runs, unreadable = [], []
+    runs: list[Run] = []
+    unreadable: list[str] = []
     for path in sorted(folder.rglob(RESULT)):
         try:
             result = read_result(path.parent)
             overrides = asked.get(str(path.parent.relative_to(folder)), [])
-            runs.append(Run(path.parent, result, _settings(path.parent), tuple(overrides)))
+            run = Run(path.parent, result, _settings(path.parent), tuple(overrides))
+            unreadable += run.damaged()
+            runs.append(run)
         except ResultError as error:
             unreadable.append(str(error))
     if not runs and not unreadable:
@@ -118,7 +127,7 @@ def read_sweep(folder: Path) -> dict[str, list[str]]:
     Of a file from elsewhere neither a directory outside of the folder is taken nor a word that is no run's setting.
     """
     try:
-        jobs = json.loads(sweep_file(folder).read_text())["jobs"]
+        jobs = stored_json(sweep_file(folder))["jobs"]
         return {
             str(name): [str(word) for word in words if SETTING.fullmatch(str(word))]
             for name, words in jobs.items()
@@ -142,7 +151,42 @@ def _flat(values: Any, path: str = "") -> list[tuple[str, Any]]:
     return [(path, values)]
 
 
-def _number(text: str | None) -> Any:
+def _metrics(path: Path) -> list[Row]:
+    """Rows of metrics.csv, none where there is no such file; raises `ResultError` for a damaged one."""
+    rows = [{key: _number(value) for key, value in row.items()} for row in _table(path, ("epoch",))]
+    if any(not isinstance(row["epoch"], float) or not 0 <= row["epoch"] < MOST_EPOCHS for row in rows):
+        raise ResultError(f"{path} is damaged (an epoch is no number); its curve is left out")
+    return rows
+
+
+def _predictions(path: Path) -> list[dict[str, str]]:
+    """Rows of predictions.csv, none where there is no such file; raises `ResultError` for a damaged one."""
+    rows = _table(path, ANSWER)
+    probabilities = [_number(row["probability"]) for row in rows]
+    if any(not isinstance(one, float) or not isfinite(one) for one in probabilities):
+        raise ResultError(f"{path} is damaged (a probability is no number); its answers are left out")
+    return rows
+
+
+def _table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """A CSV that has these columns and is whole, or is not there; raises `ResultError` for one that is damaged."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *rows = [*csv.reader(file)] or [[]]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, csv.Error) as error:
+        raise ResultError(f"{path} cannot be read ({error}); it is left out") from error
+    if not header and not rows:
+        return []
+    if lacking := [column for column in columns if column not in header]:
+        raise ResultError(f"{path} is damaged (it has no column {lacking[0]}); it is left out")
+    if short := next((number for number, row in enumerate(rows, start=2) if len(row) != len(header)), None):
+        raise ResultError(f"{path} is damaged (row {short} has another length than the first); it is left out")
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def _number(text: str) -> Any:
     try:
         return float(text) if text else None
     except ValueError:

@@ -54,7 +54,7 @@ class Configuration:
         of_seed: dict[int, set[int]] = {}
         for run in self.scored:
             if run.settings.get("data.folds") is not None:
-                of_seed.setdefault(run.result.seed, set()).add(run.settings[FOLD])
+                of_seed.setdefault(run.result.seed, set()).add(run.settings.get(FOLD, 0))
         return max((sorted(of) for of in of_seed.values()), key=len, default=[])
 
     def _by_seed(self, values: Mapping[Path, float]) -> dict[int, float]:
@@ -68,7 +68,7 @@ class Configuration:
 
     def probed(self, metric: str) -> float | None:
         """What the probe of the untouched features has of a metric, on average; None where no run had one."""
-        values = [float(run.result.probe[metric]) for run in self.scored if metric in run.result.probe]
+        values = [value for run in self.scored if (value := run.result.probed(metric)) is not None]
         return sum(values) / len(values) if values else None
 
     def mean(self, key: str) -> float | None:
@@ -141,7 +141,7 @@ def _cost(run: Run, key: str) -> float | None:
         return result.peak_memory_mb or None
     if key == "trainable":
         return max((float(stage["trainable_params"]) for stage in result.stages), default=None)
-    slowest = [float(stage["samples_per_second"]) for stage in result.stages if stage.get("samples_per_second")]
+    slowest = [stage["samples_per_second"] for stage in result.stages if stage["samples_per_second"]]
     return min(slowest, default=None)
 
 

@@ -6,6 +6,7 @@ What would not be seen in it, such as control characters, is written out.
 import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
+from math import isfinite
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -99,7 +100,8 @@ def _rows(summary: Summary, one: Configuration, rank: int, is_curved: bool) -> s
 
 def _run(summary: Summary, run: Run, is_curved: bool) -> str:
     result, folder = run.result, run.folder.relative_to(summary.collection.folder)
-    tested, probed = (of.get(summary.metric.replace("val/", "test/")) for of in (result.test, result.probe))
+    metric = summary.metric.replace("val/", "test/")
+    tested, probed = result.test.get(metric), result.probed(metric)
     error = f": {result.error['type']}: {result.error['message']}" if result.error else ""
     figures = "".join(
         f' <a href="{escape(str(RunDir(folder).figures / name), quote=True)}">{escape(Path(name).stem)}</a>'
@@ -131,7 +133,9 @@ def command(run: Run) -> str:
 
 def _course(rows: list[Row], stages: Sequence[StageRecord], metric: str) -> str:
     """The metric by epoch as a small picture, every other stage shaded."""
-    points = [(row["epoch"], row[metric]) for row in rows if isinstance(row.get(metric), float)]
+    points = [
+        (row["epoch"], value) for row in rows if isinstance(value := row.get(metric), float) and isfinite(value)
+    ]
     if len(points) < 2:
         return ""
     last = max(epoch for epoch, _ in points) or 1

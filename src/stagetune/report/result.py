@@ -3,14 +3,20 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from math import isfinite
 from typing import Any
 
-from stagetune.artifacts import RunDir, StageRecord, write_text
+from stagetune.artifacts import RunDir, StageRecord, stored_json, write_text
 from stagetune.errors import ResultError
+from stagetune.report.shapes import Inner
+from stagetune.typed import typed
 
 SCHEMA_VERSION = 1
+SHOWN = 3  # problems of a file
+MAY_LACK = ("classification", "pruning")  # empty where there was none
+FINITE = ("best", "classification", "pruning", "timing", "peak_memory_mb")  # metrics may be no numbers
 NOT_OF_THE_RUN = ("sweep", "resume", "resume_with_new_schedule", "trust")
 
 
@@ -83,6 +89,11 @@ class RunResult:
     error: dict[str, str] | None = None
     schema_version: int = SCHEMA_VERSION
 
+    def probed(self, metric: str) -> float | None:
+        """What the probe of the untouched features has of a metric, if anything."""
+        value = self.probe.get(metric)
+        return float(value) if isinstance(value, float | int) else None
+
     @property
     def score(self) -> float | None:
         """The best validation value of the monitored metric, what a sweep optimises."""
@@ -94,18 +105,42 @@ def write_result(result: RunResult, run_dir: str | os.PathLike[str]) -> None:
 
 
 def read_result(run_dir: str | os.PathLike[str]) -> RunResult:
-    """The result of a run directory; raises `ResultError` if it is missing, torn or of another version."""
+    """The result of a run directory.
+
+    Raises:
+        ResultError: where it is missing, torn, of another version, or was changed into what no run leaves.
+    """
     path = RunDir(run_dir).result
     try:
-        values = json.loads(path.read_text())
+        values = stored_json(path)
     except FileNotFoundError:
         raise ResultError(f"{path} does not exist; is {run_dir} the directory of a finished run?") from None
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise ResultError(f"{path} is not readable JSON ({error}); run it again") from None
     known = {entry.name for entry in fields(RunResult)}
     if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION or not values.keys() <= known:
         raise ResultError(f"{path} is not a result of schema version {SCHEMA_VERSION}; run it again")
-    return RunResult(**values)
+    given = {key: value for key, value in values.items() if value != {} or key not in MAY_LACK}
+    problems: list[str] = []
+    found = typed(RunResult, given, "", problems)
+    typed(Inner, given, "", problems)
+    problems += [f"{place}: is no finite number" for key in FINITE for place in _not_finite(given.get(key), key)]
+    if problems:
+        raise ResultError(f"{path} is damaged ({'; '.join(problems[:SHOWN])}); run it again")
+    assert isinstance(found, RunResult)
+    return found
+
+
+def _not_finite(value: Any, path: str) -> Iterator[str]:
+    """Where in plain values there is NaN or infinity."""
+    if isinstance(value, float) and not isfinite(value):
+        yield path
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _not_finite(item, f"{path}.{key}")
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from _not_finite(item, f"{path}[{i}]")
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

@@ -1,12 +1,11 @@
 """How good pruned networks are for how fast they are: a point for each, and the front of those that nothing beats."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from stagetune.artifacts import RunDir
+from stagetune.artifacts import RunDir, stored_json
 from stagetune.report.collect import Run
 from stagetune.report.summary import Summary
 
@@ -82,7 +81,7 @@ def _exported(run: Run, metric: str) -> Iterator[tuple[float, float]]:
     """Of each int8 file of a run its share of the network's own time, and its quality; unknown ones are left out."""
     for path in sorted(RunDir(run.folder).exports.glob("*.json")):
         try:
-            said = json.loads(path.read_text())["provenance"]["export"]
+            said = stored_json(path)["provenance"]["export"]
             is_same = said["precision"] == "int8" and said["measure"] == metric.removeprefix("val/")
             before, after = (_latency(said["latency_ms"][when]) for when in ("before", "after"))
             quality = float(said["after"])

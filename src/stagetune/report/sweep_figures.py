@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations, pairwise
+from math import isfinite
 from typing import Any
 
 import matplotlib
@@ -228,7 +229,7 @@ def _curves(summary: Summary) -> Figure | None:
                 )  # fmt: skip
         for run in rows[one.name]:
             points = [(row["epoch"], row.get(summary.metric)) for row in run]
-            known = [(epoch, value) for epoch, value in points if isinstance(value, float)]
+            known = [(epoch, value) for epoch, value in points if isinstance(value, float) and isfinite(value)]
             if known:
                 axes.plot(*zip(*known, strict=True), color=colour(one), linewidth=1, alpha=0.8)
         axes.set_title(f"{summary.rank[one.name]}  {_cut(one.name)}", fontsize=7)

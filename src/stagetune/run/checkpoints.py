@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import lightning
 import torch
@@ -13,11 +13,27 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from stagetune.artifacts import RunDir, write_whole
 from stagetune.config.schema import CheckpointConfig
-from stagetune.errors import TrainingError
+from stagetune.errors import ResultError, TrainingError
 from stagetune.models.tensor_files import check_whole, read_checkpoint
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.plan import PlannedStage
 from stagetune.schedule.progress import is_best
+from stagetune.typed import typed
+
+
+class _Callbacks(TypedDict):
+    StagedUnfreezing: dict[str, Any]
+
+
+class _Last(TypedDict):
+    """What of a checkpoint is needed to go on, as far as it is ours to read."""
+
+    epoch: int
+    global_step: int
+    state_dict: dict[str, torch.Tensor]
+    optimizer_states: list[Any]
+    callbacks: _Callbacks
+    loops: dict[str, Any]
 
 
 def read_last(run_dir: RunDir) -> dict[str, Any] | None:
@@ -25,12 +41,18 @@ def read_last(run_dir: RunDir) -> dict[str, Any] | None:
 
     Raises:
         WeightsError: where it, or the best one that is needed in the end, cannot be read.
+        ResultError: where it is none of a run.
     """
     if not run_dir.last.exists():
         return None
     if run_dir.best.exists():
         check_whole(run_dir.best)  # now rather than when all is trained
-    return read_checkpoint(run_dir.last, mmap=True, instead="start a new run")
+    checkpoint = read_checkpoint(run_dir.last, mmap=True, instead="start a new run")
+    problems: list[str] = []
+    typed(_Last, checkpoint, "", problems)
+    if problems:
+        raise ResultError(f"{run_dir.last} is no checkpoint of a run ({problems[0]}); start a new run")
+    return checkpoint
 
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None))

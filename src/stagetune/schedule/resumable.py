@@ -6,17 +6,45 @@ Pure, no torch.
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
 from itertools import zip_longest
-from typing import Any
+from typing import Any, TypedDict
 
 from stagetune.errors import ScheduleError
 from stagetune.schedule.model import BACKBONE
 from stagetune.schedule.plan import Plan, PlannedStage
+from stagetune.typed import typed
 
 _FOLLOWS = ("index", "start_epoch", "open_blocks", "frozen_prefix", "trainable_parameters")  # from other keys
 _LENGTH = ("epochs", "steps", "until")
 EVEN = ("constant", "plateau")  # rates that do not follow from a stage's length
 
 _OR = "add a stage instead, start a new run, or say resume_with_new_schedule=true"
+
+
+class _OfGroup(TypedDict):
+    name: str
+    parameters: list[str]
+
+
+class _OfStage(TypedDict):
+    name: str
+    open: list[str]
+    rates: dict[str, float]
+
+
+class _OfPlan(TypedDict):
+    blocks: list[str]
+    total_parameters: int
+    held: list[str]
+    groups: list[_OfGroup]
+    stages: list[_OfStage]
+
+
+class _State(TypedDict):
+    """What a checkpoint says of the plan that it was trained by, as far as it is compared."""
+
+    plan: _OfPlan
+    stage_starts: list[Any]
+    is_ended: bool
 
 
 def check_resumable(state: Mapping[str, Any], now: Plan, *, accepts_new: bool) -> bool:
@@ -31,10 +59,17 @@ def check_resumable(state: Mapping[str, Any], now: Plan, *, accepts_new: bool) -
         Whether it is such a one.
 
     Raises:
-        ScheduleError: for such a plan that is not accepted, or that has no place for the stage that was begun last.
+        ScheduleError: for such a plan that is not accepted, or that has no place for the stage that was begun last,
+            and for a state that is none.
     """
     if "stage_starts" not in state:
         raise ScheduleError("the checkpoint is of an earlier stagetune; load its weights and start anew")
+    problems: list[str] = []
+    typed(_State, state, "StagedUnfreezing", problems)
+    if problems:
+        raise ScheduleError(
+            f"the checkpoint was changed ({problems[0]}); take another copy of it, or start a new run"
+        )
     before, after, begun = _before(state), now.as_data(), len(state["stage_starts"])
     if before == after:
         return False

@@ -66,7 +66,8 @@ class Progress:
     def _words(self, result: RunResult) -> str:
         seconds = duration(result.timing.get("total_seconds", 0.0))
         if result.status != "completed":
-            why = f": {result.error['type']}: {result.error['message'].splitlines()[0]}" if result.error else ""
+            error = result.error
+            why = f": {error['type']}: {error['message'].partition(chr(10))[0]}" if error else ""
             words = f"{result.status} after {seconds}{why}"
         else:
             metric = result.best["metric"] if result.best else "?"

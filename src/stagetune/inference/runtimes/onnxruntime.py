@@ -35,11 +35,11 @@ class OnnxRuntime:
         options.log_severity_level = 4
         try:
             self._session = library.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+            said: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+            given = [(one.name, one.shape) for one in self._session.get_inputs()]
+            self._names = [one.name for one in self._session.get_outputs()]
         except Exception as error:  # of one of many kinds, each of onnxruntime's own
             raise unreadable(file, error) from error
-        said: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
-        given = [(one.name, one.shape) for one in self._session.get_inputs()]
-        self._names = [one.name for one in self._session.get_outputs()]
         self.description = described(file, said.get(METADATA, ""), given, self._names)
         self.about: dict[str, Any] = {"onnxruntime": library.__version__, "device": "cpu", "threads": threads}
 
