@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from copy import deepcopy
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -22,16 +21,16 @@ from stagetune.config.schema import Config
 from stagetune.config.validate import validate
 from stagetune.data.contents import data_key
 from stagetune.data.datamodule import StagedData
-from stagetune.errors import ConfigError, TrainingError, WeightsError
+from stagetune.errors import ConfigError, TrainingError
 from stagetune.interrupts import Stopped, heard, stopped_by
 from stagetune.locks import held
-from stagetune.models.cut import rebuild
 from stagetune.models.prune import torch_pruning
 from stagetune.models.tensor_files import read_tensors
-from stagetune.models.weights import Weights, load_head, load_into
+from stagetune.models.weights import Weights
 from stagetune.report.result import RunResult
 from stagetune.run import processes
-from stagetune.run.build import build_task, build_trainer, came_frozen, check_exact, check_targets
+from stagetune.run.beginning import figures_of, first_task
+from stagetune.run.build import build_trainer, came_frozen, check_exact, check_targets
 from stagetune.run.callbacks import Callbacks
 from stagetune.run.checkpoints import read_last
 from stagetune.run.compiled import check_compiler
@@ -39,10 +38,7 @@ from stagetune.run.compress import blocks_text, compress, pruning_words, quality
 from stagetune.run.data import (
     build_data,
     build_store,
-    check_unseen,
     decode_once,
-    loss_of,
-    metadata_of,
     part_sizes,
     reading_of,
 )
@@ -50,11 +46,11 @@ from stagetune.run.environment import environment
 from stagetune.run.pictures import Drawn, draw_run
 from stagetune.run.precision import device_type, products, resolve_precision
 from stagetune.run.predictions import Predictions, predictions_of, write_predictions
-from stagetune.run.pretrained import check_normalisation, find_weights
+from stagetune.run.pretrained import find_weights
 from stagetune.run.record import Run
 from stagetune.run.recorder import Recorder
 from stagetune.run.repeatable import seeds_unsaid
-from stagetune.run.resume import check_data, check_free, check_same, check_unfinished, metadata_after, resume_words
+from stagetune.run.resume import check_data, check_free, check_same, check_unfinished, resume_words
 from stagetune.run.screen import quiet_libraries
 from stagetune.run.verdict import judge
 from stagetune.run.words import (
@@ -178,7 +174,7 @@ def _build_fit_test(run: Run, last: Mapping[str, Any] | None) -> Drawn:
         if last is None:
             compress(config, task, data)
         if config.model.prune.ratio is not None:
-            result.pruning = _figures(task)
+            result.pruning = figures_of(task)
         plan = make_plan(watched(config), describe(task, came_frozen=came_frozen(config)))
         check_exact(plan, task)
         if last:
@@ -239,42 +235,6 @@ def _weights(run: Run) -> Weights:
     run.result.timing["weights_seconds"] = round(time.monotonic() - start, 3)
     processes.from_rank_zero(None, run.world_size)
     return weights or find_weights(run.config, run.screen, run_experiment)
-
-
-def first_task(
-    config: Config, data: StagedData, weights: Weights | None, last: Mapping[str, Any] | None
-) -> StagedTask:
-    """Backbone and head as training begins with them; of a run that goes on the checkpoint has the weights."""
-    size = config.input().size
-    backbone = config.model.build(size)
-    if weights is not None:
-        try:
-            rebuild(backbone, weights.pruning, size)
-        except WeightsError as error:
-            raise WeightsError(f"the weights {weights.used}: {error}") from error
-        check_unseen(data, weights, config.data.split)
-        check_normalisation(config.model, weights)
-        loaded = load_into(backbone, weights)
-        loaded = replace(loaded, used=f"{loaded.used}, with its head") if config.model.head == "keep" else loaded
-        metadata = metadata_of(config, data, loaded)
-    else:
-        assert last is not None
-        metadata = metadata_after(CheckpointMetadata.of(last), config, data)
-        rebuild(backbone, metadata.pruning, size)
-    classes = data.source.classes
-    weighed = replace(config, loss=loss_of(config, data))
-    task = build_task(weighed, backbone, len(classes), metadata, data.pairs, config.metrics)
-    if weights is not None and config.model.head == "keep":
-        load_head(task.head, weights, classes if config.task.names_classes else None)
-    return task
-
-
-def _figures(task: StagedTask) -> dict[str, Any]:
-    """What was measured as the task's backbone was pruned; an edited checkpoint may lack it."""
-    found = task.metadata.pruning[-1].get("figures") if task.metadata.pruning else None
-    if not isinstance(found, dict):
-        raise WeightsError("the checkpoint that the run goes on from does not say what was pruned; start a new run")
-    return deepcopy(found)
 
 
 def _fit(

@@ -37,19 +37,19 @@ def explained(error: Exception, config: Config, where: str, run_dir: str | os.Pa
     return next((told for one in chain if (told := _told(one, config, where, str(run_dir)))), error)
 
 
-def killed(rank: int, world_size: int, signal_name: str, run_dir: str) -> Killed:
+def killed(rank: int, world_size: int, signal_name: str, run_dir: str, config: Config) -> Killed:
     """What is said where one of several processes did not end by itself."""
     memory = " (often main memory was gone: lower data.batch_size or data.num_workers)"
     return Killed(
         f"process {rank} of {world_size}, counted from 0, was killed by {signal_name}"
         f"{memory if signal_name == 'SIGKILL' else ''}, and the others were "
-        f"ended; go on with {resume_command(run_dir)}"
+        f"ended; go on with {resume_command(run_dir, config)}"
     )
 
 
 def _told(error: Exception, config: Config, where: str, run_dir: str) -> StagetuneError | None:
     text = " ".join(str(error).split())
-    size, again = f"data.batch_size={config.data.batch_size}", resume_command(run_dir)
+    size, again = f"data.batch_size={config.data.batch_size}", resume_command(run_dir, config)
     if isinstance(error, torch.OutOfMemoryError) or any(words in text for words in DEVICE):
         return TrainingError(
             f"the device's memory was gone {where}, at {size}, data.image_size={config.input().size} and "

@@ -13,10 +13,11 @@ from stagetune.cache.tables import Tables
 from stagetune.config.monitor import watched
 from stagetune.config.schema import Config, LoggerConfig
 from stagetune.errors import TrainingError
+from stagetune.run.beginning import first_task
 from stagetune.run.build import build_trainer, came_frozen, check_exact, check_targets
 from stagetune.run.compress import compress
 from stagetune.run.data import build_data, build_store, decode_once, reading_of
-from stagetune.run.experiment import first_task, run_experiment
+from stagetune.run.experiment import run_experiment
 from stagetune.run.lr_curve import Curve, proposal, range_test
 from stagetune.run.plain_loop import PlainLoop
 from stagetune.run.precision import device_type, products, resolve_precision

@@ -123,7 +123,7 @@ def _start(config: Config, run_dir: RunDir, *, resume: bool) -> None:
         failures = sorted(failed.failures.items(), key=lambda one: one[1].timestamp)
         for rank, failure in failures:
             if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:  # by which the others are ended
-                raise killed(rank, count, failure.signal_name(), str(run_dir)) from failed
+                raise killed(rank, count, failure.signal_name(), str(run_dir), config) from failed
         found = [_message(failure.message).partition(": ") for _, failure in failures]
         # what the others say of the one that is missing is the last to be told
         kind, _, text = min(found, key=lambda one: one[0] == Killed.__name__)
