@@ -440,7 +440,7 @@ def test_an_edited_description_is_refused() -> None:
         edited = replace(said[task], calibration={**(said[task].calibration or {}), key: value})
         with pytest.raises(WeightsError, match=match):
             Description.from_json(edited.to_json())
-    with pytest.raises(WeightsError, match=r"calibration: lacks kind, threshold.*distance: is missing"):
+    with pytest.raises(WeightsError, match=r"calibration: is missing; distance: is missing"):
         Description.from_json(replace(said["siamese"], distance=None, calibration=None).to_json())
     assert all(Description.from_json(one.to_json()) == one for one in said.values())
 

@@ -317,7 +317,9 @@ def test_a_job_whose_export_failed_counts_and_exports_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = (f"model.weights={tmp_path}", "model.prune.ratio=0.3")
-    folder = leave(tmp_path / "job" / "seed-0", 0.9, *words, pruning={"ratio": 0.3})
+    folder = leave(
+        tmp_path / "job" / "seed-0", 0.9, *words, pruning={"ratio": 0.3, "macs": {"before": 2, "after": 1}}
+    )
     config = read_config(stored_config(RunDir(folder)))
     outcomes: list[BaseException | None] = [RuntimeError("it broke"), KeyboardInterrupt(), None]
 

@@ -198,7 +198,7 @@ def _create(database: sqlite3.Connection) -> None:
         "CREATE TABLE IF NOT EXISTS files (path BLOB, how TEXT, stamp TEXT, seen INTEGER, facts TEXT, "
         "checked INTEGER, used INTEGER, PRIMARY KEY (path, how)) WITHOUT ROWID"
     )
-    if database.execute("PRAGMA quick_check(1)").fetchone() != (b"ok",):
+    if database.execute("PRAGMA integrity_check(1)").fetchone() != (b"ok",):
         raise sqlite3.DatabaseError
 
 

@@ -14,7 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 import yaml
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
@@ -177,6 +176,7 @@ def join(trainer: Mapping[str, Any]) -> tuple[int, int]:
 
 def _end_with(parent: int) -> None:
     """Let this process end once the one that started it is no more, also where it could not say so."""
+    import psutil  # one of several processes needs it, and no other
 
     def watch() -> None:
         while os.getppid() == parent and psutil.pid_exists(parent):
