@@ -83,6 +83,10 @@ def notes_of(facts: Sequence[Facts], name_of: Callable[[int], str], scale: Range
         notes.append(f"deep images: {scale} become black to white in {_count(deep)} of more than 8 bits")
     if beyond := [name_of(i) for i, one in enumerate(facts) if scale and _is_beyond(one, scale)]:
         notes.append(f"{_count(len(beyond))} of values beyond that, which are cut off: {_some(beyond)}")
+    if faded := [name_of(i) for i, one in enumerate(facts) if scale and _is_faded(one, scale)]:
+        notes.append(
+            f"{_count(len(faded))} of one colour or nearly by that range (data.range says it otherwise): {_some(faded)}"
+        )
     if several := sum(one.frames > 1 for one in facts):
         notes.append(f"{_count(several)} of several frames or pages; the first is taken")
     if flat := [name_of(i) for i, one in enumerate(facts) if one.is_flat]:
@@ -92,6 +96,17 @@ def notes_of(facts: Sequence[Facts], name_of: Callable[[int], str], scale: Range
 
 def _is_beyond(facts: Facts, scale: Range) -> bool:
     return facts.low is not None and facts.high is not None and (facts.low < scale.low or facts.high > scale.high)
+
+
+def _is_faded(facts: Facts, scale: Range) -> bool:
+    """Whether values that differ become two of 256 or one, as floats to 1 do where one image has them to 255."""
+    if facts.low is None or facts.high is None or facts.low == facts.high:
+        return False
+    darkest, brightest = (
+        min(max(255 * (value - scale.low) // (scale.high - scale.low or 1.0), 0), 255)
+        for value in (facts.low, facts.high)
+    )
+    return brightest - darkest <= 1
 
 
 def _count(number: int) -> str:
