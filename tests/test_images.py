@@ -276,8 +276,12 @@ def test_what_is_odd_about_images_is_said_once_each() -> None:
     assert notes_of([facts()], str, None) == []
     floats = [facts(0, 1, "F"), facts(0, 255, "F"), facts(7, 7, "F", is_flat=True)]
     assert notes_of(floats, "{}.tif".format, range_of(floats))[1:] == [
-        "1 image of one colour or nearly by that range (data.range says it otherwise): 0.tif",
+        "1 image of 16 shades or fewer by that range (or say data.range): 0.tif",
         "1 image of one colour alone: 2.tif",
+    ]
+    one_hot_pixel = [facts(0, 4095), facts(0, 4352), facts(0, 65535)]
+    assert notes_of(one_hot_pixel, str, range_of(one_hot_pixel))[1:] == [
+        "1 image of 16 shades or fewer by that range (or say data.range): 0"
     ]
 
 
