@@ -81,7 +81,8 @@ def changes(before: Kept, now: Kept, name_of: Callable[[str, int], str]) -> list
 
 def short(content: str) -> str:
     """A short key of an image's content."""
-    return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
+    # a name of other bytes may be in it
+    return hashlib.blake2b(content.encode(errors="surrogatepass"), digest_size=8).hexdigest()
 
 
 class _Image(NamedTuple):
