@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 
 from stagetune.cli import main
 from stagetune.config.compose import compose
+from stagetune.inspection.check import is_heard
 from stagetune.inspection.copies import exact_copies, near_copies
 from stagetune.inspection.labels import Probed, alike, cross_validated, doubts
 from stagetune.run import run_experiment
@@ -268,6 +269,19 @@ def test_what_cannot_be_read_is_listed_whole_and_is_exit_code_3(check: Checking,
 
 
 @pytest.mark.slow
+def test_what_was_not_taken_is_said(check: Checking, tmp_path: Path) -> None:
+    root = textures(tmp_path / "some", {"anna": 6, "ben": 6})
+    (root / "zoe").mkdir()
+    (root / "anna/list.txt").write_text("no image")
+    found = check(*folder(root))
+    assert found.code == 0
+    assert len(found.json["notes"]) == 2
+    assert all(note in found.said for note in found.json["notes"])
+    assert "zoe" in found.said
+    assert "anna/list.txt" in found.said
+
+
+@pytest.mark.slow
 def test_what_a_run_refuses_is_said_and_the_rest_is_looked_at(check: Checking, tmp_path: Path) -> None:
     root = textures(tmp_path / "one", {"anna": 6})
     Image.new("RGB", (40, 40)).save(root / "anna" / "black.png")
@@ -363,6 +377,7 @@ def test_names_are_escaped_and_the_page_needs_no_network(check: Checking, tmp_pa
     [
         (["resume=outputs/mine"], "outputs/mine"),
         (["--page=/proc/none/page.html"], "page /proc/none/page.html: cannot be written in /proc/none"),
+        (["--page=/proc"], "page /proc: is a folder; give a file in it"),
         (["data=image_folder", "data.root=nowhere"], "data.root=nowhere: is not there"),
     ],
 )
@@ -387,6 +402,26 @@ def test_drawings_that_are_alike_are_no_copies() -> None:
     found = near_copies(brighter, [str(i) for i in range(len(brighter))], np.full(len(brighter), 32))
     assert sum({i, len(small) + i} <= set(one.images) for i in range(100) for one in found) >= 98
     assert near_copies(small, names, np.full(len(small), 8)) == []  # too little in them to tell
+
+
+def test_what_one_camera_sees_is_no_copy_and_a_copy_of_it_is_found() -> None:
+    """Sixty parts before one background, all of them alike by 0.97 and more; one is there again, saved as JPEG."""
+    rng = np.random.default_rng(0)
+    scene = np.asarray(Image.fromarray(rng.integers(60, 200, (12, 12), dtype=np.uint8)).resize((160, 160)))
+    seen = np.repeat(scene[None].astype(float), 60, axis=0)
+    for one, x, y, length in zip(seen, *rng.integers(0, 120, (2, 60)), rng.integers(8, 40, 60), strict=True):
+        one[y : y + length // 2, x : x + length] += rng.choice([-80, 80])
+    parts = [Image.fromarray(one.clip(0, 255).astype(np.uint8)) for one in seen]
+
+    def copies(images: list[Image.Image]) -> list[tuple[int, ...]]:
+        small = np.stack([np.asarray(one.resize((32, 32), Image.Resampling.BOX)) for one in images])
+        return [
+            one.images for one in near_copies(small, [str(i) for i in range(len(images))], np.full(len(images), 160))
+        ]
+
+    assert sum(map(len, copies(parts))) <= 8  # the rest of sixty are told apart
+    again = [saved(part, 60).convert("L") for part in parts[:5]]
+    assert sum((i, 60 + i) in copies([*parts, *again]) for i in range(5)) >= 4
 
 
 def test_exact_copies_stand_together_and_one_is_compared_for_all() -> None:
@@ -451,6 +486,15 @@ def test_swapped_labels_of_clear_classes_are_doubted_and_no_other() -> None:
     probed = cross_validated(features, labels)
     assert len(probed.images) == 90  # of two images of a class nothing can be said
     assert {one.image for one in doubts(probed)} == {*range(5), *range(30, 35)}
+
+
+def test_a_probe_that_is_seldom_right_is_not_heard() -> None:
+    labels = np.arange(200) % 5
+    chance, sure = (
+        cross_validated(clusters([200], 1.0)[0] + shift * labels[:, None], labels) for shift in (0.1, 9.0)
+    )
+    assert len(doubts(chance)) > 50  # a flood
+    assert [is_heard(probed) for probed in (chance, sure)] == [False, True]
 
 
 def test_images_of_a_group_are_judged_without_it() -> None:

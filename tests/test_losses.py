@@ -24,6 +24,7 @@ from stagetune.models.distances import measure
 from stagetune.run.data import build_data
 from stagetune.run.words import training_words
 from stagetune.tasks.classification import ClassificationTask
+from stagetune.tasks.siamese import SiameseTask
 
 
 def built(name: str, **settings: Any) -> nn.Module:
@@ -318,4 +319,18 @@ def test_a_part_that_cannot_be_measured_is_said(score: float, loss: nn.Module, m
     for some in (slice(0, 4), slice(4, 8)):
         task.validation_step(Batch(target[some], given[some], 0, target[some]), 0)
     with pytest.raises(TrainingError, match=message):
+        task.on_validation_epoch_end()
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_embeddings_of_a_part_that_are_no_numbers_are_said(odd: float) -> None:
+    kind: Any = part("loss", "contrastive")
+    task = SiameseTask(nn.Identity(), nn.Identity(), kind().build(2, 2), make_optimizer=SGD)
+    task.forward = lambda inputs, depth: inputs  # type: ignore[method-assign]
+    given, target = torch.ones(8, 2), torch.arange(8) % 2
+    given[5, 1] = odd
+    task.validation_step(Batch(target, given, 0, target), 0)
+    with pytest.raises(
+        TrainingError, match="the embeddings of 1 of 8 images of val are no finite numbers; lower the"
+    ):
         task.on_validation_epoch_end()

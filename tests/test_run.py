@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -151,7 +152,8 @@ def test_a_run_leaves_its_directory(name: str, finished: Callable[[str], Path]) 
     assert (result.status, result.error, result.schema_version) == ("completed", None, 1)
     assert result.weights == {"requested": "random", "used": "random"}
     sizes = {"train": 1079, "val": 359, "test": 359}
-    assert result.data == {"name": "digits", "split": "images", **sizes, "notes": []}
+    assert len(result.data["contents"]) == 16
+    assert result.data == {"name": "digits", "split": "images", **sizes, "notes": [], "contents": ANY}
     assert [stage["name"] for stage in result.stages] == ["head", "layer4", "all"]
     assert [stage["steps"] for stage in result.stages] == [4, 4, 4]
     assert [stage["start_epoch"] for stage in result.stages] == [0, 1, 2]

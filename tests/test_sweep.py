@@ -25,7 +25,7 @@ from stagetune.report.result import RunResult, config_hash, write_result
 from stagetune.run.resume import check_same, resume_words
 from stagetune.sweep.combinations import jobs_of
 from stagetune.sweep.job import run_job
-from stagetune.sweep.jobs import Job, alone_in, make_ready, slug, state_of, write_sweep
+from stagetune.sweep.jobs import Job, alone_in, make_ready, places, state_of, write_sweep
 from stagetune.sweep.progress import Progress, duration
 from test_train_py import numbers
 
@@ -61,11 +61,32 @@ def result(status: str, score: float = 0.5, seconds: float = 75.0, **values: obj
 
 def test_a_directory_is_named_after_the_overrides_the_seed_apart() -> None:
     words = ["+experiment=siamese_staged", "data.root=/a b/c", "schedule=lp_ft", "accumulation=x4", "seed=3"]
-    assert slug(words) == "schedule-lp-ft_accumulation-x4_data.root-a-b-c"
-    assert slug(["seed=1", "+sweep=schedules"]) == "as-it-is"
+    assert places([words], {}) == ["schedule-lp-ft_accumulation-x4_data.root-a-b-c"]
+    assert places([["seed=1", "+sweep=schedules"]], {}) == ["as-it-is"]
     many = [f"schedule.stages.{i}.lr=0.001" for i in range(20)]
-    assert len(slug(many)) < 120
-    assert slug(many) != slug([*many[:-1], "schedule.stages.19.lr=0.002"])
+    one, other = places([many, [*many[:-1], "schedule.stages.19.lr=0.002"]], {})
+    assert len(one) < 120
+    assert one != other
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["data.root=d/set_1", "data.root=d/set-1"],
+        ["data.root=d/A", "data.root=d/a"],  # one folder on some disks
+        ["+data.target.rows=[{index: '-5:'}]", "+data.target.rows=[{index: '5:'}]"],
+    ],
+)
+def test_two_jobs_of_one_name_have_a_directory_each_and_keep_it(words: list[str]) -> None:
+    jobs = [[word, f"seed={seed}"] for word in words for seed in (0, 1)]
+    found = places(jobs, {})
+    assert found[0] == found[1] != found[2] == found[3]
+    recorded = {f"{place}/seed-0": job for place, job in zip(found, jobs, strict=True)}
+    assert places(jobs[:1], recorded) == found[:1]
+    (alone,) = places([[words[0]]], {})
+    again = places([[words[0]], [words[1]]], {f"{alone}/seed-0": [words[0]]})
+    assert again[0] == alone != again[1]
+    assert places([[words[1]]], {f"{alone}/seed-0": [words[0]]}) == again[1:]
 
 
 def test_what_becomes_of_a_job_is_read_from_its_directory(tmp_path: Path) -> None:

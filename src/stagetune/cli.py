@@ -359,6 +359,8 @@ def _place_of(picture: Path) -> Path:
 
 def _writable(path: Path, option: str) -> Path:
     """The same, in a folder that is there; raises `ConfigError` where it cannot be written."""
+    if path.is_dir():
+        raise ConfigError([f"{option} {path}: is a folder; give a file in it"])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(dir=path.parent):

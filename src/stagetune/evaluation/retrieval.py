@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stagetune.evaluation.embeddings import as_embeddings
+
 BLOCK = 512
 
 
@@ -18,7 +20,8 @@ def retrieval(
     With R others of the query's identity, R-precision is the share of the R nearest that are of it, and mAP@R the
     mean over these R ranks of the precision where they are, 0 where not (Musgrave, Belongie, Lim 2020, section 3.2).
     Queries whose identity has no other image are left out and counted. Among equal distances those of the identity
-    come last, so that a collapsed model gains nothing.
+    come last, so that a collapsed model gains nothing. Raises `DataError` for what is no embedding, see
+    `as_embeddings`.
     """
     hits: dict[int, float] = dict.fromkeys(ks, 0.0)
     precision = precision_at_r = r_precision = 0.0
@@ -77,6 +80,7 @@ def _blocks(embeddings: Tensor, identity: Tensor, distance: str) -> Iterator[tup
 
     Squared and cosine distances of unit embeddings have the order of Euclidean ones, in which they are given.
     """
+    embeddings, identity = as_embeddings(embeddings, identity)
     embeddings = embeddings.float()
     power = 1.0 if distance == "weighted_l1" else 2.0
     for first in range(0, len(embeddings), BLOCK):

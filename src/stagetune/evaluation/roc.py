@@ -6,6 +6,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from stagetune.errors import DataError
+
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 RESOLVED = 10  # false accepts, below which a rate is not known
@@ -24,8 +26,14 @@ class Roc:
 
     @classmethod
     def of_pairs(cls, distance: npt.ArrayLike, is_same: npt.ArrayLike) -> "Roc":
-        """The curve of single pairs; those of one distance are accepted together."""
-        found, place = np.unique(np.asarray(distance, dtype=np.float64), return_inverse=True)
+        """The curve of single pairs; those of one distance are accepted together.
+
+        Raises `DataError` for a distance that is NaN: such a pair is neither accepted nor not.
+        """
+        apart = np.asarray(distance, dtype=np.float64)
+        if missing := int(np.isnan(apart).sum()):
+            raise DataError(f"distances: {missing} of {apart.size} are NaN; leave these pairs out")
+        found, place = np.unique(apart, return_inverse=True)
         same = np.asarray(is_same, dtype=bool)
         return cls(found, *(np.bincount(place[kind], minlength=len(found)).astype(float) for kind in (same, ~same)))
 

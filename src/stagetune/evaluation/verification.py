@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from stagetune.evaluation.embeddings import as_embeddings
 from stagetune.evaluation.pairs import IntArray, drawn_pairs
 from stagetune.evaluation.roc import FloatArray, Roc
 from stagetune.models.distances import measure
@@ -20,7 +21,11 @@ DRAWS, DRAWN_PAIRS = 200, 200_000  # of the bootstrap
 
 
 def all_pairs(embeddings: Tensor, identity: Tensor, distance: str = "euclidean") -> Roc:
-    """The curve of all pairs of `embeddings` [n, d], in blocks, so that 20,000 fit anywhere."""
+    """The curve of all pairs of `embeddings` [n, d], in blocks, so that 20,000 fit anywhere.
+
+    Raises `DataError` for what is no embedding, see `as_embeddings`.
+    """
+    embeddings, identity = as_embeddings(embeddings, identity)
     embeddings = embeddings.float()
     power = 1.0 if distance == "weighted_l1" else 2.0
     largest = 2 * float((embeddings - embeddings.mean(dim=0)).norm(p=power, dim=1).max()) * (1 + 1e-6) + 1e-12
@@ -56,7 +61,9 @@ def report(
     Values are of all pairs, or of `pairs` (positions of both images, is_same) where they are given. A rate finer than
     ten of the different pairs is not given as a number, but said to be unresolvable. Intervals draw identities anew,
     or `groups` (of each image [n], such as its patient) where identities lie within them; `interval_over` says which.
+    Raises `DataError` for what is no embedding, see `as_embeddings`.
     """
+    embeddings, identity = as_embeddings(embeddings, identity)
     if pairs is None:
         roc = all_pairs(embeddings, identity, distance)
         first, second = map(torch.from_numpy, drawn_pairs(identity.numpy(), DRAWN_PAIRS, seed=seed))

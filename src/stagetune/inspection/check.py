@@ -140,6 +140,7 @@ def check(config: Config, screen: Screen) -> Checked:
             with _waiting("asking a probe about the labels"):
                 probed = cross_validated(features, source.labels, group_numbers(source))
             probe = f"right about {probed.accuracy:.1%} of {len(probed.images):,} images that it has not seen"
+            probe += "" if is_heard(probed) else ", too few for its doubts to count"
         except ValueError as error:
             probe = f"left out: {error}"
     found: dict[str, list[Finding]] = {kind: [] for kind in KINDS}
@@ -212,14 +213,18 @@ def _file_copies(checked: Checked, copies: Sequence[Copies]) -> None:
 
 
 def _doubted(checked: Checked, probed: Probed) -> list[Finding]:
-    """None where the probe is no better than the answer that is most frequent."""
-    if probed.accuracy <= probed.majority:
+    if not is_heard(probed):
         return []
     classes = checked.source.classes
     return [
         Finding((one.image,), f"{checked.label(one.image)}, rather {classes[one.guess]}", one.margin)
         for one in doubts(probed)
     ]
+
+
+def is_heard(probed: Probed) -> bool:
+    """Whether the probe is right more often than not, and than the answer that is most frequent."""
+    return probed.accuracy > max(0.5, probed.majority)
 
 
 def _alike(checked: Checked, features: npt.NDArray[np.floating], probed: Probed | None) -> list[Finding]:

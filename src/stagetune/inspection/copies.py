@@ -18,6 +18,7 @@ CLEARLY = 0.4  # of the distance to what is most alike beside a copy: the distan
 HOPELESS = 0.4  # correlation as they are, below which no crop is tried
 CROPS = 10  # candidates of an image at most of which crops are tried
 CROPPED = (0.97, 0.95, 0.92, 0.9)  # shares of the sides that a crop may have left
+TOGETHER = 10  # copies of one image that may be beside it; where more are as alike, all show one scene
 COMPARED = 16  # pixels a side at which pictures are compared
 LEAST_CONTRAST = 2.0  # standard deviation in gray values; a picture with less has nothing to compare
 AT_ONCE = 4096  # rows of a block of comparisons
@@ -57,8 +58,8 @@ def near_copies(
     Candidates are pairs whose perceptual hashes differ in at most 12 of 64 bits and, where there are features, the
     five nearest images by their cosine, if it is at least 0.9. A candidate counts if the gray values of both, at
     16 pixels a side, have a correlation of at least 0.97, as they are or with 3 to 10% of the sides of one of them
-    cropped, and if that is far nearer to 1 (0.4 of the way) than the correlation with any other image: drawings of a
-    few strokes are all much alike.
+    cropped, and if that is far nearer to 1 (0.4 of the way) than the correlation with any image but the ten nearest
+    copies: drawings of a few strokes, filled forms and what one camera sees day after day are all much alike.
 
     Args:
         small: [n, 32, 32], the gray pictures.
@@ -151,17 +152,21 @@ def _most_alike(likeness: FloatArray, first: IntArray) -> IntArray:
 
 
 def _next_alike(values: FloatArray, images: IntArray, first: IntArray, second: IntArray) -> FloatArray:
-    """Of each of the images the highest correlation with one that is no copy of it."""
+    """Of each of the images the highest correlation with one that is no copy of it, or the eleventh such copy."""
     rows, back = np.unique(images, return_inverse=True)
     highest = np.zeros(len(rows))
     for start in range(0, len(rows), AT_ONCE // 4):
-        own = rows[start : start + AT_ONCE // 4]
+        block = slice(start, start + AT_ONCE // 4)
+        own = rows[block]
         found = values[own] @ values.T
-        found[found >= SAME] = -1  # it itself and its copies, but for those that are cropped
         for one, other in ((first, second), (second, first)):
             inside = np.isin(one, own)
-            found[np.searchsorted(own, one[inside]), other[inside]] = -1
-        highest[start : start + len(own)] = found.max(axis=1)
+            cell = np.searchsorted(own, one[inside]), other[inside]
+            found[cell] = np.where(found[cell] < SAME, -1, found[cell])  # a copy that is cropped
+        if found.shape[1] > TOGETHER + 1:  # it itself, too
+            highest[block] = np.partition(found, -TOGETHER - 2, axis=1)[:, -TOGETHER - 2]
+        found[found >= SAME] = -1
+        highest[block] = np.maximum(highest[block], found.max(axis=1))
     return np.asarray(highest[back])
 
 

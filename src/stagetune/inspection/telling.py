@@ -12,10 +12,8 @@ from stagetune.inspection.check import KINDS, Checked, Finding
 SHOWN = 3  # findings of a kind that the screen names
 LONGEST = 300  # letters of a line
 NAMED = 8  # classes on one line
-UNREADABLE, SPOILT = (
-    3,
-    5,
-)  # exit codes: some images cannot be read; a run would stop, or be tested on what it has seen
+UNREADABLE = 3  # exit code: some images cannot be read
+SPOILT = 5  # exit code: a run would stop, or be tested on what it has seen
 
 
 def exit_code(checked: Checked) -> int:
@@ -30,6 +28,8 @@ def summary(checked: Checked) -> Iterator[tuple[str, str]]:
     what = f" of {len(source.classes):,} classes" if config.data.has_identities else ""
     counts = ", ".join(f"{part} {len(indices):,}" for part, indices in checked.split.parts().items())
     yield "data", f"{source.name}, {len(source):,} images{what}; {counts}"
+    for note in source.notes:
+        yield "", textwrap.shorten(note, LONGEST, placeholder=" ...")
     if checked.refused:
         yield "stops", f"a run stops here: {checked.refused}"
     if checked.unreadable:

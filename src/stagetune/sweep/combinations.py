@@ -12,7 +12,8 @@ from hydra.core.override_parser.types import Override
 from stagetune.config.schema import Config
 from stagetune.config.validate import validate
 from stagetune.errors import ConfigError, StagetuneError
-from stagetune.sweep.jobs import Job, slug, state_of
+from stagetune.report.collect import read_sweep
+from stagetune.sweep.jobs import Job, places, state_of
 
 Compose = Callable[[Sequence[str]], Mapping[str, Any]]  # of a job's overrides
 WHICH = 3  # jobs named for one problem
@@ -50,9 +51,9 @@ def jobs_of(combinations: Sequence[Sequence[str]], compose: Compose, folder: Pat
         configs.append(config)
     _refuse(problems, len(names))
     jobs = []
-    for words, config in zip(combinations, configs, strict=True):
+    for words, config, place in zip(combinations, configs, places(combinations, read_sweep(folder)), strict=True):
         assert config is not None
-        jobs.append(Job(tuple(words), config, folder / slug(words) / f"seed-{config.seed}"))
+        jobs.append(Job(tuple(words), config, folder / place / f"seed-{config.seed}"))
     taken = [str(job.folder) for job in jobs if state_of(job.folder, job.config) == "other"]
     if taken:
         some = ", ".join(taken[:WHICH]) + (f" and {len(taken) - WHICH} more" if len(taken) > WHICH else "")

@@ -5,10 +5,10 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from stagetune.artifacts import RunDir, stored_config, sweep_file, write_text
@@ -33,14 +33,38 @@ class Job:
     folder: Path
 
 
-def slug(overrides: Sequence[str]) -> str:
-    """A readable directory of a job's overrides, the seed apart; the same ones have the same in every sweep."""
+def places(jobs: Sequence[Sequence[str]], recorded: Mapping[str, Sequence[str]]) -> list[str]:
+    """A readable directory for the overrides of each job, the seed apart; with a hash where two would share one.
+
+    Args:
+        jobs: the overrides of each job of a sweep.
+        recorded: those of each job that was asked for there before, by its directory, which such a one has again.
+    """
+    known = {(str(PurePosixPath(name).parent), _named(words)) for name, words in recorded.items()}
+    taken = known | {(_readable(_named(words)), _named(words)) for words in jobs}
+    found = []
+    for words in map(_named, jobs):
+        plain = _readable(words)
+        hashed = _hashed(plain, words)
+        is_shared = any(name.casefold() == plain.casefold() and other != words for name, other in taken)
+        is_new = (plain, words) not in known
+        found.append(hashed if (hashed, words) in known or (is_shared and is_new) else plain)
+    return found
+
+
+def _named(overrides: Sequence[str]) -> tuple[str, ...]:
+    """The words that tell jobs apart; groups first, since long names are cut."""
     words = [word for word in overrides if word.partition("=")[0] not in NOT_NAMED]
-    words.sort(key=lambda word: "." in word.partition("=")[0])  # groups first: long names are cut
-    readable = "_".join(re.sub(r"[^A-Za-z0-9.]+", "-", word.lstrip("+~")).strip("-") for word in words) or "as-it-is"
-    if len(readable) > LONGEST:
-        readable = f"{readable[:LONGEST]}-{hashlib.sha256(' '.join(words).encode()).hexdigest()[:8]}"
-    return readable
+    return tuple(sorted(words, key=lambda word: "." in word.partition("=")[0]))
+
+
+def _readable(words: Sequence[str]) -> str:
+    name = "_".join(re.sub(r"[^A-Za-z0-9.]+", "-", word.lstrip("+~")).strip("-") for word in words) or "as-it-is"
+    return name if len(name) <= LONGEST else _hashed(name, words)
+
+
+def _hashed(name: str, words: Sequence[str]) -> str:
+    return f"{name[:LONGEST]}-{hashlib.sha256(' '.join(words).encode()).hexdigest()[:8]}"
 
 
 def state_of(folder: Path, config: Config) -> str:

@@ -15,7 +15,7 @@ from stagetune.errors import TrainingError
 from stagetune.evaluation.classification import balanced_accuracy
 from stagetune.evaluation.confidence import Confidence, fit_confidence
 from stagetune.tasks.metrics import OwnMetrics, Part
-from stagetune.tasks.staged_task import StagedTask
+from stagetune.tasks.staged_task import StagedTask, check_finite
 
 MEASURED = ("loss", "accuracy", "top5", "f1", "balanced_accuracy")
 
@@ -92,11 +92,7 @@ class ClassificationTask(StagedTask):
     def _together(self, part: Part) -> tuple[Tensor, Tensor]:
         """Scores and classes of all images of a part since the last call."""
         scores, target, index = (torch.cat(parts) for parts in zip(*self._scored.pop(part), strict=True))
-        if bad := int((~scores.isfinite().all(dim=1)).sum()):  # the class that such scores would answer is the first
-            raise TrainingError(
-                f"the scores of {bad} of {len(scores)} images of {part} are no finite numbers; lower the stage's lr, "
-                "add +trainer.gradient_clip_val=1.0, or use precision=fp32"
-            )
+        check_finite(scores, "scores", part)  # the class that such scores would answer is the first
         self.scored[part] = Scored(scores.cpu(), target.cpu(), index.cpu())
         return scores, target
 

@@ -17,7 +17,7 @@ from stagetune.evaluation.pairs import evaluation_pairs
 from stagetune.evaluation.roc import Roc
 from stagetune.models.distances import measure
 from stagetune.tasks.metrics import OwnMetrics, Part
-from stagetune.tasks.staged_task import StagedTask
+from stagetune.tasks.staged_task import StagedTask, check_finite
 
 PAIRS_AT_ONCE = 4096  # so that the memory for their differences stays small
 MEASURED = ("loss", "auc", "eer", "accuracy", "same_distance", "different_distance", "spread")
@@ -188,12 +188,14 @@ class SiameseTask(StagedTask):
 
     def _measured(self, part: Part) -> tuple[Tensor, Roc, Tensor]:
         """Mean loss, the curve of fixed pairs, and the spread of all images of a part since the last call."""
-        found = self.compared(*(torch.cat(parts) for parts in zip(*self._encoded.pop(part), strict=True)))
+        encoded, identity, index = (torch.cat(parts) for parts in zip(*self._encoded.pop(part), strict=True))
+        check_finite(encoded, "embeddings", part)
+        found = self.compared(encoded, identity, index)
+        embeddings = found.embeddings
         loss = torch.stack(self._losses.pop(part)).sum() / len(found.identity)
         self.encoded[part] = found
         roc = Roc.of_pairs(found.distance.numpy(), found.pairs[2].numpy())
         # 0 where all embeddings coincide, 1 where they point everywhere alike
-        embeddings = found.embeddings
         spread = (embeddings - embeddings.mean(dim=0)).square().sum() / embeddings.square().sum()
         return loss, roc, spread
 

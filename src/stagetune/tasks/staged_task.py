@@ -13,6 +13,7 @@ from stagetune.artifacts import CheckpointMetadata
 from stagetune.data.datamodule import Batch
 from stagetune.data.gather import gather_rows
 from stagetune.data.mixing import Mixing
+from stagetune.errors import TrainingError
 from stagetune.models.backbone import Backbone
 
 MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
@@ -76,3 +77,15 @@ class StagedTask(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.metadata.put_into(checkpoint)
+
+
+def check_finite(values: Tensor, what: str, part: str) -> None:
+    """Raise `TrainingError` for what a network says of the images of a part [n, ...] and is no finite number.
+
+    What would be measured of it are numbers all the same, and wrong ones.
+    """
+    if bad := int((~values.isfinite().all(dim=1)).sum()):
+        raise TrainingError(
+            f"the {what} of {bad} of {len(values)} images of {part} are no finite numbers; lower the stage's lr, add "
+            "+trainer.gradient_clip_val=1.0, or use precision=fp32"
+        )
