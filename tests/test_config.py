@@ -253,6 +253,10 @@ def test_a_value_typo_of_a_sweep_is_found_among_its_values() -> None:
             "data.root: is missing; give the folder that holds one folder per class, data.root=path/to/images",
         ),
         (
+            ["data=image_folder", "data.root="],  # not the folder that one is in
+            "data.root: is missing; give the folder that holds one folder per class, data.root=path/to/images",
+        ),
+        (
             ["data.turned=true"],
             "data.turned: makes identities of turned images, no classes to be named; use task=siamese",
         ),

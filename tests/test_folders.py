@@ -425,6 +425,8 @@ def test_paths_as_windows_writes_them_and_below_another_folder(folder: Path, tmp
         ConfigError, match=r"data.root=gone: is not there, seen from .*; give the folder of the table"
     ):
         compose(["data=identity_csv", f"data.csv={table}", "data.root=gone"])
+    with pytest.raises(ConfigError, match=r"data.root=: is not there"):
+        compose(["data=identity_csv", f"data.csv={table}", "data.root="])
 
 
 @pytest.mark.slow
@@ -476,6 +478,8 @@ def test_a_table_of_pairs_is_read_as_one_of_images(folder: Path, tmp_path: Path)
             "5 lines are wrong: line 3: expected a name and two numbers, or a name and a number twice; line 5: "
             "expected a name and two numbers, or a name and a number twice; line 6: ../A is no name of a folder in "
             "{root}/lfw-py/lfw; line 7: .. is no name of a folder in {root}/lfw-py/lfw; line 8: expected a name"),
+        (b"3\t1\n" + b"A\t1\t1\nA\t1\tA\t2\n" + b"A\t1\t2\n" * 4,
+            "2 lines are wrong: line 2: A_0001.jpg is paired with itself; line 3: A is paired with A as if "),
     ],
 )  # fmt: skip
 def test_damaged_pairs_of_faces_are_one_message(content: bytes, message: str, tmp_path: Path) -> None:

@@ -170,6 +170,8 @@ def test_what_is_no_picture_is_never_opened(tmp_path: Path) -> None:
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", "is EPS, which is not read; save it as PNG"),
         (b"\x89HDF\r\n\x1a\n", "is HDF5, which is not read; save it as PNG"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is HEIC, which needs pip install 'stagetune[heif]'"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "is HEIC, which needs pip install 'stagetune[heif]'"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1avif", "begins as AVIF, but is damaged"),
         (b"\x89PNG\r\n\x1a\n", "begins as PNG, but is damaged (it ends too early)"),
         (tiff(np.zeros((4, 4, 5), np.uint8), photometric=2, more=2), "has 5 channels; at most four are read"),
         (tiff(np.zeros((4, 4, 7), np.uint16), more=6), "has 7 channels; at most four are read"),
@@ -272,6 +274,15 @@ def test_what_is_odd_about_images_is_said_once_each() -> None:
         "7 images of one colour alone: 2.png, 3.png, 4.png, 5.png, 6.png, ...",
     ]
     assert notes_of([facts()], str, None) == []
+    floats = [facts(0, 1, "F"), facts(0, 255, "F"), facts(7, 7, "F", is_flat=True)]
+    assert notes_of(floats, "{}.tif".format, range_of(floats))[1:] == [
+        "1 image of 16 shades or fewer by that range (or say data.range): 0.tif",
+        "1 image of one colour alone: 2.tif",
+    ]
+    one_hot_pixel = [facts(0, 4095), facts(0, 4352), facts(0, 65535)]
+    assert notes_of(one_hot_pixel, str, range_of(one_hot_pixel))[1:] == [
+        "1 image of 16 shades or fewer by that range (or say data.range): 0"
+    ]
 
 
 def test_the_first_of_several_frames_is_taken_and_of_icons_the_largest(tmp_path: Path) -> None:

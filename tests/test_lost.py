@@ -25,6 +25,7 @@ from stagetune.config.schema import Config
 from stagetune.errors import Interrupted, ResultError, StagetuneError, TrainingError
 from stagetune.interrupts import Stopped, heard
 from stagetune.locks import held
+from stagetune.report.collect import collect
 from stagetune.report.result import read_result
 from stagetune.run import experiment, run_experiment
 from stagetune.run.faults import explained
@@ -233,6 +234,9 @@ def test_a_picture_that_cannot_be_drawn_is_a_warning_and_names_of_other_bytes_ar
     drawn = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
     assert {"confusion.png", "curves.png", "learning_rates.png"} <= drawn
     assert b"caf\xe9" in (tmp_path / "run" / "predictions.csv").read_bytes()
+    [run] = collect(tmp_path).runs
+    assert not list(run.damaged())
+    assert os.fsdecode(b"caf\xe9") in {row["label"] for row in run.answers()}
 
 
 @pytest.mark.slow

@@ -263,7 +263,7 @@ class DataSettings(Part):
         for entry in fields(self):
             kind, example = entry.metadata.get("place", (None, None))
             value = getattr(self, entry.name)
-            if kind and value is None:
+            if kind and not value:  # nor an empty one, which would be the folder that one is in
                 yield f"data.{entry.name}: is missing; give the {kind}, data.{entry.name}={example}"
             elif kind and not _is_there(value, kind):
                 yield f"data.{entry.name}={value}: is not there, seen from {Path.cwd()}; give the {kind}"

@@ -7,6 +7,7 @@ from stagetune.errors import DataError
 
 BITS = (8, 10, 12, 14, 16)  # those that cameras and scanners have
 NAMED = 5  # images in one note
+FADED = 16  # shades, of 256, that are few
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,10 @@ def notes_of(facts: Sequence[Facts], name_of: Callable[[int], str], scale: Range
         notes.append(f"deep images: {scale} become black to white in {_count(deep)} of more than 8 bits")
     if beyond := [name_of(i) for i, one in enumerate(facts) if scale and _is_beyond(one, scale)]:
         notes.append(f"{_count(len(beyond))} of values beyond that, which are cut off: {_some(beyond)}")
+    if faded := [name_of(i) for i, one in enumerate(facts) if scale and _is_faded(one, scale)]:
+        notes.append(
+            f"{_count(len(faded))} of {FADED} shades or fewer by that range (or say data.range): {_some(faded)}"
+        )
     if several := sum(one.frames > 1 for one in facts):
         notes.append(f"{_count(several)} of several frames or pages; the first is taken")
     if flat := [name_of(i) for i, one in enumerate(facts) if one.is_flat]:
@@ -92,6 +97,15 @@ def notes_of(facts: Sequence[Facts], name_of: Callable[[int], str], scale: Range
 
 def _is_beyond(facts: Facts, scale: Range) -> bool:
     return facts.low is not None and facts.high is not None and (facts.low < scale.low or facts.high > scale.high)
+
+
+def _is_faded(facts: Facts, scale: Range) -> bool:
+    """Whether few of the 256 shades are left, as of 12 bits where one image has a pixel of 16, or of floats to 1."""
+    if facts.low is None or facts.high is None or facts.is_flat:
+        return False
+    width = scale.high - scale.low or 1.0
+    darkest, brightest = (min(max(255 * (v - scale.low) // width, 0), 255) for v in (facts.low, facts.high))
+    return brightest - darkest < FADED
 
 
 def _count(number: int) -> str:

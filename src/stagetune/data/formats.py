@@ -78,8 +78,8 @@ def begins_as_image(path: Path) -> bool:
 
 
 def is_heif(head: bytes) -> bool:
-    """Whether a file that begins so is HEIC or HEIF, as telephones write it."""
-    return head[4:8] == b"ftyp" and head[8:12] in HEIF
+    """Whether a file that begins so is HEIC or HEIF, as telephones write it; AVIF may begin by the same brand."""
+    return head[4:8] == b"ftyp" and head[8:12] in HEIF and b"avif" not in head and b"avis" not in head
 
 
 def open_regular(path: Path) -> IO[bytes]:
@@ -110,7 +110,7 @@ def open_image(file: IO[bytes]) -> ImageFile.ImageFile:
     unmarked = [name for name in formats() if Image.OPEN[name][1] is None]  # by no first bytes: TGA and the like
     accepting = _accepting(head)
     found = _try(file, [*accepting, *unmarked])
-    if isinstance(found, Exception) and not accepting and is_heif(head):
+    if isinstance(found, Exception) and is_heif(head):
         _register_heif()
         found = _try(file, ["HEIF"])
     if isinstance(found, Exception):

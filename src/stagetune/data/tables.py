@@ -32,7 +32,7 @@ class TableSettings:
 
     def table_problems(self) -> Iterator[str]:
         """What is wrong with that."""
-        if self.root is not None and not Path(self.root).expanduser().is_dir():
+        if self.root is not None and not (self.root and Path(self.root).expanduser().is_dir()):
             yield f"data.root={self.root}: is not there, seen from {Path.cwd()}; give the folder of the table's paths"
         if problem := encoding_problem(self.encoding):
             yield problem

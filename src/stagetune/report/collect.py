@@ -171,7 +171,8 @@ def _predictions(path: Path) -> list[dict[str, str]]:
 def _table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """A CSV that has these columns and is whole, or is not there; raises `ResultError` for one that is damaged."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        # a name of other bytes keeps its bytes, as it was written
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             header, *rows = [*csv.reader(file)] or [[]]
     except FileNotFoundError:
         return []

@@ -73,6 +73,10 @@ def lfw(root: str | Path, *, on_error: str = "raise") -> tuple[ImageFiles, Pairs
         if there := [name for name in people if "/" in name or name == ".."]:
             problems.append(f"line {number}: {there[0]} is no name of a folder in {images}")
             continue
+        if files[0] == files[1]:
+            problems.append(f"line {number}: {files[0].name} is paired with itself")
+        elif len(words) == 4 and people[0] == people[1]:
+            problems.append(f"line {number}: {people[0]} is paired with {people[1]} as if two people")
         problems += [f"line {number}: {file} does not exist" for file in files if not is_regular(file)]
         for file, name in zip(files, people, strict=True):
             entries.setdefault(file, Entry(file, name, split))
