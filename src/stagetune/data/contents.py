@@ -80,8 +80,8 @@ def changes(before: Kept, now: Kept, name_of: Callable[[str, int], str]) -> list
 
 
 def short(content: str) -> str:
-    """A short key of an image's content."""
-    return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
+    """A short key of an image's content, or of a line about one with a name, which may be of any bytes."""
+    return hashlib.blake2b(content.encode(errors="surrogatepass"), digest_size=8).hexdigest()
 
 
 class _Image(NamedTuple):
