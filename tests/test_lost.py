@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from stagetune.artifacts import RunDir, write_whole
 from stagetune.config.compose import compose
 from stagetune.config.schema import Config
 from stagetune.errors import ConfigError, Interrupted, ResultError, StagetuneError, TrainingError, shown
-from stagetune.interrupts import Stopped, heard
+from stagetune.interrupts import Stopped, hear_again, heard
 from stagetune.locks import held
 from stagetune.report.result import read_result, write_result
 from stagetune.run import experiment, record, run_experiment
@@ -335,6 +336,17 @@ def test_what_a_library_makes_of_a_signal_is_none_the_less_one(
         fails()
     assert ended.value.code == 143
     assert capsys.readouterr().err == "stagetune: interrupted before training began; nothing was written\n"
+
+
+def test_a_signal_that_somebody_caught_is_obeyed_at_the_next_place() -> None:
+    with heard():
+        with suppress(BaseException):  # as torch_pruning does as it calls the network
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Stopped, match="SIGTERM"):
+            hear_again()
+    hear_again()  # nobody listens
+    with heard():
+        hear_again()  # another run
 
 
 def test_handlers_of_a_program_stay_and_its_own_are_left_alone() -> None:
