@@ -18,11 +18,13 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from PIL import Image
+from torch.utils.data import get_worker_info
 
 from commands import call, start, start_cold
 from stagetune.artifacts import RunDir, write_whole
 from stagetune.config.compose import compose
 from stagetune.config.schema import Config
+from stagetune.data import datamodule
 from stagetune.errors import ConfigError, Interrupted, ResultError, StagetuneError, TrainingError, shown
 from stagetune.interrupts import Stopped, hear_again, heard
 from stagetune.locks import held
@@ -143,7 +145,7 @@ def test_a_full_disk_at_any_file_leaves_no_draft_and_is_one_message(
     result = read_result(tmp_path)
     assert (result.status, result.error and result.error["type"]) == ("failed", "ResultError")
     if name != "config.yaml":
-        assert run_experiment([f"resume={tmp_path}"]).status == "completed"
+        assert run_experiment([f"resume={tmp_path}", "trust=true"]).status == "completed"
         assert run_dir.best.exists()
 
 
@@ -441,6 +443,31 @@ def test_a_loaders_process_that_is_killed_is_one_message(tmp_path: Path, monkeyp
     ):
         run_experiment(config, tmp_path)
     assert read_result(tmp_path).status == "failed"
+
+
+class _Unsendable:
+    """What a batch is where shared memory is full."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise RuntimeError(
+            "unable to allocate shared memory(shm) for file </torch_1_2>: No space left on device (28)"
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("drawn")
+def test_a_batch_that_a_loaders_process_cannot_send_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datamodule, "_as_is", lambda batch: _Unsendable() if get_worker_info() else batch)
+    signal.alarm(100)  # it would wait for ever
+    try:
+        with pytest.raises(
+            TrainingError, match=r"a loader's process \(\d+\) was killed .* shared memory \(/dev/shm\)"
+        ):
+            run_experiment(small("data.num_workers=1", "cache=off"), tmp_path)
+    finally:
+        signal.alarm(0)
 
 
 @pytest.mark.parametrize(

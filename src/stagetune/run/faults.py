@@ -61,10 +61,11 @@ def _told(error: BaseException, config: Config, where: str, run_dir: str) -> Sta
         how = re.search(r"killed by signal: ([A-Za-z ]+)", text)
         shared = any(words in text for words in SHARED)
         why = "shared memory (/dev/shm) was full" if shared else "often main memory was gone"
+        why += "" if shared or how else ", or shared memory (/dev/shm)"
         return TrainingError(
             f"a loader's process ({worker[1].strip()}) was killed {where}{f' ({how[1].strip()})' if how else ''}, at "
-            f"{size}; {why}: go on with {again} data.num_workers={0 if shared else 1}, or start again with a smaller "
-            "data.batch_size or data.image_size"
+            f"{size}; {why}: go on with {again} data.num_workers={1 if how and not shared else 0}, or start again "
+            "with a smaller data.batch_size or data.image_size"
         )
     if isinstance(error, OSError) and error.filename and error.strerror:
         return ResultError(
