@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,19 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from PIL import Image
+from torch.utils.data import get_worker_info
 
 from commands import call, start, start_cold
 from stagetune.artifacts import RunDir, write_whole
 from stagetune.config.compose import compose
 from stagetune.config.schema import Config
-from stagetune.errors import Interrupted, ResultError, StagetuneError, TrainingError
-from stagetune.interrupts import Stopped, heard
+from stagetune.data import datamodule
+from stagetune.errors import ConfigError, Interrupted, ResultError, StagetuneError, TrainingError, shown
+from stagetune.interrupts import Stopped, hear_again, heard
 from stagetune.locks import held
 from stagetune.report.collect import collect
-from stagetune.report.result import read_result
-from stagetune.run import experiment, run_experiment
+from stagetune.report.result import read_result, write_result
+from stagetune.run import experiment, record, run_experiment
 from stagetune.run.faults import explained
 from stagetune.tasks.classification import ClassificationTask
 from test_train_py import OWN_NET, TRAIN, _own_net, until_exists
@@ -143,7 +146,7 @@ def test_a_full_disk_at_any_file_leaves_no_draft_and_is_one_message(
     result = read_result(tmp_path)
     assert (result.status, result.error and result.error["type"]) == ("failed", "ResultError")
     if name != "config.yaml":
-        assert run_experiment([f"resume={tmp_path}"]).status == "completed"
+        assert run_experiment([f"resume={tmp_path}", "trust=true"]).status == "completed"
         assert run_dir.best.exists()
 
 
@@ -277,7 +280,7 @@ def test_a_signal_and_more_of_them_end_a_run_in_one_line(
         process.send_signal(number)
         time.sleep(0.05)
     _, err = process.communicate(timeout=60)
-    again = f"resume={run_dir}"
+    again = f"resume={run_dir} model.network._target_=networks.Net"
     assert (process.returncode, err) == (code, f"stagetune: interrupted; go on with python train.py {again}\n")
     assert read_result(run_dir).status == "interrupted"
     assert not [name for name in files(run_dir) if name.endswith((".tmp", ".lock"))]
@@ -293,6 +296,63 @@ def test_a_signal_while_all_is_imported_is_a_line(tmp_path: Path) -> None:
         assert process.returncode == code
         assert err.startswith("stagetune: interrupted")
         assert err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_signal_after_the_test_loses_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither as it is written down nor as pictures are drawn."""
+    stops = iter([True])
+
+    def write(*given: Any) -> None:
+        if next(stops, False):
+            os.kill(os.getpid(), signal.SIGTERM)
+        write_result(*given)
+
+    for place, function in ((record, write), (experiment, lambda *_: os.kill(os.getpid(), signal.SIGTERM))):
+        name = "write_result" if place is record else "draw_run"
+        run_dir = tmp_path / name
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, function)
+            with pytest.raises(Interrupted, match=f"^interrupted; the run in {run_dir} is completed$") as found:
+                run_experiment(small(), run_dir)
+        assert found.value.exit_code == 143
+        assert read_result(run_dir).status == "completed"
+
+
+def _closes_badly() -> None:
+    """What OmegaConf does now and then where a signal comes as it composes."""
+    try:
+        raise Stopped(signal.SIGTERM)
+    finally:
+        raise ValueError("of the file that is not open")
+
+
+def _composes_badly() -> None:
+    try:
+        _closes_badly()
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
+
+
+@pytest.mark.parametrize("fails", [_closes_badly, _composes_badly])
+def test_what_a_library_makes_of_a_signal_is_none_the_less_one(
+    fails: Callable[[], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended, shown():
+        fails()
+    assert ended.value.code == 143
+    assert capsys.readouterr().err == "stagetune: interrupted before training began; nothing was written\n"
+
+
+def test_a_signal_that_somebody_caught_is_obeyed_at_the_next_place() -> None:
+    with heard():
+        with suppress(BaseException):  # as torch_pruning does as it calls the network
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Stopped, match="SIGTERM"):
+            hear_again()
+    hear_again()  # nobody listens
+    with heard():
+        hear_again()  # another run
 
 
 def test_handlers_of_a_program_stay_and_its_own_are_left_alone() -> None:
@@ -358,7 +418,8 @@ def test_processes_end_with_each_other_and_the_killed_one_is_named(
     assert not psutil.wait_procs(found, timeout=20)[1]
     message = (
         "process 1 of 2, counted from 0, was killed by SIGKILL (often main memory was gone: lower data.batch_size or "
-        f"data.num_workers), and the others were ended; go on with python train.py resume={run_dir}"
+        f"data.num_workers), and the others were ended; go on with python train.py resume={run_dir} "
+        "model.network._target_=networks.Net"
     )
     assert (process.returncode, err) == (1, f"stagetune: {message}\n")
     assert read_result(run_dir).error == {"type": "Killed", "message": message}
@@ -382,10 +443,35 @@ def test_a_loaders_process_that_is_killed_is_one_message(tmp_path: Path, monkeyp
     config = small("+callbacks.kills._target_=test_lost.Kills", "data.num_workers=1", "cache=off")
     with pytest.raises(
         TrainingError,
-        match=r"a loader's process \(\d+\) was killed in stage head \(Killed\), at data\.batch_size=64; ",
+        match=r"a loader's process \(\d+\) was killed in stage head( \(Killed\))?, at data\.batch_size=64; ",
     ):
         run_experiment(config, tmp_path)
     assert read_result(tmp_path).status == "failed"
+
+
+class _Unsendable:
+    """What a batch is where shared memory is full."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise RuntimeError(
+            "unable to allocate shared memory(shm) for file </torch_1_2>: No space left on device (28)"
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("drawn")
+def test_a_batch_that_a_loaders_process_cannot_send_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datamodule, "_as_is", lambda batch: _Unsendable() if get_worker_info() else batch)
+    signal.alarm(100)  # it would wait for ever
+    try:
+        with pytest.raises(
+            TrainingError, match=r"a loader's process \(\d+\) was killed .* shared memory \(/dev/shm\)"
+        ):
+            run_experiment(small("data.num_workers=1", "cache=off"), tmp_path)
+    finally:
+        signal.alarm(0)
 
 
 @pytest.mark.parametrize(

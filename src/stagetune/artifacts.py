@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import yaml
 
-from stagetune.errors import ResultError, WeightsError
+from stagetune.errors import ResultError, WeightsError, causes
 from stagetune.typed import RENAMED, typed
 
 METADATA = "stagetune"  # the key of a checkpoint under which its metadata stands
@@ -125,11 +125,9 @@ def write_whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         raise
 
 
-def _of_the_disk(error: BaseException | None) -> OSError | None:
+def _of_the_disk(error: BaseException) -> OSError | None:
     """What the system said, where something failed because of it."""
-    while error is not None and not (isinstance(error, OSError) and error.errno):
-        error = error.__cause__ or error.__context__
-    return error
+    return next((one for one in causes(error) if isinstance(one, OSError) and one.errno), None)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -98,12 +98,18 @@ def near(word: str, valid: Sequence[str]) -> str | None:
     return next(iter(get_close_matches(word, valid, n=1, cutoff=0.5)), None)
 
 
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that it came of, the last one first."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def number_of(stop: BaseException) -> int:
     """The signal that stopped something, or that what stopped it came of; Ctrl-C where it is not known."""
-    found: BaseException | None = stop
-    while found is not None and not hasattr(found, "number"):
-        found = found.__cause__ or found.__context__
-    return int(getattr(found, "number", signal.SIGINT))
+    return next((int(one.number) for one in causes(stop) if hasattr(one, "number")), int(signal.SIGINT))
 
 
 def show(error: StagetuneError) -> None:
@@ -120,13 +126,17 @@ def show(error: StagetuneError) -> None:
 
 @contextmanager
 def shown(interrupted: str = "interrupted before training began; nothing was written") -> Iterator[None]:
-    """Turn a `StagetuneError` into its message on stderr and its exit code, and Ctrl-C into `interrupted`."""
+    """Turn a `StagetuneError` into its message on stderr and its exit code, and Ctrl-C into `interrupted`.
+
+    Also where a library that it came to has made another error of it.
+    """
     try:
         yield
-    except StagetuneError as error:
-        show(error)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt as stop:
-        ended = Interrupted(interrupted, number_of(stop))
+    except (Exception, KeyboardInterrupt) as error:
+        ended = error
+        if not isinstance(error, Interrupted) and any(isinstance(one, KeyboardInterrupt) for one in causes(error)):
+            ended = Interrupted(interrupted, number_of(error))
+        if not isinstance(ended, StagetuneError):
+            raise
         show(ended)
         sys.exit(ended.exit_code)

@@ -46,9 +46,16 @@ def heard() -> Iterator[None]:
 
 
 def hear_again() -> None:
-    """Let the signals be ours once more, where a library has put its own handlers in between."""
-    for number in _heard if threading.current_thread() is threading.main_thread() else ():
+    """Let the signals be ours once more, where a library has put its own handlers in between.
+
+    Raises `Stopped` where one has come, which some code has caught and gone on.
+    """
+    if not _heard or threading.current_thread() is not threading.main_thread():
+        return
+    for number in _heard:
         signal.signal(number, _stop)
+    if _stopped_by is not None:
+        raise Stopped(_stopped_by)
 
 
 def end_on_signals() -> None:

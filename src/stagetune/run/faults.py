@@ -2,13 +2,12 @@
 
 import os
 import re
-from collections.abc import Iterator
 
 import torch
 
 from stagetune.config.resume import resume_command
 from stagetune.config.schema import Config
-from stagetune.errors import Killed, ResultError, StagetuneError, TrainingError
+from stagetune.errors import Killed, ResultError, StagetuneError, TrainingError, causes
 
 DEVICE = ("CUDA out of memory", "MPS backend out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 MEMORY = (
@@ -33,7 +32,7 @@ def explained(error: Exception, config: Config, where: str, run_dir: str | os.Pa
         where: what it was doing, such as `in stage head`.
         run_dir: where it lies.
     """
-    chain = [error] if isinstance(error, StagetuneError) else list(_chain(error))
+    chain = [error] if isinstance(error, StagetuneError) else causes(error)
     return next((told for one in chain if (told := _told(one, config, where, str(run_dir)))), error)
 
 
@@ -47,7 +46,7 @@ def killed(rank: int, world_size: int, signal_name: str, run_dir: str, config: C
     )
 
 
-def _told(error: Exception, config: Config, where: str, run_dir: str) -> StagetuneError | None:
+def _told(error: BaseException, config: Config, where: str, run_dir: str) -> StagetuneError | None:
     text = " ".join(str(error).split())
     size, again = f"data.batch_size={config.data.batch_size}", resume_command(run_dir, config)
     if isinstance(error, torch.OutOfMemoryError) or any(words in text for words in DEVICE):
@@ -62,10 +61,11 @@ def _told(error: Exception, config: Config, where: str, run_dir: str) -> Stagetu
         how = re.search(r"killed by signal: ([A-Za-z ]+)", text)
         shared = any(words in text for words in SHARED)
         why = "shared memory (/dev/shm) was full" if shared else "often main memory was gone"
+        why += "" if shared or how else ", or shared memory (/dev/shm)"
         return TrainingError(
             f"a loader's process ({worker[1].strip()}) was killed {where}{f' ({how[1].strip()})' if how else ''}, at "
-            f"{size}; {why}: go on with {again} data.num_workers={0 if shared else 1}, or start again with a smaller "
-            "data.batch_size or data.image_size"
+            f"{size}; {why}: go on with {again} data.num_workers={1 if how and not shared else 0}, or start again "
+            "with a smaller data.batch_size or data.image_size"
         )
     if isinstance(error, OSError) and error.filename and error.strerror:
         return ResultError(
@@ -88,13 +88,3 @@ def _told(error: Exception, config: Config, where: str, run_dir: str) -> Stagetu
     if isinstance(error, OSError) and error.strerror:
         return ResultError(f"{error.strerror} {where}; make room, and go on with {again}")
     return None
-
-
-def _chain(error: BaseException | None) -> Iterator[Exception]:
-    """An error and those that it came of, the last one first."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if isinstance(error, Exception):
-            yield error
-        error = error.__cause__ or error.__context__

@@ -96,6 +96,10 @@ class Run:
         """Tell the trackers, once all is written, how what runs within has ended."""
         try:
             yield
+        except KeyboardInterrupt as stop:  # which came after the run: as its result or pictures were made
+            raise Interrupted(
+                f"interrupted; the run in {self.dir} is {self.result.status}", number_of(stop)
+            ) from stop
         finally:
             for logger in self.loggers if self.writes and self.is_accepted else ():
                 with self.screen.warned(f"{type(logger).__name__} does not know how the run ended"):
@@ -103,7 +107,11 @@ class Run:
 
     def _write(self) -> None:
         try:
-            write_result(self.result, self.dir)
+            try:
+                write_result(self.result, self.dir)
+            except KeyboardInterrupt:  # what has ended is not lost in the moment in which it is written down
+                write_result(self.result, self.dir)
+                raise
         except OSError as error:
             if self.result.status == "completed":
                 raise explained(error, self.config, "after the test", self.dir) from error
