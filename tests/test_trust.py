@@ -122,6 +122,24 @@ def test_a_target_that_is_typed_with_the_words_of_its_group_is_the_same_again(tm
         compose([f"resume={tmp_path}", "loss.gamma=2.0"])
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["loss=own"], ["loss._target_=outside.Focal"], ["loss=own", "loss._target_=outside.Focal", "loss.gamma=2.0"]],
+)
+def test_to_choose_an_own_part_again_trusts_nothing_that_is_stored_in_it(words: list[str], tmp_path: Path) -> None:
+    target = {"_target_": "outside.Focal", "gamma": {"_target_": "test_trust.noted"}, "more": [NO_CALLABLE]}
+    stored("loss.target", target, within=tmp_path)
+    with pytest.raises(ConfigError, match=r"loss\.target\.more\.0\.lr_lambda\._target_=test_trust\.noted"):
+        compose([f"resume={tmp_path}", *words])
+
+
+def test_a_trust_that_says_neither_is_named_itself(tmp_path: Path) -> None:
+    stored("optimizer", {"_target_": "test_trust.noted"}, within=tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        compose([f"resume={tmp_path}", "trust=yes"])
+    assert caught.value.problems == ["trust=yes: expects true or false"]
+
+
 NETWORK = {"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "torch.nn.Conv2d", "in_channels": 3}]}
 NO_CALLABLE = {"_target_": f"{LR}.LambdaLR", "lr_lambda": {"_target_": "test_trust.noted"}}
 
