@@ -204,6 +204,8 @@ def test_known_classes_need_no_word(place: str, said: dict[str, Any]) -> None:
          ["callbacks.kept._args_.0=there"]),
         ("callbacks.kept", {"_target_": f"{CALLBACKS}.ModelCheckpoint", "filename": "../../best"},
          ["callbacks.kept.filename=../../best"]),
+        ("callbacks.kept", {"_target_": f"{CALLBACKS}.SpikeDetection"},
+         ["callbacks.kept._target_=lightning.pytorch.callbacks.SpikeDetection"]),
         ("logger.lightning", {"_target_": f"{LOGGERS}.TensorBoardLogger", "save_dir": "there"},
          ["logger.lightning.save_dir=there"]),
         ("logger.lightning", {"_target_": f"{LOGGERS}.TensorBoardLogger", "version": "/there"},
