@@ -253,7 +253,8 @@ def show_report(folder: Path, baseline: Sequence[str]) -> None:
         table.add_column(visible_name(column), no_wrap=True)
     for row in rows:
         table.add_row(*map(visible_name, row))
-    console = Console(width=1000, markup=False)  # a line per configuration, nothing cut off
+    # a line per configuration, nothing cut off; to look for numbers in a long name would take rich minutes
+    console = Console(width=1000, markup=False, highlight=False)
     console.print(table)
     for line in [*headline(summary), *(f"{kind}: {entry}" for kind, of in problems(summary).items() for entry in of)]:
         console.print(visible_name(line), soft_wrap=True)
