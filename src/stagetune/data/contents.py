@@ -80,8 +80,8 @@ def changes(before: Kept, now: Kept, name_of: Callable[[str, int], str]) -> list
 
 
 def short(content: str) -> str:
-    """A short key of an image's content."""
-    return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
+    """A short key of an image's content, or of a name, which may hold bytes that are no UTF-8."""
+    return hashlib.blake2b(content.encode(errors="surrogatepass"), digest_size=8).hexdigest()
 
 
 class _Image(NamedTuple):
