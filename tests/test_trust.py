@@ -17,7 +17,7 @@ import yaml
 from outside import Diary
 from stagetune import load_schedule
 from stagetune.artifacts import CheckpointMetadata, RunDir
-from stagetune.cli import show_best, show_report
+from stagetune.cli import show_best, show_plan, show_report
 from stagetune.config.compose import compose
 from stagetune.config.resume import resume_command
 from stagetune.config.schema import Config
@@ -469,3 +469,19 @@ def test_data_for_programs_stay_as_they_are() -> None:
         print_rows([{"identity": name, "images": 2}], "csv")
     first, *_, last = out.getvalue().splitlines()
     assert json.loads(first)["identity"] == last.partition(",")[0] == name
+
+
+def test_the_name_of_a_schedule_file_reaches_no_terminal_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("s.yaml").write_text('name: "a\\e[31m"\nstages: [{name: b, open: [all], lr: 0.1}]\n')
+    show_plan(["model=resnet18", "schedule.file=s.yaml"], None)
+    assert capsys.readouterr().out.splitlines()[-1] == r"outputs/plans/a\x1b[31m.png"
+
+
+def test_a_schedule_file_whose_anchors_stand_for_too_much_is_refused(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x]", *(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 10)}]" for i in range(5))]
+    (tmp_path / "s.yaml").write_text("\n".join(lines))
+    with pytest.raises(ScheduleError, match=r"s\.yaml cannot be read: its anchors \(&\) stand for too much"):
+        load_schedule(tmp_path / "s.yaml")

@@ -258,7 +258,7 @@ def show_report(folder: Path, baseline: Sequence[str]) -> None:
     console.print(table)
     for line in [*headline(summary), *(f"{kind}: {entry}" for kind, of in problems(summary).items() for entry in of)]:
         console.print(visible_name(line), soft_wrap=True)
-    print(", ".join(str(path) for path in [folder / "report.html", *written]))
+    print(visible_name(", ".join(str(path) for path in [folder / "report.html", *written])))
 
 
 def show_best(folder: Path) -> None:
@@ -304,7 +304,7 @@ def show_plan(overrides: Sequence[str], picture: Path | None) -> None:
         print(f"counts are before model.prune.ratio={config.model.prune.ratio}; plan.txt of the run has both")
     elif _was_pruned(config.model.weights):
         print(f"counts are of the whole network; {config.model.weights} is of one that was pruned")
-    print(path)
+    print(visible_name(str(path)))
 
 
 def _was_pruned(weights: str) -> bool:
@@ -348,7 +348,7 @@ def show_lr(overrides: Sequence[str], steps: int, picture: Path | None) -> None:
         for test in tests
     ]
     draw_rate_tests(panels, path)
-    print(path)
+    print(visible_name(str(path)))
 
 
 def _place_of(picture: Path) -> Path:
