@@ -102,6 +102,8 @@ def work(kind: str, cases: range, runs: Path, *, seed: int) -> None:
     """Try cases in this process, and print a line as each begins and ends."""
     from fuzz_kinds import KINDS
 
+    says = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no outcome
     os.cpu_count = lambda: 2  # the threads of a large machine would take memory of their own
     warnings.simplefilter("ignore")
     tried = KINDS[kind]
@@ -113,13 +115,13 @@ def work(kind: str, cases: range, runs: Path, *, seed: int) -> None:
                 (Path(folder) / name).write_bytes(content)
             tried.read(Path(folder) / one.file)
     for number in cases:
-        print(f"{number} begun", flush=True)
+        print(f"{number} begun", file=says, flush=True)
         with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             path = try_case(kind, number, seeds, Path(folder), seed=seed)
             outcome = outcome_of(tried.read, path, GROWTH)
             if outcome.startswith("memory") and kept_below(GROWTH, tried.read, path):
                 outcome = "refused"  # it was asked for, as a file claims a length, and not used
-        print(f"{number} {outcome}", flush=True)
+        print(f"{number} {outcome}", file=says, flush=True)
 
 
 def outcome_of(read: Callable[[Path], object], path: Path, growth: int) -> str:

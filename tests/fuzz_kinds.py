@@ -48,7 +48,7 @@ from stagetune.run.resume import check_same
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.load import load_schedule
 from stagetune.schedule.model import Model, Parameter
-from stagetune.schedule.plan import check_resumable
+from stagetune.schedule.resumable import check_resumable
 from stagetune.schedule.table import plan_text
 
 SIZE = 16

@@ -156,9 +156,9 @@ def _structure(rng: Random, data: bytes, form: Format) -> bytes:
         holder[key] = rng.choice(([value], {"x": value}, str(value)[:1000]))
     elif isinstance(value, Tensor):
         holder[key] = rng.choice(
-            (value.flatten(), value[..., :0], value.double(), value.int(), torch.zeros(()), value.float() * math.nan,
-             value.float() + 1e38, value.bool(), value.half(), value.to(torch.complex64), torch.zeros(3, 0),
-             value[None])
+            (value.flatten(), value.flatten()[:0], value.double(), value.int(), torch.zeros(()),
+             value.float() * math.nan, value.float() + 1e38, value.bool(), value.half(),
+             value.to(torch.complex64), torch.zeros(3, 0), value[None])
         )  # fmt: skip
     else:
         holder[key] = copy.deepcopy(rng.choice(VALUES))

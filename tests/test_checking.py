@@ -359,11 +359,13 @@ def test_pairs_have_no_labels_to_doubt(check: Checking, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_names_are_escaped_and_the_page_needs_no_network(check: Checking, tmp_path: Path) -> None:
-    root = textures(tmp_path / "names", {"<i>anna": 6, 'b"e&n': 6})
+    root = textures(tmp_path / "names", {"<i>anna": 6, 'b"e&n': 6, "c\x1b[31m\u202e\udcff": 6})
     Image.new("RGB", (40, 40)).save(root / "<i>anna" / 'a"><b>.png')
     assert check(*folder(root)).code == 0
     page = (tmp_path / "page.html").read_text()
     assert "&lt;i&gt;anna" in page
+    assert r"c\x1b[31m\u202e\udcff" in page
+    assert not set("\x1b\u202e\udcff") & set(page)
     assert "&quot;&gt;&lt;b&gt;.png" in page
     assert "<i>" not in page
     assert "<b>" not in page

@@ -353,12 +353,13 @@ def test_the_best_of_a_sweep_over_schedule_files_and_averages_says_them_as_setti
     file = tmp_path / "mine.yaml"
     phases = [{"params": ["head.*"], "lr": 0.1, "max_transition_epoch": 1}, {"params": ["backbone.*"], "lr": 0.01}]
     file.write_text(yaml.safe_dump(dict(enumerate(phases))))
-    words = ["+experiment=siamese_staged", f"schedule.file={file}", "ema=0.9", "seed=0"]
-    leave(tmp_path / "run", 0.9, *words[1:3])
+    own = [f"schedule.file={file}", "ema=0.9", "on_nan=skip_step"]
+    words = ["+experiment=siamese_staged", *own, "name=mine", "seed=0"]
+    leave(tmp_path / "run", 0.9, *own)
     (tmp_path / "sweep.json").write_text(json.dumps({"jobs": {"run": words}}))
     values = yaml.safe_load(experiment_yaml(summarize(collect(tmp_path))))
     assert values["defaults"] == ["siamese_staged"]
-    assert values["ema"] == 0.9
+    assert (values["ema"], values["on_nan"], values["name"]) == (0.9, "skip_step", "best")
     opened = [stage["open"] for stage in values["schedule"]["stages"]]
     assert opened == [[{"params": ["head.*"]}], [{"params": ["backbone.*"]}]]
     assert "file" not in values["schedule"]  # the file may change or be gone

@@ -94,6 +94,8 @@ def test_the_key_of_data_is_of_what_they_are(folder: Path, tmp_path: Path) -> No
     assert key(other) == key(folder)
     (other / "red" / "x.png").rename(other / "blue" / "x.png")
     assert key(other) != key(folder)
+    (other / "red").rename(other / "r\udcff")  # a name that is no UTF-8
+    assert key(other) not in (key(folder), "")
 
 
 WORDS = (

@@ -167,6 +167,7 @@ def test_a_schedule_may_be_given_in_any_of_these_ways(tmp_path: Path) -> None:
             r"no such key in stages\[0\]; did you mean stages\[0\]\.open",
         ),
         ({"stages": [{"name": "a", "open": ["all"], "lr": 1}], "file": "x.yaml"}, "gives both file and stages"),
+        ([{"name": "a", "open": ["all"], "lrs": {"all": "x"}}], r"stages\[0\]\.lrs: all has the rate 'x'; give a"),
         (3, "3 is no schedule; give a preset's name, a path.yaml, a list of stages or a mapping"),
         (None, "None is no schedule"),
         (["staged"], r"stages\[0\]: expects keys and values, got 'staged'"),

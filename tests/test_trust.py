@@ -17,7 +17,7 @@ import yaml
 from outside import Diary
 from stagetune import load_schedule
 from stagetune.artifacts import CheckpointMetadata, RunDir
-from stagetune.cli import show_best, show_report
+from stagetune.cli import show_best, show_plan, show_report
 from stagetune.config.compose import compose
 from stagetune.config.resume import resume_command
 from stagetune.config.schema import Config
@@ -122,6 +122,24 @@ def test_a_target_that_is_typed_with_the_words_of_its_group_is_the_same_again(tm
         compose([f"resume={tmp_path}", "loss.gamma=2.0"])
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["loss=own"], ["loss._target_=outside.Focal"], ["loss=own", "loss._target_=outside.Focal", "loss.gamma=2.0"]],
+)
+def test_to_choose_an_own_part_again_trusts_nothing_that_is_stored_in_it(words: list[str], tmp_path: Path) -> None:
+    target = {"_target_": "outside.Focal", "gamma": {"_target_": "test_trust.noted"}, "more": [NO_CALLABLE]}
+    stored("loss.target", target, within=tmp_path)
+    with pytest.raises(ConfigError, match=r"loss\.target\.more\.0\.lr_lambda\._target_=test_trust\.noted"):
+        compose([f"resume={tmp_path}", *words])
+
+
+def test_a_trust_that_says_neither_is_named_itself(tmp_path: Path) -> None:
+    stored("optimizer", {"_target_": "test_trust.noted"}, within=tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        compose([f"resume={tmp_path}", "trust=yes"])
+    assert caught.value.problems == ["trust=yes: expects true or false"]
+
+
 NETWORK = {"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "torch.nn.Conv2d", "in_channels": 3}]}
 NO_CALLABLE = {"_target_": f"{LR}.LambdaLR", "lr_lambda": {"_target_": "test_trust.noted"}}
 
@@ -186,6 +204,8 @@ def test_known_classes_need_no_word(place: str, said: dict[str, Any]) -> None:
          ["callbacks.kept._args_.0=there"]),
         ("callbacks.kept", {"_target_": f"{CALLBACKS}.ModelCheckpoint", "filename": "../../best"},
          ["callbacks.kept.filename=../../best"]),
+        ("callbacks.kept", {"_target_": f"{CALLBACKS}.SpikeDetection"},
+         ["callbacks.kept._target_=lightning.pytorch.callbacks.SpikeDetection"]),
         ("logger.lightning", {"_target_": f"{LOGGERS}.TensorBoardLogger", "save_dir": "there"},
          ["logger.lightning.save_dir=there"]),
         ("logger.lightning", {"_target_": f"{LOGGERS}.TensorBoardLogger", "version": "/there"},
@@ -449,3 +469,19 @@ def test_data_for_programs_stay_as_they_are() -> None:
         print_rows([{"identity": name, "images": 2}], "csv")
     first, *_, last = out.getvalue().splitlines()
     assert json.loads(first)["identity"] == last.partition(",")[0] == name
+
+
+def test_the_name_of_a_schedule_file_reaches_no_terminal_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("s.yaml").write_text('name: "a\\e[31m"\nstages: [{name: b, open: [all], lr: 0.1}]\n')
+    show_plan(["model=resnet18", "schedule.file=s.yaml"], None)
+    assert capsys.readouterr().out.splitlines()[-1] == r"outputs/plans/a\x1b[31m.png"
+
+
+def test_a_schedule_file_whose_anchors_stand_for_too_much_is_refused(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x]", *(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 10)}]" for i in range(5))]
+    (tmp_path / "s.yaml").write_text("\n".join(lines))
+    with pytest.raises(ScheduleError, match=r"s\.yaml cannot be read: its anchors \(&\) stand for too much"):
+        load_schedule(tmp_path / "s.yaml")

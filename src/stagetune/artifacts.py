@@ -266,8 +266,8 @@ class CheckpointMetadata:
         checkpoint[METADATA] = {entry.name: getattr(self, entry.name) for entry in fields(self)}
 
 
-def stored_yaml(path: Path) -> Any:
-    """What a file of YAML holds, which may be anybody's.
+def stored_yaml(path: Path, *, most: int = LARGEST) -> Any:
+    """What a file of YAML holds, which may be anybody's; no more than so many values.
 
     Raises:
         FileNotFoundError: where there is none.
@@ -276,7 +276,7 @@ def stored_yaml(path: Path) -> Any:
     """
     try:
         text = path.read_bytes().decode()
-        if _size(yaml.compose(text, _Loader)) > LARGEST:
+        if _size(yaml.compose(text, _Loader)) > most:
             raise ValueError("its anchors (&) stand for too much; write it out")
         return yaml.load(text, _Loader)
     except RecursionError:

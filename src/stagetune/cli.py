@@ -253,11 +253,12 @@ def show_report(folder: Path, baseline: Sequence[str]) -> None:
         table.add_column(visible_name(column), no_wrap=True)
     for row in rows:
         table.add_row(*map(visible_name, row))
-    console = Console(width=1000, markup=False)  # a line per configuration, nothing cut off
+    # a line per configuration, nothing cut off; to look for numbers in a long name would take rich minutes
+    console = Console(width=1000, markup=False, highlight=False)
     console.print(table)
     for line in [*headline(summary), *(f"{kind}: {entry}" for kind, of in problems(summary).items() for entry in of)]:
         console.print(visible_name(line), soft_wrap=True)
-    print(", ".join(str(path) for path in [folder / "report.html", *written]))
+    print(visible_name(", ".join(str(path) for path in [folder / "report.html", *written])))
 
 
 def show_best(folder: Path) -> None:
@@ -303,7 +304,7 @@ def show_plan(overrides: Sequence[str], picture: Path | None) -> None:
         print(f"counts are before model.prune.ratio={config.model.prune.ratio}; plan.txt of the run has both")
     elif _was_pruned(config.model.weights):
         print(f"counts are of the whole network; {config.model.weights} is of one that was pruned")
-    print(path)
+    print(visible_name(str(path)))
 
 
 def _was_pruned(weights: str) -> bool:
@@ -347,7 +348,7 @@ def show_lr(overrides: Sequence[str], steps: int, picture: Path | None) -> None:
         for test in tests
     ]
     draw_rate_tests(panels, path)
-    print(path)
+    print(visible_name(str(path)))
 
 
 def _place_of(picture: Path) -> Path:

@@ -35,6 +35,7 @@ class Kind:
         parts: the parts of the package in which it is defined; without any, all of it.
         writes: its arguments that say where it writes, or what it downloads.
         takes: the only arguments that it may be given; None for all others.
+        but: parts of the package that are left out.
     """
 
     package: str
@@ -42,6 +43,7 @@ class Kind:
     parts: tuple[str, ...] = ("",)
     writes: tuple[str, ...] = ()
     takes: tuple[str, ...] | None = None
+    but: tuple[str, ...] = ()
 
 
 NETWORK = "torch.nn.Module"
@@ -59,7 +61,9 @@ PLACES: Mapping[str, tuple[Kind, ...]] = {
             ("classification", "aggregation", "regression", "retrieval", "clustering", "nominal", "wrappers"),
         ),  # of other parts some download a network
     ),
-    "callbacks": (Kind("lightning.pytorch.callbacks", "lightning.pytorch.Callback", writes=("dirpath",)),),
+    "callbacks": (
+        Kind("lightning.pytorch.callbacks", "lightning.pytorch.Callback", writes=("dirpath",), but=("spike",)),
+    ),  # of SpikeDetection its state in a checkpoint says where it writes, too
     "logger.lightning": (
         Kind(
             "lightning.pytorch.loggers",
@@ -183,11 +187,15 @@ def _is_known(name: str, kind: Kind) -> bool:
         return False
     # a module may hold what it has imported, such as a function that reads any file
     defined = f"{getattr(target, '__module__', '')}."
-    if not any(defined.startswith(f"{kind.package}.{part}".rstrip(".") + ".") for part in kind.parts):
+    if not _is_in(defined, kind.package, kind.parts) or _is_in(defined, kind.package, kind.but):
         return False
     if inspect.isclass(target):
         return issubclass(target, base)
     return kind.package == "torchvision.models" and target in _networks()
+
+
+def _is_in(module: str, package: str, parts: Collection[str]) -> bool:
+    return any(module.startswith(f"{package}.{part}".rstrip(".") + ".") for part in parts)
 
 
 @cache

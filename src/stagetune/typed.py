@@ -1,8 +1,9 @@
 """Plain nested values as dataclasses of settings; what does not fit is collected, not raised. No torch."""
 
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, field, fields, is_dataclass
+from functools import cache
 from math import isfinite
 from numbers import Integral, Real
 from reprlib import Repr
@@ -11,6 +12,7 @@ from typing import Any, Protocol, Union, get_args, get_origin, get_type_hints, i
 from stagetune.errors import did_you_mean
 
 RENAMED = {"data": {"crossed": "spliced", "identity_depth": "depth"}}  # settings by their older name
+_hints: Callable[[Any], dict[str, Any]] = cache(get_type_hints)  # which evaluates annotations anew each time
 _REPR = Repr()  # of what is deep or endless, a part
 _REPR.maxlist = _REPR.maxdict = _REPR.maxtuple = 20
 _REPR.maxstring = _REPR.maxother = 200
@@ -83,7 +85,7 @@ def key_problem(key: str, kind: Any, path: str = "", chosen: Chosen = ANNOTATED)
             inside = f" in {path}" if path else ""
             wrong = f"no such key{inside}; {did_you_mean(first, known, _dot(path))}"
             return f"{where}: {chosen.foreign(path, first) or wrong}"
-        kind = chosen(where) or _given(get_type_hints(kind)[first])
+        kind = chosen(where) or _given(_hints(kind)[first])
     elif get_origin(kind) is list:
         kind = get_args(kind)[0]
     else:  # a free mapping, or a plain value below which nothing can stand
@@ -143,7 +145,7 @@ def _typed_mapping(kind: Any, value: Any, path: str, problems: list[str], chosen
     if not isinstance(value, Mapping):
         problems.append(f"{path or 'configuration'}: expects keys and values, got {_REPR.repr(value)}")
         return value
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     for key in value:
         if problem := key_problem(str(key), kind, path, chosen):
             problems.append(problem)
@@ -183,7 +185,7 @@ def _typed_keys(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
         problems.append(f"{path}: expects keys and values, got {_REPR.repr(value)}")
         return value
     problems += [f"{_join(path, name)}: is missing" for name in sorted(kind.__required_keys__ - value.keys())]
-    known = {name: of for name, of in get_type_hints(kind).items() if name in value}
+    known = {name: of for name, of in _hints(kind).items() if name in value}
     found = {name: typed(of, value[name], _join(path, name), problems) for name, of in known.items()}
     return {**value, **found}
 

@@ -7,12 +7,13 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from stagetune.artifacts import write_text
+from stagetune.artifacts import stored_json, write_text
 from stagetune.cache.features import Features
 from stagetune.cache.store import Store
 from stagetune.cache.tables import Tables
 from stagetune.config.schema import CacheConfig
 from stagetune.data.datamodule import TESTED, StagedData
+from stagetune.errors import ResultError
 from stagetune.schedule.callback import StagedUnfreezing
 from stagetune.schedule.plan import PlannedStage
 
@@ -33,7 +34,7 @@ class FeatureCaching(Callback):
         self, unfreezing: StagedUnfreezing, data: StagedData, store: Store, config: CacheConfig, record: Path
     ) -> None:
         self.unfreezing, self.data, self.store, self.config, self.record = unfreezing, data, store, config, record
-        self.decided: dict[str, dict[str, Any]] = json.loads(record.read_text()) if record.exists() else {}
+        self.decided: dict[str, dict[str, Any]] = _kept(record) if record.exists() else {}
         self.seconds = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -132,3 +133,14 @@ class FeatureCaching(Callback):
         features.batch([(0, step * i) for i in range(decision["images"])])
         decision["read_ms"] = max(decision["read_ms"], round(1000 * (time.perf_counter() - start), 3))
         return bool(trainer.strategy.broadcast(decision["read_ms"] < decision["compute_ms"]))
+
+
+def _kept(record: Path) -> dict[str, dict[str, Any]]:
+    """What was decided before; raises `ResultError` for a file that does not say it."""
+    try:
+        kept: dict[str, dict[str, Any]] = stored_json(record)
+        if all(isinstance(one["depth"], int) and isinstance(one["used"], bool) for one in kept.values()):
+            return kept
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        pass
+    raise ResultError(f"{record} is damaged; remove it, and whether the feature cache is used is decided anew")

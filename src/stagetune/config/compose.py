@@ -188,7 +188,7 @@ def _override_problems(override: Override) -> Iterator[str]:
                 yield f"hydra/launcher={launcher}: its plugin is not installed; pip install 'stagetune[{extra}]'"
     if key.split(".")[0] == "hydra" or key.startswith("hydra/"):
         return
-    if key in _groups():
+    if key in groups():
         options = sorted({path.stem for folder in _folders() for path in (folder / key).glob("*.yaml")})
         for option in _values(override):
             if option not in options:
@@ -196,7 +196,7 @@ def _override_problems(override: Override) -> Iterator[str]:
         if key in ("experiment", "sweep") and not override.is_add():
             yield f"{override.input_line}: write +{override.input_line}"
         return
-    if "." not in key and key not in (known := sorted(_groups() | {entry.name for entry in fields(Composed)})):
+    if "." not in key and key not in (known := sorted(groups() | {entry.name for entry in fields(Composed)})):
         yield f"{key}: no such key or group; {_meant(override) or did_you_mean(key, known)}"
     elif key.partition(".")[0] not in OPEN and (problem := key_problem(key, Composed)):
         yield problem
@@ -216,7 +216,8 @@ def _meant(override: Override) -> str:
     return " or ".join(f"write {group}.{key}={value}" for group in dict.fromkeys([*readers(key), *groups]))
 
 
-def _groups() -> set[str]:
+def groups() -> set[str]:
+    """What has options, in conf/ and in ./conf."""
     return {path.name for folder in _folders() for path in folder.iterdir() if path.is_dir()}
 
 

@@ -89,12 +89,17 @@ def foreign_parts(
         composed: what Hydra makes of the overrides that choose groups, and of trust=true.
         overrides: all words of the command line.
         trust: whether it was trusted by another word.
+
+    Raises:
+        ConfigError: for a trust= that says neither.
     """
+    if not isinstance(said_trust := composed.get("trust", False), bool):
+        raise ConfigError([f"trust={said_trust}: expects true or false"])
     words = OverridesParser.create().parse_overrides(list(overrides))
     typed = {str(word.value()) for word in words if word.key_or_group.endswith("._target_")}
     typed |= targets_in(dict(composed)).union(*(targets_in(word.value()) for word in words))
-    is_trusted = trust or composed.get("trust") is True
-    return foreign(named_own(values), is_trusted or typed, [word.key_or_group for word in words])
+    said = [word.key_or_group for word in words if not _is_kept(word.key_or_group, word.value(), values)]
+    return foreign(named_own(values), trust or said_trust or typed, said)
 
 
 def _remedy(one: Foreign) -> str:
@@ -124,8 +129,8 @@ def changed(
         key = override.key_or_group
         if key in OWN or key.startswith("hydra"):
             continue
-        if key in TARGETS and override.value() == OWN_PART and _is_own(values.get(key)):
-            continue  # as it is; what is said of it comes by other words
+        if _is_kept(key, override.value(), values):
+            continue  # what is said of it comes by other words
         if key in ("experiment", "sweep") or override.is_delete():
             problems.append(f"{override.input_line}: cannot be said to {whose}; leave it out")
         elif key.partition(".")[0] not in PACKAGES and (problem := key_problem(key, Composed)):
@@ -140,8 +145,10 @@ def changed(
     return values
 
 
-def _is_own(part: Any) -> bool:
-    return isinstance(part, Mapping) and part.get("name") == OWN_PART
+def _is_kept(key: str, value: Any, stored: Mapping[str, Any]) -> bool:
+    """Whether a word chooses the option `own` of a group that has it already, which stays as it is stored."""
+    part = stored.get(key)
+    return key in TARGETS and value == OWN_PART and isinstance(part, Mapping) and part.get("name") == OWN_PART
 
 
 def _put(values: Any, value: Any, key: str) -> None:

@@ -13,6 +13,7 @@ from stagetune.artifacts import write_text
 from stagetune.inspection.check import KINDS, Checked, Finding
 from stagetune.inspection.looks import picture
 from stagetune.inspection.telling import majority, summary
+from stagetune.visible import visible
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SIDE = 112  # pixels of a picture
@@ -30,12 +31,13 @@ def page(checked: Checked) -> str:
     said = "".join(f"<tr><th>{escape(about)}</th><td>{escape(text)}</td></tr>" for about, text in summary(checked))
     sections = [_broken(checked.unreadable)] if checked.unreadable else []
     sections += [_section(checked, kind, found) for kind, found in checked.found.items() if found]
-    return Template(TEMPLATE.read_text()).substitute(
+    text = Template(TEMPLATE.read_text()).substitute(
         title=escape(f"{checked.config.name}: the data of {checked.source.name}"),
         summary=said,
         sections="".join(sections),
         classes=_classes(checked) if checked.config.data.has_identities else "",
     )
+    return visible(text)
 
 
 def _broken(unreadable: Sequence[str]) -> str:

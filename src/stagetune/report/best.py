@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from stagetune.artifacts import RunDir, stored_config
+from stagetune.config.compose import groups
 from stagetune.errors import ResultError
 from stagetune.report.collect import Run, is_for_stages
 from stagetune.report.configurations import FOLD
@@ -15,8 +16,7 @@ from stagetune.report.summary import Summary
 from stagetune.shipped import COMMAND
 from stagetune.visible import visible_name
 
-OF_THE_SWEEP = ("seed", "sweep")
-SETTINGS = ("ema", "came_frozen", "compile", "exact_accumulation")  # without a dot, and no groups
+OF_THE_SWEEP = ("name", "seed", "sweep")
 
 
 def best_run(summary: Summary) -> Run:
@@ -31,7 +31,7 @@ def experiment_yaml(summary: Summary) -> str:
     run = best_run(summary)
     config = stored_config(RunDir(run.folder))
     base: list[str] = []
-    groups: dict[str, str] = {}
+    chosen: dict[str, str] = {}
     settings: dict[str, Any] = {}
     for word in run.overrides:
         key, _, value = word.lstrip("+~").partition("=")
@@ -40,10 +40,8 @@ def experiment_yaml(summary: Summary) -> str:
             base = [f"  - {_scalar(value)}"]
         elif path[0] in OF_THE_SWEEP or key == FOLD:
             continue
-        elif key in SETTINGS:
-            settings[key] = _get(config, [key])
-        elif len(path) == 1:
-            groups[key] = value
+        elif key in groups():
+            chosen[key] = value
         elif is_for_stages(word):
             settings["schedule"] = _get(config, ["schedule"])  # the stages that they came to
         else:
@@ -61,12 +59,12 @@ def experiment_yaml(summary: Summary) -> str:
         f"# Expect:  {metric} {score.mean:.4f}, as over {score.count} seeds",
         "defaults:",
         *base,
-        *(f"  - override /{group}: {_scalar(option)}" for group, option in groups.items()),
+        *(f"  - override /{group}: {_scalar(option)}" for group, option in chosen.items()),
     ]
     if lines[-1] == "defaults:":
         lines.pop()
     if not run.overrides:  # it is of no sweep: all that is known is everything
-        left_out = (*OF_THE_SWEEP, *NOT_OF_THE_RUN, "name")
+        left_out = (*OF_THE_SWEEP, *NOT_OF_THE_RUN)
         settings = {key: value for key, value in config.items() if key not in left_out}
     return "\n".join([*lines, "name: best", yaml.safe_dump(_literal(settings), sort_keys=False) if settings else ""])
 

@@ -4,13 +4,15 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
 
-from stagetune.artifacts import RunDir, write_text
+from stagetune.artifacts import RunDir, stored_json, write_text
+from stagetune.errors import ResultError
 from stagetune.report.result import RunResult
 from stagetune.schedule.plan import PlannedStage
 from stagetune.targets import build
@@ -35,10 +37,20 @@ def build_logger(settings: Mapping[str, Any], run_dir: RunDir) -> Logger:
 def _begun(settings: Mapping[str, Any], folder: RunDir, name: str, tags: Mapping[str, str]) -> MLFlowLogger:
     """The run that `folder` belongs to, or a new one."""
     known = folder.tracker
-    more = {"run_id": json.loads(known.read_text())["run_id"]} if known.exists() else {"run_name": name, "tags": tags}
+    more = {"run_id": _run_id(known)} if known.exists() else {"run_name": name, "tags": tags}
     logger: MLFlowLogger = build({**settings, **more}, save_dir=str(folder))()
     write_text(known, json.dumps({"run_id": logger.run_id}) + "\n")
     return logger
+
+
+def _run_id(known: Path) -> str:
+    """The run that the tracker knows; raises `ResultError` for a file that does not say it."""
+    try:
+        if isinstance(found := stored_json(known)["run_id"], str):
+            return found
+    except (OSError, ValueError, TypeError, KeyError):
+        pass
+    raise ResultError(f"{known} is damaged; remove it, and the tracker has a new run for what follows")
 
 
 class Tracking(Callback):

@@ -9,6 +9,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from stagetune.artifacts import stored_yaml
 from stagetune.errors import ScheduleError, did_you_mean
 from stagetune.schedule.backbone_finetuning import BackboneFinetuning, stages_of
 from stagetune.schedule.finetuning_scheduler import from_phases, is_phases
@@ -19,6 +20,7 @@ from stagetune.trust import Foreign, foreign
 from stagetune.typed import typed
 
 PRESETS = CONF / "schedule"
+LONGEST = 20_000  # values of a file
 
 
 @dataclass(slots=True)
@@ -127,6 +129,7 @@ def read_schedule(file: str | Path, *, trust: bool = False) -> Schedule:
             text = ""
         if twice := next(_given_twice(yaml.compose(text)), None):
             raise ScheduleError(f"{where}: {twice.value} stands twice, again in line {twice.start_mark.line + 1}")
+        stored_yaml(path, most=LONGEST)  # what its anchors stand for would take OmegaConf minutes
         content = OmegaConf.to_container(OmegaConf.create(text or "{}"))
     except FileNotFoundError:
         raise ScheduleError(f"{where} does not exist (looked in {Path.cwd()})") from None

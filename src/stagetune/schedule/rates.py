@@ -21,8 +21,6 @@ def stage_rates(config: Stage, opened: Set[str], model: Model) -> Mapping[str, f
     by_block = _block_rates(config, opened, model)
     own: dict[str, float] = {}
     for key, rate in (config.lrs or {}).items():
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
-            raise ScheduleError(f"lrs: {key} has the rate {rate!r}; give a number greater than 0")
         for name in _named(key, model):
             own.setdefault(name, float(rate))
     rates = {}

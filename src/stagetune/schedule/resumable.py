@@ -29,6 +29,9 @@ class _OfStage(TypedDict):
     name: str
     open: list[str]
     rates: dict[str, float]
+    epochs: int | None
+    steps: int | None
+    until: dict[str, Any] | None
 
 
 class _OfPlan(TypedDict):
@@ -156,7 +159,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
     """What differs between two plans' data, in words."""
     if before["blocks"] != now["blocks"] or before["total_parameters"] != now["total_parameters"]:
         yield "the model is another"
-    for name in sorted(set(before["held"]) ^ set(now["held"]))[:1]:
+    for name in sorted(set(before["held"]) ^ set(now["held"]), key=str)[:1]:
         yield f"{name} {'is held, was not' if name in now['held'] else 'was held, is not'}"
     if len(before["stages"]) != len(now["stages"]):
         yield f"it has {len(now['stages'])} stages, not {len(before['stages'])}"
@@ -164,7 +167,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
         where = f"stage {new['name']}:"
         for key in ("name", *(key for key in new if key not in ("name", *_FOLLOWS))):
             if key == "open" and old[key] != new[key]:
-                other = sorted(set(old[key]) ^ set(new[key]))[0]
+                other = sorted(set(old[key]) ^ set(new[key]), key=str)[0]
                 yield f"{where} {other} is {'open' if other in new[key] else 'frozen'}, was not"
             elif key == "rates":
                 was, now_is = (_rates(plan, stage) for plan, stage in ((before, old), (now, new)))

@@ -1,5 +1,6 @@
 """What the settings of a schedule demand of each other, as far as it can be told without a model."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -63,10 +64,12 @@ def _length_rules(where: str, stage: Stage) -> Iterator[str]:
 def _rate_rules(where: str, stage: Stage) -> Iterator[str]:
     if stage.lr is None and stage.lr_range is None and not stage.lrs:
         yield f"{where} ({stage.name}): has no learning rate; give lr, lr_range or lrs"
-    keys: list[Any] = list(stage.lrs or {})
-    for key in keys:
+    rates: dict[Any, Any] = dict(stage.lrs or {})
+    for key, rate in rates.items():
         if not isinstance(key, str):
             yield f"{where}.lrs: {key!r} names nothing; put block names that are numbers into quotes"
+        elif isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
+            yield f"{where}.lrs: {key} has the rate {rate!r}; give a number greater than 0"
     if stage.lr == 0 or stage.lr_decay == 0:
         yield f"{where} ({stage.name}): lr and lr_decay must be greater than 0"
     shape = stage.lr_scheduler
