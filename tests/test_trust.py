@@ -24,6 +24,7 @@ from stagetune.config.schema import Config
 from stagetune.config.validate import completed, read_config
 from stagetune.errors import ConfigError, DataError, ScheduleError, StagetuneError, WeightsError, show
 from stagetune.inference.checkpoint import load_task
+from stagetune.inference.export.images import data_of
 from stagetune.inference.prune import prune_run
 from stagetune.inference.telling import PREDICTIONS, Teller, print_rows
 from stagetune.report.collect import read_sweep
@@ -101,6 +102,18 @@ def test_a_run_names_nothing_of_somebody_s_own(place: str, target: str, tmp_path
     for word in ("trust=true", f"{place}._target_={target}"):
         compose([f"resume={run}", word])
     assert not NOTED  # it is composed: nothing is built
+
+
+def test_no_run_has_images_fetched(tmp_path: Path) -> None:
+    values = asdict(compose(["data=cifar10", "data.download=true"]))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    assert compose([f"resume={tmp_path}", "data.download=true"]).data.download
+    with pytest.raises(
+        ConfigError, match=r"data\.root=data: is not there.*let torchvision fetch it with data\.download"
+    ):
+        compose([f"resume={tmp_path}"])
+    with pytest.raises(DataError, match=r"they cannot be had: data\.root=data: is not there"):
+        data_of(CheckpointMetadata(config=values), [], trust=False)
 
 
 def test_a_metric_is_looked_at_before_it_is_asked_which_values_are_good(tmp_path: Path, touched: Path) -> None:

@@ -72,11 +72,18 @@ def resumed(run_dir: Path, composed: Mapping[str, Any], overrides: Sequence[str]
         values = translated(stored_config(RunDir(run_dir)))
     except ResultError as error:
         raise ConfigError([f"resume={run_dir}: {error}"]) from error
-    values = changed(values, composed, overrides, whose="a resumed run")
+    values = changed(without_download(values), composed, overrides, whose="a resumed run")
     if found := foreign_parts(values, composed, overrides):
         raise ConfigError([f"resume={run_dir}: its config.yaml names {one}; {_remedy(one)}" for one in found])
     settings = {"resume": str(run_dir), "resume_with_new_schedule": composed["resume_with_new_schedule"]}
     return validate({**values, **settings})
+
+
+def without_download(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored configuration that downloads no images: no file has something fetched, and the run has had them."""
+    data = stored.get("data")
+    has_it = isinstance(data, Mapping) and bool(data.get("download"))
+    return {**stored, "data": {**data, "download": False}} if has_it else dict(stored)  # type: ignore[dict-item]
 
 
 def foreign_parts(

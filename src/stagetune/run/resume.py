@@ -22,7 +22,7 @@ from stagetune.schedule.spec import Stage
 # the schedule is checked by the callback, against the plan that the checkpoint was trained by
 MAY_CHANGE = (
     "schedule", "logger", "checkpoint", "sweep", "resume", "trust", "on_nan",
-    "data.num_workers", "data.root", "data.csv", "data.pairs", "data.target.",
+    "data.num_workers", "data.download", "data.root", "data.csv", "data.pairs", "data.target.",
     "trainer.profiler", "trainer.accelerator",
 )  # fmt: skip
 

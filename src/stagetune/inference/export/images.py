@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 
 from stagetune.artifacts import CheckpointMetadata
 from stagetune.config.parts import OWN, of_data, part
+from stagetune.config.resume import without_download
 from stagetune.config.schema import Config
 from stagetune.config.settings import NoLoss
 from stagetune.config.validate import named_own, read_config
@@ -38,7 +39,7 @@ def data_of(metadata: CheckpointMetadata, words: Sequence[str], *, trust: Trust)
         DataError: where the images cannot be had.
         WeightsError: without `trust` for data that is read by code from elsewhere, unless the words name it.
     """
-    config = read_config(_moved(metadata.config, words))
+    config = read_config(_moved(without_download(metadata.config), words))
     target = getattr(config.data, "target", None)
     typed = [word.partition("=")[2] for word in words if word.startswith(("data._target_=", "data.target._target_="))]
     code = [one.value for one in foreign({"data": {"target": target}}, typed if trust is False else trust)]
