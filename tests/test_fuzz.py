@@ -57,7 +57,7 @@ def report_of(seed: Seed, folder: Path, capsys: pytest.CaptureFixture[str], **ch
         ("result.json", b"{", b"", "result.json is not readable JSON"),
         ("metrics.csv", b"epoch", b"epoc", "metrics.csv is damaged (it has no column epoch)"),
         ("metrics.csv", b"\r\n", b",x\r\n0\r\n", "metrics.csv is damaged (row 2 has another length than the first)"),
-        ("predictions.csv", b"\r\n", b"\r\n\xff", "predictions.csv cannot be read ('utf-8'"),
+        ("predictions.csv", b"split", b"spli", "predictions.csv is damaged (it has no column split)"),
         ("config.yaml", b"task:", b"task: [", "config.yaml cannot be read"),
     ],
 )  # fmt: skip

@@ -33,7 +33,7 @@ from stagetune.inference.checkpoint import load_task
 from stagetune.models.backbone import IMAGENET_MEAN, IMAGENET_STD
 from stagetune.models.backbones import resnet
 from stagetune.models.families import TorchvisionSettings
-from stagetune.models.weights import Weights, file_weights
+from stagetune.models.weights import Weights, file_weights, load_into
 from stagetune.report.result import read_result
 from stagetune.run import experiment, pretrained, run_experiment
 from stagetune.run.build import build_task
@@ -486,7 +486,7 @@ def test_auto_weights_are_pretrained_once_and_kept(
     assert len(runs) == 2
     assert first.used.startswith("glyphs (glyphs-resnet18-")
     assert all(name.startswith("greek-") for name in first.trained_on["glyphs"])
-    experiment.load_into(resnet.Settings(arch="resnet18").build(64), first)
+    load_into(resnet.Settings(arch="resnet18").build(64), first)
 
 
 def test_imagenet_that_cannot_be_had_is_an_error_that_says_where_to_put_it(
