@@ -194,15 +194,15 @@ def test_a_killed_run_goes_on_in_its_directory_and_nothing_else_is_made_of_it(tm
     assert (code, err) == (
         1,
         f"stagetune: {run_dir} is completed, there is nothing to go on with; {run_dir}/result.json has its numbers, "
-        f"and python train.py resume={run_dir} schedule.stages.0.epochs=60 resume_with_new_schedule=true "
-        "goes on for as long again\n",
+        f"and python train.py resume={run_dir} model.network._target_=networks.Net schedule.stages.0.epochs=60 "
+        "resume_with_new_schedule=true goes on for as long again\n",
     )
     result, longer = (run_dir / "result.json").read_text(), "schedule.stages.0.epochs=31"
-    code, _, err = train(f"resume={run_dir}", longer, cwd=tmp_path)
+    code, _, err = train(f"resume={run_dir}", "trust=true", longer, cwd=tmp_path)
     assert code == 1
     assert "stage head: epochs is 31, was 30; its rates so far (cosine) follow from its length" in err
     assert (run_dir / "result.json").read_text() == result
-    code, out, err = train(f"resume={run_dir}", longer, "resume_with_new_schedule=true", cwd=tmp_path)
+    code, out, err = train(f"resume={run_dir}", "trust=true", longer, "resume_with_new_schedule=true", cwd=tmp_path)
     assert (code, err) == (0, "")
     assert "last.ckpt, stage head: epochs is 31, was 30: not as if it had been begun so\n" in out
     assert json.loads((run_dir / "result.json").read_text())["stages"][0]["epochs"] == 31

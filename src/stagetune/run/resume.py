@@ -66,12 +66,20 @@ def _more(stages: Sequence[Stage]) -> str:
 def check_free(run_dir: RunDir) -> None:
     """Raise `ResultError` where a new run would write over what lies there."""
     elsewhere = "choose another directory with hydra.run.dir=... (in a program: run_dir)"
-    if run_dir.config.exists() and not run_dir.result.exists():
+    if run_dir.config.exists() and not _has_ended(run_dir):
         again = resume_command(str(run_dir))
         raise ResultError(f"{run_dir} holds a run that did not end; go on with {again}, or {elsewhere}")
     if there := next((path for path in run_dir.written if path.exists()), None):
         name = there.relative_to(run_dir.path).as_posix()
         raise ResultError(f"{run_dir} already holds a {name}; {elsewhere}, or remove it")
+
+
+def _has_ended(run_dir: RunDir) -> bool:
+    """Whether a run there needs no going on with: it is completed, or its result is none that can be read."""
+    try:
+        return run_dir.result.exists() and read_result(run_dir).status == "completed"
+    except ResultError:
+        return True
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
