@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from stagetune import load, run_experiment
 from stagetune.config.schema import Config
 from stagetune.errors import WeightsError
+from stagetune.inference.export.safetensors import read_safetensors, write_safetensors
 from stagetune.models.tensor_files import DamagedFile, read_tensors
 from stagetune.models.weights import file_weights
 
@@ -105,3 +107,18 @@ def test_a_flipped_bit_in_a_checkpoint_is_found_wherever_it_is_read(
         doors[-1]()
     last.write_bytes(kept[last])
     assert doors[-1]().status == "completed"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
+def test_a_flipped_bit_in_an_exported_safetensors_file_is_found(dtype: torch.dtype, tmp_path: Path) -> None:
+    file = tmp_path / "a.safetensors"
+    shapes: list[tuple[int, ...]] = [(), (0, 4), (2, 3)]
+    write_safetensors(file, {str(shape): torch.ones(shape, dtype=dtype) for shape in shapes}, {})
+    with pytest.raises(WeightsError, match="holds weights alone"):  # it is whole
+        read_safetensors(file)
+    whole = file.read_bytes()
+    (header,) = struct.unpack("<Q", whole[:8])
+    for position in range(8 + header, len(whole)):
+        file.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        with pytest.raises(WeightsError, match=r"a\.safetensors: is no .*, or damaged \(its checksum is another\)"):
+            read_safetensors(file)

@@ -1,6 +1,7 @@
 """Every run below a folder with its configuration, read without torch."""
 
 import csv
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -106,7 +107,7 @@ def collect(folder: Path) -> Collection:
     if not runs and not unreadable:
         raise ResultError(f"no {RESULT} below {folder}; run an experiment first, such as make sweep")
     found = {str(run.folder.relative_to(folder)) for run in runs}
-    missing = [name for name in asked if name not in found and not RunDir(folder / name).result.exists()]
+    missing = [name for name in asked if name not in found and not os.path.exists(RunDir(folder / name).result)]
     order = {name: i for i, name in enumerate(asked)}
     runs.sort(key=lambda run: order.get(str(run.folder.relative_to(folder)), len(order)))
     return Collection(folder, runs, unreadable, missing)

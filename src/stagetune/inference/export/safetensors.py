@@ -1,5 +1,6 @@
 """Weights in a .safetensors file whose header says of which network they are."""
 
+import hashlib
 import json
 import struct
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from stagetune.artifacts import METADATA, CheckpointMetadata, write_whole
@@ -21,6 +23,7 @@ SCHEDULE = {
     "stages": [{"name": "head", "open": ["head"], "epochs": 1, "lr": 1e-3}],
 }  # no configuration lacks one
 NETWORK = "stagetune.network"  # the key under which stands what the network is built by
+CHECKSUM = "stagetune.checksum"  # that of the tensors: the format has none
 LARGEST_HEADER = 100_000_000  # bytes, as in the format's own library
 
 
@@ -44,13 +47,13 @@ def network_text(config: Config, metadata: CheckpointMetadata, described: Descri
 
 
 def write_safetensors(file: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a state dict, with text by key in the header.
+    """Write a state dict, with text by key in the header, and a checksum.
 
     Tensors that share memory are written one by one, each in the order of its indices, whatever its strides were.
     """
     tensors = {name: value.detach().clone().contiguous() for name, value in state.items()}
     with write_whole(file) as stream:
-        stream.write(safetensors.torch.save(tensors, dict(metadata)))
+        stream.write(safetensors.torch.save(tensors, {**metadata, CHECKSUM: _checksum(tensors)}))
 
 
 def read_safetensors(file: Path) -> tuple[Description, dict[str, Any]]:
@@ -70,6 +73,8 @@ def read_safetensors(file: Path) -> tuple[Description, dict[str, Any]]:
             said: dict[str, str] = json.loads(stream.read(length)).get("__metadata__", {})
         built_by = json.loads(said.get(NETWORK, "null"))
         state = safetensors.torch.load_file(file)
+        if said.get(CHECKSUM) not in (None, _checksum(state)):  # files of earlier versions have none
+            raise ValueError("its checksum is another")
     except Exception as error:  # the library has an error of its own, and a header may be anything
         raise WeightsError(f"{file}: is no .safetensors file, or damaged ({error}); {REMEDY}") from error
     if METADATA not in said or built_by is None:
@@ -78,6 +83,14 @@ def read_safetensors(file: Path) -> tuple[Description, dict[str, Any]]:
         return Description.from_json(said[METADATA]), {METADATA: built_by, "state_dict": state}
     except WeightsError as error:
         raise WeightsError(f"{file}: {error}") from error
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)} ".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _texts(key: str, value: Any) -> list[tuple[str, str]]:
