@@ -349,7 +349,7 @@ def test_images_deeper_than_a_class_folder_are_said_not_to_be_used(folder: Path)
     (folder / "red" / "0.png").rename(folder / "red" / "old" / "0.png")
     source = image_folder(folder)
     assert len(source) == 29
-    assert source.notes == ["1 images below a class folder are not used: red/old/0.png"]
+    assert source.notes == ["images below a class folder are not used (1): red/old/0.png"]
 
 
 def test_class_folders_may_be_links(folder: Path, tmp_path: Path) -> None:

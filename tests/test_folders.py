@@ -70,13 +70,13 @@ def test_what_is_not_taken_is_counted_and_named_once_with_the_reason(tmp_path: P
         source = image_folder(tmp_path)
     assert (len(source), source.classes) == (8, ["a", "b"])
     assert source.notes == [
-        "7 files that are no images are not used: README, a/3.txt, a/4.txt, b/5.txt, b/6.txt, ...",
-        "3 folders without images of their own are left out: empty, only_below, words",
-        "3 images below a class folder are not used: a/old/1.png, a/old/2.png, only_below/x/1.png",
-        "1 images beside the class folders are not used: loose.png",
-        "2 links that lead nowhere are not used: a/gone, a/self",
-        "1 links to a folder that they lie in are not used: b/up",
-        "2 pipes, sockets or devices are not used: a/pipe.png, b/socket.png",
+        "files that are no images are not used (7): README, a/3.txt, a/4.txt, b/5.txt, b/6.txt, ...",
+        "folders without images of their own are left out (3): empty, only_below, words",
+        "images below a class folder are not used (3): a/old/1.png, a/old/2.png, only_below/x/1.png",
+        "images beside the class folders are not used (1): loose.png",
+        "links that lead nowhere are not used (2): a/gone, a/self",
+        "links to a folder that they lie in are not used (1): b/up",
+        "pipes, sockets or devices are not used (2): a/pipe.png, b/socket.png",
     ]
 
 
@@ -89,8 +89,8 @@ def test_a_folder_of_a_split_without_images_and_one_beside_the_splits_are_named(
     (tmp_path / "test" / "c").mkdir()
     (tmp_path / "val").mkdir()
     assert image_folder(tmp_path).notes == [
-        "2 folders without images of their own are left out: test/c, val",
-        "2 images beside the class folders are not used: more/a/1.png, train/loose.png",
+        "folders without images of their own are left out (2): test/c, val",
+        "images beside the class folders are not used (2): more/a/1.png, train/loose.png",
     ]
 
 
@@ -103,7 +103,7 @@ def test_class_folders_and_images_that_are_links_are_followed_and_counted_right(
     (tmp_path / "links" / "c" / "1.png").symlink_to(tmp_path / "elsewhere" / "1.png")
     source = image_folder(tmp_path / "links")
     assert Counter(source.classes[label] for label in source.labels) == {"a": 6, "b": 6, "c": 1}
-    assert source.notes == ["1 images below a class folder are not used: b/deeper/1.png"]
+    assert source.notes == ["images below a class folder are not used (1): b/deeper/1.png"]
 
 
 def test_an_image_that_is_a_link_to_nowhere_is_one_that_cannot_be_read(folder: Path) -> None:
@@ -148,7 +148,7 @@ def test_omniglot_says_what_is_not_of_a_character(tmp_path: Path) -> None:
     pictures(tmp_path / "images_background", *several("Greek/1", "Greek/2"), "Greek/loose.png")
     assert omniglot(tmp_path).notes == [
         "of images_background",
-        "1 images beside the class folders are not used: Greek/loose.png",
+        "images beside the class folders are not used (1): Greek/loose.png",
     ]
 
 
@@ -275,10 +275,10 @@ def test_the_depth_is_that_at_which_all_images_lie(tmp_path: Path) -> None:
             "2 images lie more than two folders deep, such as a/b/c/1.png; give a folder of <class>/*.png"),
         (("1.png", "2.png"), {},
             "holds no images; expected root/<class>/*.png or root/{train,val,test}/<class>/*.png, or another format "
-            "that Pillow reads; 2 images beside the class folders are not used: 1.png, 2.png"),
+            "that Pillow reads; images beside the class folders are not used (2): 1.png, 2.png"),
         (("a/b/1.png",), {"depth": "1"},
             "holds no images; expected root/<class>/*.png or root/{train,val,test}/<class>/*.png, or another format "
-            "that Pillow reads; 1 images below a class folder are not used: a/b/1.png"),
+            "that Pillow reads; images below a class folder are not used (1): a/b/1.png"),
     ],
 )  # fmt: skip
 def test_where_the_class_cannot_be_told_it_is_asked_for(

@@ -598,7 +598,7 @@ def test_a_gallery_is_built_asked_added_to_and_taken_from(
     (folder / "red" / "torn.png").write_text("no image")
     (folder / "loose.png").write_bytes((folder / "red" / "1.png").read_bytes())
     code, out, err = command("gallery", "build", ckpt, folder, "-o", gallery)
-    assert err.startswith("1 images beside the class folders are not used: loose.png\n")
+    assert err.startswith("images beside the class folders are not used (1): loose.png\n")
     assert (code, out) == (3, f"20 images of 2 identities in {gallery}\n")
     assert "torn.png: cannot be read as an image" in err
     (tmp_path / "more" / "green").mkdir(parents=True)

@@ -128,7 +128,7 @@ def notes(left: Iterable[Left]) -> list[str]:
     for one in left:
         named.setdefault(one.reason, []).append(one.path.as_posix())
     return [
-        f"{len(paths)} {reason} are {'left out' if reason == EMPTY else 'not used'}: {some(paths)}"
+        f"{reason} are {'left out' if reason == EMPTY else 'not used'} ({len(paths)}): {some(paths)}"
         for reason, paths in sorted(named.items())
     ]
 
