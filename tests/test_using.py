@@ -336,7 +336,7 @@ def test_a_description_goes_through_json(models: dict[str, TrainedModel]) -> Non
         ('{"version": 9}', "has a description of version 9, this stagetune reads up to 1; update it"),
         ('{"version": 1, "task": "x"}', "describes itself wrongly: task=x: no such choice"),
         ('{"version": 1, "task": "siamese"}', "describes itself wrongly: calibration: "),
-        ('{"version": 1, "preprocessing": {"image_size": 0}}', "preprocessing.image_size=0: must be at least 1"),
+        ('{"version": 1, "preprocessing": {"image_size": 0}}', "preprocessing.image_size=0: must be at least 16"),
     ],
 )
 def test_a_description_that_is_none_is_said(text: str, message: str) -> None:

@@ -130,7 +130,7 @@ def typed(kind: Any, value: Any, path: str, problems: list[str], chosen: Chosen 
             return float(number)
     if kind is int or not isinstance(value, kind):
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-        problems.append(f"{path}: expects {words[kind]}, got {_REPR.repr(value)}")
+        problems.append(f"{path}: expects {words.get(kind, kind.__name__)}, got {_REPR.repr(value)}")
     return value
 
 

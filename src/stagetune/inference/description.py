@@ -35,7 +35,7 @@ class Preprocessing:
         max_megapixels: a file with more pixels is not decoded.
     """
 
-    image_size: int = number(224, 1)
+    image_size: int = number(224, 16)
     interpolation: str = choice("bilinear", "bicubic", "nearest")
     resize: str = choice("crop", "pad", "squash")
     wrappers: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -9,8 +9,7 @@ import yaml
 from stagetune.artifacts import RunDir, stored_config
 from stagetune.config.compose import groups
 from stagetune.errors import ResultError
-from stagetune.report.collect import Run, is_for_stages
-from stagetune.report.configurations import FOLD
+from stagetune.report.collect import FOLD, Run, is_for_stages
 from stagetune.report.result import NOT_OF_THE_RUN
 from stagetune.report.summary import Summary
 from stagetune.shipped import COMMAND

@@ -21,6 +21,7 @@ ANSWER = ("path", "split", "group", "label", "answer", "probability")
 # a word that sets what a run is, and no more
 SETTING = re.compile(r"[+~]{0,2}(?!hydra\b|trust\b|resume)[A-Za-z_][\w./@-]*(=[^\n]*)?")
 RESULT = RunDir("").result.name
+FOLD = "data.fold"
 MOST_EPOCHS = 10**9  # of a run
 FOR_STAGES = ("schedule.file", "schedule.backbone_finetuning")  # said in their place, and not stored
 
@@ -141,7 +142,10 @@ def read_sweep(folder: Path) -> dict[str, list[str]]:
 def _settings(folder: Path) -> dict[str, Any]:
     """config.yaml as dotted keys, complete. Raises `ResultError` where it cannot be read."""
     config = completed(stored_config(RunDir(folder)))
-    return dict(_flat({key: value for key, value in config.items() if key not in NOT_OF_THE_RUN}))
+    found = dict(_flat({key: value for key, value in config.items() if key not in NOT_OF_THE_RUN}))
+    if not isinstance(found.get(FOLD), int | None):
+        raise ResultError(f"{RunDir(folder).config} is damaged ({FOLD} is no whole number); run it again")
+    return found
 
 
 def _flat(values: Any, path: str = "") -> list[tuple[str, Any]]:

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stagetune.report.collect import Run
+from stagetune.report.collect import FOLD, Run
 from stagetune.report.statistics import Estimate, estimate
 
-FOLD = "data.fold"
 ASIDE = ("seed", "name", FOLD)  # keys by which configurations do not differ: `name` follows from others
 NAMES = {"optimizer": "optimizer._target_", "model": "model.arch"}  # of a group; others have a key `name`
 

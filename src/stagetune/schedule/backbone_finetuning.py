@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from stagetune.schedule.spec import Stage
 from stagetune.typed import number
 
+MOST_EPOCHS = 10_000  # each may be a stage of its own
+
 
 @dataclass
 class BackboneFinetuning:
@@ -30,7 +32,7 @@ class BackboneFinetuning:
     initial_denom_lr: float = number(10.0, 0)
     train_bn: bool = True
     lr: float = number(1e-3, 0)
-    epochs: int = number(20, 1)
+    epochs: int = number(20, 1, MOST_EPOCHS)
 
 
 def stages_of(recipe: BackboneFinetuning) -> list[Stage]:
