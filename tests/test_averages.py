@@ -265,6 +265,7 @@ def test_a_tensor_that_is_zero_has_the_full_rate_and_no_say_in_the_largest() -> 
     assert max(rate for name, rate in rates.seen[1].items() if name.endswith("weight")) == pytest.approx(0.1)
 
 
+@pytest.mark.slow
 def test_lr_scale_and_l2_sp_go_on_within_an_epoch_bit_for_bit(tmp_path: Path) -> None:
     from test_neighbours import Resumable
 

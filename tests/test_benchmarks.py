@@ -54,6 +54,7 @@ def test_a_ratio_is_a_median_with_its_lowest_and_highest_round() -> None:
     assert ratio([30.0, 41.2, 25.6]) == "**30** (26 to 41)"
 
 
+@pytest.mark.slow
 def test_operations_are_counted_as_he_et_al_count_them() -> None:
     """4.1 GFLOPs (multiply-adds) forward at 224 px; backward costs twice that, but for the gradient of the images."""
     assert limits.step_flops(224, "all") == pytest.approx(3 * 2 * 4.1e9, rel=0.03)

@@ -132,6 +132,7 @@ def test_a_lost_table_is_computed_from_the_shallower_one(
     assert second.test == pytest.approx(first.test, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_training_that_draws_new_augmentations_caches_validation_alone(
     tiny: Callable[..., Config], tmp_path: Path
 ) -> None:
@@ -163,6 +164,7 @@ def test_a_budget_of_nearly_nothing_changes_no_number(
         assert ("over the cache's budget; computing instead" in capsys.readouterr().out) != is_kept, name
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_in_one_line_and_costs_nothing_else(
     tiny: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +192,7 @@ def test_a_file_that_fails_as_it_is_given_its_name_leaves_nothing(
     assert os.listdir(made.folder) == []
 
 
+@pytest.mark.slow
 def test_a_disk_too_full_for_a_table_larger_than_memory_means_computing(
     tiny: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -396,6 +399,7 @@ def test_the_command_lists_and_clears_the_files(
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_result_says_what_was_decided_with_both_figures(tiny: Callable[..., Config], tmp_path: Path) -> None:
     run_experiment(tiny(TASKS[0], "data.augment=none", stages=1), tmp_path / "run")
     (stage,) = read_result(tmp_path / "run").stages
@@ -452,6 +456,7 @@ def _tables(config: Config, folder: Path, *, limit: float = 6.0, **settings: Any
     return Tables(data, store(folder), config.cache, trainer)
 
 
+@pytest.mark.slow
 def test_all_that_decides_the_numbers_of_a_network_of_ones_own_tells_its_tables_apart(
     tiny: Callable[..., Config], tmp_path: Path
 ) -> None:
@@ -477,6 +482,7 @@ def test_all_that_decides_the_numbers_of_a_network_of_ones_own_tells_its_tables_
     assert [again._key(again.data.parts["val"], depth) for depth in (1, 2)] == keys[0]
 
 
+@pytest.mark.slow
 def test_the_runs_of_a_sweep_share_the_views_that_their_seeds_put_in_order(
     tiny: Callable[..., Config], tmp_path: Path
 ) -> None:
@@ -497,6 +503,7 @@ def test_the_runs_of_a_sweep_share_the_views_that_their_seeds_put_in_order(
     assert len(keys) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [0, 6, 11])
 def test_a_stored_table_is_compared_at_its_beginning_middle_and_end(
     place: int, calls: list[tuple[int, int]], tiny: Callable[..., Config], tmp_path: Path

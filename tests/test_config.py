@@ -36,6 +36,7 @@ def test_every_experiment_composes_and_validates(path: Path, tmp_path: Path, mon
     assert any(f"python train.py +experiment={name}" in line for line in header)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((CONF / "sweep").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_sweep_composes_and_says_what_it_varies(path: Path) -> None:
     config = compose([f"+sweep={path.stem}"])

@@ -102,6 +102,7 @@ def test_a_notebook_composes_plans_trains_plots_and_repeats(tmp_path: Path) -> N
     assert not [output for output in outputs if output.get("name") == "stderr"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_no_pictures")
 def test_a_run_leaves_the_process_as_it_was(tmp_path: Path, tiny: Any) -> None:
     """Warnings, loggers, precision of products: a notebook goes on after it."""

@@ -191,6 +191,7 @@ def test_pl_12141_a_scheduler_moves_what_was_unfrozen(setup: Callable[[], tuple[
     assert rates == {1e-3 * 0.5**3}
 
 
+@pytest.mark.slow
 @either
 def test_pl_21901_a_restart_within_an_epoch_trains_what_it_trained(
     unfreezing: Callable[[], Callback], tmp_path: Path

@@ -39,6 +39,7 @@ def pretraining(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretraining:
     return Pretraining()
 
 
+@pytest.mark.slow
 def test_photographs_without_imagenet_are_told_both_ways_out(
     tiny: Callable[..., Config], pretraining: Pretraining, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -58,6 +59,7 @@ def test_photographs_without_imagenet_are_told_both_ways_out(
     )
 
 
+@pytest.mark.slow
 def test_a_backbone_of_letters_is_kept_for_all_that_its_settings_say(
     tiny: Callable[..., Config], pretraining: Pretraining
 ) -> None:

@@ -313,6 +313,7 @@ def test_a_pruned_network_is_none_of_torchvisions(pruned: tuple[Path, RunResult]
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_job_whose_export_failed_counts_and_exports_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

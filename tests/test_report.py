@@ -197,6 +197,7 @@ def simulated(rng: np.random.Generator, shift: float, seeds: int = 5) -> list[di
     return [dict(enumerate((level + common + rng.normal(0, 0.01, seeds)).tolist())) for level in levels]
 
 
+@pytest.mark.slow
 def test_of_200_sweeps_in_which_nothing_differs_about_five_percent_find_something() -> None:
     rng = np.random.default_rng(2)
     found = apart = 0
@@ -247,6 +248,7 @@ def test_what_cannot_be_told_is_said(tmp_path: Path) -> None:
     assert headline(summary)[1] == "With 1 seed it cannot be told apart from schedule=staged, schedule=full."
 
 
+@pytest.mark.slow
 def test_each_configuration_is_compared_with_its_own_counterpart(tmp_path: Path) -> None:
     for precision, level in (("fp32", 0.8), ("bf16", 0.7)):
         for schedule, gain in (("full", 0.0), ("staged", 0.05)):

@@ -374,6 +374,7 @@ def test_the_rates_of_a_loss_that_is_no_number_are_those_of_its_step_and_not_the
         recorder._check(trainer, [torch.tensor(math.nan)])
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_a_number_stops_with_stage_step_and_rates(
     tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -412,6 +413,7 @@ def test_sigterm_interrupts_even_where_it_has_ended_a_loader_process_first(
     assert read_result(tmp_path).status == "interrupted"
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_the_last_checkpoint_and_says_interrupted(
     tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -398,6 +398,7 @@ class Watch(StagedUnfreezing):
             self.seen.append((self.stage, trainable, rates, training))
 
 
+@pytest.mark.slow
 def test_each_epoch_trains_what_the_plan_says_at_the_plans_rates(data: StagedData) -> None:
     module = task()
     watch = Watch(staged())
@@ -418,6 +419,7 @@ def test_each_epoch_trains_what_the_plan_says_at_the_plans_rates(data: StagedDat
     assert final == pytest.approx(dict.fromkeys(final, 0.0))  # the cosine has come down, in every group
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_stage_may_begin_with_a_fresh_optimizer(kept: bool, data: StagedData) -> None:
     module = task()
@@ -468,6 +470,7 @@ random_stages = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(stages=random_stages)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 def test_any_schedule_does_in_each_epoch_what_its_plan_says(stages: list[Stage]) -> None:

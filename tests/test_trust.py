@@ -379,6 +379,7 @@ def test_a_study_goes_on_with_what_this_command_searches_alone() -> None:
         assert not _is_within(values, searched)
 
 
+@pytest.mark.slow
 def test_a_page_and_an_experiment_of_a_sweep_from_elsewhere_say_what_it_holds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

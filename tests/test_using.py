@@ -590,6 +590,7 @@ def test_info_says_what_a_model_is(command: Run, checkpoints: dict[str, Path]) -
     assert found["runtime"]["name"] == "pytorch"
 
 
+@pytest.mark.slow
 def test_a_gallery_is_built_asked_added_to_and_taken_from(
     command: Run, checkpoints: dict[str, Path], models: dict[str, TrainedModel], folder: Path, tmp_path: Path
 ) -> None:
