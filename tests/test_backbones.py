@@ -260,6 +260,7 @@ def test_a_tag_that_timm_does_not_know_is_said() -> None:
         timm_family.Settings(arch="resnet18.a1_in1").input()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "size", "message"),
     [
@@ -495,6 +496,7 @@ def test_nothing_stays_on_the_network_after_a_call() -> None:
     torch.testing.assert_close(backbone(backbone(stored, start=2, stop=3), start=3), backbone(pixels))
 
 
+@pytest.mark.slow
 def test_layers_without_parameters_are_frozen_with_the_block_in_whose_part_they_run() -> None:
     backbone, pixels = own_backbone(Dropped(), FOUR, 16), images(16)
     assert backbone.blocks == {"stem": ("stem", "drop"), "low": ("low",), "mid": ("mid", "later"), "high": ("high",)}
@@ -559,6 +561,7 @@ def test_a_layout_that_cannot_be_told_is_asked_for(give: Any, shape: str) -> Non
         own_backbone(Gives(give), ["conv"], 16)
 
 
+@pytest.mark.slow
 def test_a_layout_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"model\.layout=tokens: does not fit \[2, 6\] of Gives; leave it out"):
         own_backbone(Gives(lambda maps: maps.mean((2, 3))), ["conv"], 16, layout="tokens")

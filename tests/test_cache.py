@@ -306,6 +306,7 @@ def test_a_table_comes_back_from_its_file_as_it_was(dtype: torch.dtype, tmp_path
         assert found.dtype == dtype
 
 
+@pytest.mark.slow
 def test_a_file_torn_or_changed_at_any_byte_is_noticed_and_computed_anew(tmp_path: Path) -> None:
     table = torch.arange(24, dtype=torch.float32).view(2, 3, 4)
     whole = store(tmp_path)

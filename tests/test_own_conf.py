@@ -66,6 +66,7 @@ def test_an_experiment_of_one_of_our_names_is_refused_in_a_list_too(own: Path) -
             compose([f"+experiment={chosen}"])
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_yaml_or_lacks_its_first_line_is_said(own: Path) -> None:
     (own / "schedule" / "torn.yaml").write_text("stages: [1, 2\nb: }")
     with pytest.raises(ConfigError, match=r"schedule=torn: .*torn\.yaml.* line 2, column"):

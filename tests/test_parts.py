@@ -339,6 +339,7 @@ def test_every_part_trains(name: str, images: Path, monkeypatch: pytest.MonkeyPa
     assert outputs.isfinite().all()
 
 
+@pytest.mark.slow
 def test_every_part_is_among_those_that_train() -> None:
     words = {word for run in RUNS.values() for word in run}
     known = {compose([f"model={word.partition('=')[2]}"]).model.name for word in words if word.startswith("model=")}

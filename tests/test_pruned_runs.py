@@ -238,6 +238,7 @@ def test_words_of_its_command_line_change_all_of_it(tmp_path: Path) -> None:
         pruned_config(stored, str(tmp_path), 0.4, ["model.prune.rate=0.1"])
 
 
+@pytest.mark.slow
 def test_what_cannot_be_pruned_is_said_before_anything_is_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -306,6 +306,7 @@ def test_a_stage_may_set_the_weight_decay_and_the_next_has_the_optimizers_own_ag
             assert group["weight_decay"] == (0.0 if group["name"].endswith("/no_decay") else expected)
 
 
+@pytest.mark.slow
 def test_frozen_blocks_do_not_change_by_a_single_bit(data: StagedData) -> None:
     """Their BatchNorm included, which Lightning's BaseFinetuning goes on training (PL #15062)."""
     module = task()

@@ -261,6 +261,7 @@ def test_a_vits_position_embeddings_follow_the_image_size() -> None:
         load_into(vit(48), Weights("vit.pt", odd))
 
 
+@pytest.mark.slow
 def test_imagenet_weights_come_from_torch_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     path = torchvision_file("resnet50")
