@@ -12,6 +12,7 @@ from stagetune.artifacts import RunDir
 from stagetune.errors import WeightsError
 
 ZIP = b"PK\x03\x04"  # with what files of torch.save begin; those of torch before 1.6 have no checksums
+FOLDER = 0x10  # of the attributes of an entry
 CHUNK = 2**20
 
 
@@ -82,6 +83,8 @@ def check_whole(file: Path) -> None:
             for entry in archive.infolist():
                 if entry.compress_type != ZIP_STORED:  # a little file could unpack for hours
                     raise BadZipFile(f"{entry.filename} is compressed, and torch.save compresses nothing")
+                if entry.external_attr & FOLDER:  # which holds no tensor
+                    raise BadZipFile(f"{entry.filename} is marked as a folder")
                 if entry.CRC:  # torch.save can be told to leave them out
                     with archive.open(entry) as opened:
                         while opened.read(CHUNK):  # which compares it at the end
