@@ -21,7 +21,6 @@ from torch import nn
 from mutations import BINARY, CHECKPOINT, JSON, ONNX, SAFETENSORS, TEXT, YAML, Format
 from stagetune.artifacts import METADATA, CheckpointMetadata, RunDir
 from stagetune.cache import store as cache_store
-from stagetune.cli import show_best, show_report
 from stagetune.config.compose import compose
 from stagetune.config.resume import resumed
 from stagetune.data.image_files import Entry, ImageFiles
@@ -41,6 +40,7 @@ from stagetune.inference.transform import Transform
 from stagetune.models.own import own_backbone
 from stagetune.models.weights import file_weights, load_into
 from stagetune.report import page
+from stagetune.report.commands import show_best, show_report
 from stagetune.run.checkpoints import read_last
 from stagetune.run.experiment import run_experiment
 from stagetune.run.planning import make_plan

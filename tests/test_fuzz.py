@@ -8,7 +8,7 @@ import pytest
 
 from fuzz import fuzz
 from fuzz_kinds import KINDS, Seed, make_runs
-from stagetune.cli import show_best, show_report
+from stagetune.report.commands import show_best, show_report
 
 CASES = 100  # of each kind; python -m tests.fuzz tries as many as are wanted
 

@@ -19,7 +19,7 @@ import stagetune
 from stagetune.artifacts import SIXTEEN_BITS, CheckpointMetadata
 from stagetune.cache.key import images_key
 from stagetune.config.schema import Config
-from stagetune.data.decoding import facts_of, look, read_image
+from stagetune.data.decoding import look, read_image
 from stagetune.data.facts import Facts, Range, notes_of, range_of
 from stagetune.data.formats import formats, is_image
 from stagetune.data.transforms import prepare
@@ -41,6 +41,10 @@ EXACT = {
     "AVIF": {"quality": 100, "subsampling": "4:4:4"}, "ICO": {"sizes": [(32, 24)]},
 }  # fmt: skip
 LOSES = {"JPEG": 3, "MPO": 3, "AVIF": 6, "GIF": 255}  # GIF: a palette
+
+
+def facts_of(path: Path, **limit: float) -> Facts:
+    return look(path, **limit)[0]
 
 
 def pixels(path: Path, **how: Any) -> Array:

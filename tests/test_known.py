@@ -22,7 +22,8 @@ from stagetune.cli import main
 from stagetune.config.schema import Config
 from stagetune.data import image_files, known, reading
 from stagetune.data.datamodule import StagedData
-from stagetune.data.decoding import Facts, facts_of, look, read_image
+from stagetune.data.decoding import look, read_image
+from stagetune.data.facts import Facts
 from stagetune.data.image_files import Entry, ImageFiles, Row
 from stagetune.data.known import KnownFiles, Stamp
 from stagetune.data.reading import Reading
@@ -205,7 +206,7 @@ def test_a_file_that_is_another_now_is_read_again_and_no_other(
     places = [i for i in range(30) if before.source.contents[i] != after.source.contents[i]]
     assert [after.source.describe(i) for i in places] == [str(folder / "green" / f"{i}.png") for i in range(changed)]
     for i in range(30):
-        assert after.source.contents[i] == facts_of(Path(after.source.describe(i))).content
+        assert after.source.contents[i] == look(Path(after.source.describe(i)))[0].content
 
 
 def test_a_file_that_moved_is_read_again_and_the_table_is_found_by_its_contents(

@@ -60,10 +60,10 @@ MAY_IMPORT = {
     "inspection": {*BASIC, "config", "data", "models", "evaluation", "cache", "run"},
     "sweep": {*BASIC, "config", "schedule", "report", "run", "inference"},
 }
-INTERNAL = (  # what seams.py alone may name: of Lightning's trainer and loops, and of Hydra
+INTERNAL = (  # what seams.py alone may name: of Lightning's trainer and loops, of Hydra and of Python
     "fit_loop", "epoch_loop", "_results", "_ddp_kwargs", "configure_ddp", "lr_scheduler_configs =", "val_check_batch",
     "_val_check_time_interval", "trainer.callbacks", "sanity_checking =", "combined_loader", "hydra._internal",
-    "_return_value", "GlobalHydra", "ConfigStore",
+    "_return_value", "GlobalHydra", "ConfigStore", "_on_queue_feeder_error",
 )  # fmt: skip
 
 

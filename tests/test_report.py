@@ -14,11 +14,11 @@ import pytest
 import yaml
 from scipy import stats
 
-from stagetune.cli import newest_sweep, show_best, show_report
 from stagetune.config.compose import compose
 from stagetune.errors import ResultError
 from stagetune.report.best import experiment_yaml
 from stagetune.report.collect import collect
+from stagetune.report.commands import newest_sweep, show_best, show_report
 from stagetune.report.configurations import configurations
 from stagetune.report.metrics import write_metrics
 from stagetune.report.page import page
@@ -421,7 +421,7 @@ def test_a_thousand_runs_are_read_without_torch_in_a_gibibyte(sweep: Path) -> No
         for name in ("result.json", "config.yaml", "metrics.csv"):
             (copy / name).write_text((template / name).read_text().replace("seed: 0", f"seed: {i}"))
     code = (  # ru_maxrss would be the parent's
-        "import sys; from pathlib import Path; from stagetune.cli import show_report; "
+        "import sys; from pathlib import Path; from stagetune.report.commands import show_report; "
         f"show_report(Path({str(sweep)!r}), []); assert 'torch' not in sys.modules; "
         "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
     )

@@ -1,10 +1,13 @@
-"""What we use of Lightning and Hydra without their promise: each test fails by name where one of these changes.
+"""What we use of Lightning, Hydra and Python without their promise: a test fails by name where one changes.
 
 Versions that we were written against: lightning 2.6.6, hydra-core 1.3.8.
 """
 
 import inspect
+import threading
 from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
@@ -282,3 +285,16 @@ def test_a_configuration_is_stored_once_by_its_name(tmp_path: Path) -> None:
 def test_hydra_is_of_the_version_whose_changes_are_written_down() -> None:
     assert hydra.__version__.startswith("1.3."), "read the notes in stagetune/seams.py and try them"
     assert seams.version_base() == {"version_base": "1.3"}
+
+
+def test_a_queue_tells_what_it_could_not_send(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's `Queue._on_queue_feeder_error`: tests/test_lost.py has the loader's process that ends by it."""
+    told: list[Any] = []
+    monkeypatch.setattr(Queue, "_on_queue_feeder_error", staticmethod(lambda *what: told.append(what)))
+    queue = get_context().Queue()
+    queue.put(unsendable := threading.Lock())
+    queue.close()
+    queue.join_thread()
+    ((error, what),) = told
+    assert isinstance(error, TypeError)
+    assert what is unsendable

@@ -17,7 +17,7 @@ import yaml
 from outside import Diary
 from stagetune import load_schedule
 from stagetune.artifacts import CheckpointMetadata, RunDir
-from stagetune.cli import show_best, show_plan, show_report
+from stagetune.cli import show_plan
 from stagetune.config.compose import compose
 from stagetune.config.resume import resume_command
 from stagetune.config.schema import Config
@@ -28,6 +28,7 @@ from stagetune.inference.export.images import data_of
 from stagetune.inference.prune import prune_run
 from stagetune.inference.telling import PREDICTIONS, Teller, print_rows
 from stagetune.report.collect import read_sweep
+from stagetune.report.commands import show_best, show_report
 from stagetune.run import run_experiment
 from stagetune.run.build import build_task
 from stagetune.run.record import Run

@@ -13,21 +13,18 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
-import yaml
-
 from stagetune import __version__
-from stagetune.artifacts import RunDir
 from stagetune.config.compose import compose
-from stagetune.errors import ConfigError, ResultError, StagetuneError, shown
+from stagetune.errors import ConfigError, StagetuneError, shown
 from stagetune.inference import commands as using
 from stagetune.inference.export import command as exporting
 from stagetune.interrupts import heard
+from stagetune.report import commands as reporting
 from stagetune.streams import drop_output, open_streams
-from stagetune.trust import OUTSIDE, foreign
 from stagetune.visible import visible, visible_name
 
 if TYPE_CHECKING:
-    from stagetune.report.summary import Summary
+    pass
 
 FEWEST_STEPS = 50  # of a learning-rate test
 PICTURES = (".png", ".pdf", ".svg")
@@ -127,17 +124,7 @@ def understood(given: Sequence[str]) -> argparse.Namespace:
     prune.add_argument("--ratio", type=float, required=True, help="the share of channels that is left out: 0.3")
     using.add_trust(prune)
     prune.set_defaults(run=show_prune)
-    report = commands.add_parser("report", help="compare the runs of a sweep: report.html, summary.csv, summary.md")
-    best = commands.add_parser("best", help="print the winner of a sweep as an experiment file, and its checkpoint")
-    for command in (report, best):
-        command.add_argument(
-            "folder", nargs="?", type=Path, help="of the sweep (default: the newest in outputs/sweeps)"
-        )
-    report.add_argument(
-        "--baseline", nargs="+", default=[], metavar="COLUMN=VALUE", help="what to compare with: schedule=full"
-    )
-    report.set_defaults(run=lambda given: show_report(given.folder or newest_sweep(), given.baseline))
-    best.set_defaults(run=lambda given: show_best(given.folder or newest_sweep()))
+    reporting.add_commands(commands)
     using.add_commands(commands)
     exporting.add_command(commands)
     chosen, more = parser.parse_known_args(["--version"] if given[:1] == ["train"] else given)
@@ -226,63 +213,6 @@ def show_oneshot(given: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     print(
         f"{len(runs)} runs: {100 * mean:.1f}% error (95% interval over {over}: {100 * low:.1f} to {100 * high:.1f})"
     )
-
-
-def newest_sweep() -> Path:
-    """The sweep that ran last; raises `ResultError` if there is none."""
-    found = sorted(Path("outputs").glob("sweeps/*/sweep.json"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise ResultError("there is no sweep in outputs/sweeps; run one first, such as make sweep, or name a folder")
-    return found[-1].parent
-
-
-def show_report(folder: Path, baseline: Sequence[str]) -> None:
-    """Write report.html and the tables into `folder`, and print the comparison."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from stagetune.report.page import write_page
-    from stagetune.report.summary import headline, problems, shown_table, write_tables
-
-    summary = _summary(folder, baseline)
-    written = write_tables(summary, folder)
-    write_page(summary, folder / "report.html")
-    header, rows = shown_table(summary)
-    table = Table(box=None, pad_edge=False)
-    for column in header:
-        table.add_column(visible_name(column), no_wrap=True)
-    for row in rows:
-        table.add_row(*map(visible_name, row))
-    # a line per configuration, nothing cut off; to look for numbers in a long name would take rich minutes
-    console = Console(width=1000, markup=False, highlight=False)
-    console.print(table)
-    for line in [*headline(summary), *(f"{kind}: {entry}" for kind, of in problems(summary).items() for entry in of)]:
-        console.print(visible_name(line), soft_wrap=True)
-    print(visible_name(", ".join(str(path) for path in [folder / "report.html", *written])))
-
-
-def show_best(folder: Path) -> None:
-    """Print the winner as an experiment file and the path of its best checkpoint."""
-    from stagetune.report.best import best_run, experiment_yaml
-
-    summary = _summary(folder)
-    run = best_run(summary)
-    assert run.result.best is not None
-    text, named = experiment_yaml(summary), str(run.result.best["checkpoint"])
-    print(text, end="")
-    print(visible_name(f"# {RunDir(run.folder).best if OUTSIDE.search(named) else run.folder / named}"))
-    if code := [one.value for one in foreign(yaml.safe_load(text)) if one.is_code]:
-        note = f"it names {' and '.join(code)}, which is run where this file is used; is the sweep yours?"
-        print(f"stagetune: {visible_name(note)}", file=sys.stderr)
-
-
-def _summary(folder: Path, baseline: Sequence[str] = ()) -> "Summary":
-    from stagetune.report.collect import collect
-    from stagetune.report.summary import summarize
-
-    if wrong := [word for word in baseline if "=" not in word]:
-        raise ResultError(f"--baseline {wrong[0]}: give COLUMN=VALUE, such as schedule=full")
-    return summarize(collect(folder), {key: value for key, _, value in (word.partition("=") for word in baseline)})
 
 
 def show_plan(overrides: Sequence[str], picture: Path | None) -> None:

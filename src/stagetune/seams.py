@@ -1,12 +1,15 @@
-"""Every use of what Lightning and Hydra keep to themselves, each with its reason.
+"""Every use of what Lightning, Hydra and Python keep to themselves, each with its reason.
 
 Nothing else in the project touches these (tests/test_layout.py says so), and tests/test_seams.py fails by name where
 one of them changes. Written against lightning 2.6.6 and hydra-core 1.3.8. Torch is not imported here.
 """
 
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from multiprocessing.queues import Queue
 from typing import Any
 
 _one_at_a_time = threading.RLock()  # Hydra is one for all threads
@@ -278,3 +281,21 @@ def store_once(name: str, content: Any) -> None:
     store = ConfigStore.instance()
     if f"{name}.yaml" not in store.repo:
         store.store(name, content)
+
+
+# ------------------------------------------------------------------------------------------------------------- Python
+
+
+def end_where_nothing_can_be_sent(worker: int) -> None:
+    """Let a loader's process end, as by a bus error, where it cannot send a batch, such as for a full /dev/shm.
+
+    Python prints what its queue cannot send, and drops it: the process that asked for the batch would wait for ever.
+
+    Args:
+        worker: its number, which torch's DataLoader says to a `worker_init_fn`.
+    """
+
+    def end(error: Exception, batch: Any) -> None:
+        os.kill(os.getpid(), signal.SIGBUS if hasattr(signal, "SIGBUS") else signal.SIGTERM)
+
+    Queue._on_queue_feeder_error = staticmethod(end)  # type: ignore[attr-defined]

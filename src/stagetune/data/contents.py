@@ -8,10 +8,10 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from stagetune.data.groups import some
+from stagetune.data.names import PARTS
 from stagetune.data.source import KEYS, Pairs, Source
 from stagetune.data.splits import Split
 
-PARTS = ("train", "val", "test")
 Kept = dict[str, Any]  # plain, for a checkpoint
 
 

@@ -1,12 +1,9 @@
 """The loaders of a run, and the batch they give."""
 
 import hashlib
-import os
-import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.queues import Queue
 from typing import Any, Literal
 
 import numpy as np
@@ -33,7 +30,7 @@ from stagetune.data.splits import Split
 from stagetune.data.transforms import prepare
 from stagetune.data.views import views_of
 from stagetune.errors import DataError
-from stagetune.seams import FitLoop
+from stagetune.seams import FitLoop, end_where_nothing_can_be_sent
 
 
 @dataclass
@@ -180,12 +177,8 @@ class StagedData(LightningDataModule):
         self.batch_size, self.balanced, self.mixes = batch_size, balanced, mixes
         self.train_batch_size = batch_size * chunks
         self.num_workers, self.rank, self.world_size = num_workers, rank, world_size
-        square: dict[str, Any] = {
-            "size": image_size,
-            "interpolation": interpolation,
-            "resize": resize,
-            "scale": scale,
-        }
+        how = {"interpolation": interpolation, "resize": resize, "scale": scale}
+        square: dict[str, Any] = {"size": image_size, **how}
         self.parts = {
             part: Images(source, indices, **square, augmentation=Augmentation())
             for part, indices in split.parts().items()
@@ -303,19 +296,10 @@ def _whole_batches(images: Images, keys: Iterable[list[Key]], num_workers: int) 
         batch_size=None,  # a sampler's item is a whole batch already
         collate_fn=_as_is,
         num_workers=num_workers,
-        worker_init_fn=_ends_where_nothing_can_be_sent,
+        worker_init_fn=end_where_nothing_can_be_sent,
         persistent_workers=num_workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
-
-
-def _ends_where_nothing_can_be_sent(worker: int) -> None:
-    """Let a loader's process end, as by a bus error, where shared memory is full: the batch would be waited for."""
-
-    def end(error: Exception, batch: Any) -> None:
-        os.kill(os.getpid(), signal.SIGBUS if hasattr(signal, "SIGBUS") else signal.SIGTERM)
-
-    Queue._on_queue_feeder_error = staticmethod(end)  # type: ignore[attr-defined]
 
 
 def _as_is(batch: Any) -> Any:

@@ -11,11 +11,10 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 from PIL import ExifTags, Image
 
-from stagetune.config.settings import MAX_MEGAPIXELS as MAX_MEGAPIXELS
+from stagetune.config.settings import MAX_MEGAPIXELS
 from stagetune.data import jpeg
 from stagetune.data.deep import Array, Deep, deep_of
-from stagetune.data.facts import Facts as Facts
-from stagetune.data.facts import Range as Range
+from stagetune.data.facts import Facts, Range
 from stagetune.data.formats import open_image, open_regular, reason
 from stagetune.errors import DataError
 
@@ -23,11 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _giants = Lock()  # images beyond Pillow's own limit are decoded one at a time
-
-
-def facts_of(path: Path, *, max_megapixels: float = MAX_MEGAPIXELS) -> Facts:
-    """What an image file is. Raises `DataError` with a reason for one that cannot be decoded."""
-    return look(path, needed=1, max_megapixels=max_megapixels)[0]
 
 
 def read_image(

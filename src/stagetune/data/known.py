@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 
 from filelock import FileLock
 
-from stagetune.data.decoding import Facts
+from stagetune.data.facts import Facts
 
 VERSION = 1  # of the database and of the way that images are decoded
 MOST = 1_000_000  # entries; those that were not used for longest drop out

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 import PIL
 from filelock import Timeout
 
-from stagetune.data.decoding import MAX_MEGAPIXELS, Facts
+from stagetune.config.settings import MAX_MEGAPIXELS
+from stagetune.data.facts import Facts
 from stagetune.data.known import KnownFiles, Stamp
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from stagetune.artifacts import CheckpointMetadata, RunDir
 from stagetune.config.resume import resume_command
 from stagetune.config.schema import Config
 from stagetune.config.validate import completed
-from stagetune.data.contents import PARTS, changes
+from stagetune.data.contents import changes
 from stagetune.data.datamodule import StagedData
+from stagetune.data.names import PARTS
 from stagetune.errors import ConfigError, DataError, ResultError, WeightsError
 from stagetune.models.weights import Weights
 from stagetune.report.result import read_result
